@@ -1,0 +1,3 @@
+from labfs.cli import main
+
+main()

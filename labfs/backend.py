@@ -1,0 +1,245 @@
+"""The waist: what a lab system must offer so that labfs can mount it. Types and protocols, no I/O.
+
+Above this file nobody knows a vendor's name; below it nobody knows a path, a cache, the kernel or trio.
+
+Obligations on every backend:
+
+* only exceptions from `labfs.errors` leave it;
+* any await may be cancelled, and then no connection stays checked out;
+* nothing is cached and nothing is retried (the client retries; the core caches), except that a
+  change whose answer was lost is looked for before it is sent again;
+* names are given as the system shows them; making them safe is the core's work;
+* sizes are bytes, ranges half-open `[start, stop)`, times nanoseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from labfs.errors import Unavailable
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Accept(Enum):
+    """What may be made inside a directory."""
+
+    DIRECTORY = "directory"  # mkdir makes an entity on the server
+    FILE = "file"  # files may be created and saved
+    FOLDER = "folder"  # sub-directories that exist as part of the files' own paths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One thing a server holds: a project, a record or an attachment."""
+
+    id: str  # minted and parsed by the backend alone; fit for a journal and a cache key
+    name: str  # as the system shows it, not yet safe for a file system
+    is_dir: bool
+    age: int = 0  # grows with creation: of equal names the lowest keeps the plain name
+    label: str = ""  # the id as people know it; tells twins apart in `name [label]`
+    folders: tuple[str, ...] = ()  # sub-directories inside the parent, outermost first
+    size: int | None = None  # bytes; None where the system does not say
+    modified_ns: int | None = None
+    version: str | None = None  # changes whenever the bytes do; None where there is no such token
+    checksum: str | None = None  # "md5:<hex>", or "md5-of-parts:<hex>-<count>" of unknown part size
+    accepts: frozenset[Accept] = frozenset()
+    unreadable: str | None = None  # why the bytes cannot be had at present, as a sentence
+    read_only: str | None = None  # why nothing can be written here, as a sentence
+    url: str | None = None  # where a person finds it, free of secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a directory's entries. `total` is the server's count of all of them, if it tells."""
+
+    entries: tuple[Entry, ...]
+    cursor: str | None = None  # of the next page; None at the end
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The rules of a multipart upload, sizes in bytes."""
+
+    least: int  # of every part but the last
+    greatest: int
+    count: int  # highest part number
+    preferred: int  # a good part size where the rules leave a choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """The facts about a system on which the core decides before it calls."""
+
+    ranged: bool  # any byte range can be asked for
+    deletable: bool  # a file can be deleted
+    same_path_is_newer: bool  # a second upload to a path is its newer version, not a sibling
+    whole: int  # largest file, in bytes, that goes up in one body
+    parts: Parts | None  # how larger ones go up; None: they cannot
+    connections: int  # greatest number of requests at the same time
+
+
+class Source(Protocol):
+    """A body that can be sent more than once. Both methods block on the disk: call them in a thread."""
+
+    @property
+    def size(self) -> int: ...
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield all bytes, from the first one at every call."""
+        ...
+
+    def md5(self) -> bytes:
+        """Return the digest of all bytes."""
+        ...
+
+
+class Content(Protocol):
+    """The bytes of one version of one file."""
+
+    async def prepare(self) -> None:
+        """Make the first read fast, and raise now what would make every read fail."""
+        ...
+
+    async def read(self, start: int, stop: int) -> Buffer:
+        """Return exactly `stop - start` bytes of the version. Raises Stale when it is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a server answered to a part, as plain data that a journal can keep."""
+
+    number: int
+    tag: str
+    size: int
+
+
+class Upload(Protocol):
+    """A multipart upload under way. Nothing of it is visible to others before `complete`."""
+
+    @property
+    def token(self) -> str:
+        """What resumes this upload in another process."""
+        ...
+
+    async def put_part(self, number: int, source: Source) -> Receipt:
+        """Send part `number`, counted from 1: any order, several at a time, again if need be."""
+        ...
+
+    async def complete(self, receipts: list[Receipt], size: int) -> Entry:
+        """Make the file visible; the same answer when called again after a lost reply."""
+        ...
+
+    async def abort(self) -> None:
+        """Forget the upload. Harmless when repeated, and after a `complete` that failed half-way."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a file is to be saved: a directory entry, sub-directories in it, and a name."""
+
+    parent: Entry
+    folders: tuple[str, ...]
+    name: str
+
+
+class Backend(Protocol):
+    """One site of one system."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def outage(self) -> str | None:
+        """Why requests are refused at once at present, as a sentence, or None."""
+        ...
+
+    @property
+    def root(self) -> Entry:
+        """The entry of the site itself; known without a request."""
+        ...
+
+    async def check(self) -> str:
+        """Ask who we are to the system, and return that name. Raises Denied for a bad credential."""
+        ...
+
+    async def page(self, parent: Entry, cursor: str | None) -> Page:
+        """Return one page of what is in `parent`; each entry once, in a stable order."""
+        ...
+
+    async def stat(self, entry_id: str) -> Entry:
+        """Return the entry as `page` would. Raises NotFound."""
+        ...
+
+    async def describe(self, entry: Entry) -> Mapping[str, Any]:
+        """Return the system's own record of an entry, as JSON-able data."""
+        ...
+
+    def content(self, entry: Entry) -> Content:
+        """Return the bytes of the entry's version; no request is made yet."""
+        ...
+
+    async def make(self, parent: Entry, name: str) -> Entry:
+        """Make a directory entity in `parent`. Raises Exists where the system knows the name."""
+        ...
+
+    async def upload(self, target: Target, source: Source) -> Entry:
+        """Save a file in one body; returns when the server holds it and its length matched."""
+        ...
+
+    async def begin_upload(self, target: Target, size: int | None) -> Upload:
+        """Start a multipart upload; `size` is in bytes, or None while still unknown."""
+        ...
+
+    async def delete(self, entry: Entry) -> None:
+        """Delete a file. Deleting what is gone is not an error."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One mounted system: its name in the tree, and what this mount may do to it."""
+
+    name: str
+    kind: str
+    backend: Backend
+    may_write: bool = True
+    may_delete: bool = False
+
+
+# A live list can shift while it is read page by page; three scans tell change from chaos.
+SCANS = 3
+
+
+async def scan(backend: Backend, parent: Entry) -> list[Entry]:
+    """Return everything in `parent`, each id once, however the list shifted between its pages.
+
+    Raises Unavailable when three scans in a row came out shorter than the server's own count.
+    """
+    for _ in range(SCANS):
+        seen: dict[str, Entry] = {}
+        total = None
+        async for page in _pages(backend, parent):
+            seen.update((entry.id, entry) for entry in page.entries)
+            total = page.total
+        if total is None or len(seen) >= total:
+            return list(seen.values())
+    raise Unavailable(f"The list of “{parent.name}” kept changing while it was read.")
+
+
+async def _pages(backend: Backend, parent: Entry) -> AsyncIterator[Page]:
+    cursor: str | None = None
+    while True:
+        page = await backend.page(parent, cursor)
+        yield page
+        cursor = page.cursor
+        if cursor is None:
+            return

@@ -1,0 +1,495 @@
+"""Illumina BaseSpace Sequence Hub, API version v1pre3.
+
+    site → projects → app results (writable) and samples (read-only) → files, in the folders of their `Path`
+
+Facts used here, with their sources: tokens travel in `x-access-token` (API reference); file bytes come
+from a presigned address on another origin, which lives for days and answers 403 once it has expired;
+parts are numbered 1 to 10000, each of 5 MiB or more but the last, none above 25 MiB, checked by
+`Content-MD5` and an ETag that is the MD5 in hex (multipart upload guide). A file can be neither
+overwritten nor deleted: saving to a path again is a new file, and the newest complete one counts.
+"""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+import trio
+
+from labfs.backend import (
+    Accept,
+    Buffer,
+    Capabilities,
+    Content,
+    Entry,
+    Page,
+    Parts,
+    Receipt,
+    Source,
+    Target,
+)
+from labfs.client import PERSISTENT, Answer, Client
+from labfs.errors import (
+    Denied,
+    Exists,
+    Invalid,
+    LabfsError,
+    Malformed,
+    NotFound,
+    ReadOnly,
+    Unanswered,
+    Unavailable,
+)
+
+MIB = 1024 * 1024
+API = "v1pre3"
+PAGE = 1024  # the largest page there is
+MARGIN_S = 60.0  # before its expiry, for which an address is no longer used
+CLOSED = ("complete", "aborted")  # states of an analysis after which its record takes no more files
+UPLOAD_TRIES = 3
+LOOK_BACK = 50  # newest files of a record among which a lost upload is looked for
+
+CAPABILITIES = Capabilities(
+    ranged=True,
+    deletable=False,
+    same_path_is_newer=True,
+    whole=5 * MIB,
+    parts=Parts(least=5 * MIB, greatest=25 * MIB, count=10_000, preferred=8 * MIB),
+    connections=16,
+)
+
+Json = dict[str, Any]
+
+
+def build(name: str, url: str, secrets: Mapping[str, Callable[[], str]], timeout_s: float) -> BaseSpace:
+    token = secrets["token"]
+    client = Client(
+        name,
+        url,
+        lambda: {"x-access-token": token()},
+        connections=CAPABILITIES.connections,
+        timeout_s=timeout_s,
+        explain=_explain,
+    )
+    return BaseSpace(client)
+
+
+class BaseSpace:
+    """One account on one BaseSpace server."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def root(self) -> Entry:
+        return Entry(id="", name=self._client.site, is_dir=True, accepts=frozenset({Accept.DIRECTORY}))
+
+    @property
+    def outage(self) -> str | None:
+        return self._client.outage
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def check(self) -> str:
+        return str((await self._get("users/current")).get("Name") or "somebody without a name")
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    async def page(self, parent: Entry, cursor: str | None) -> Page:
+        if parent.id == "":
+            return await self._page("users/current/projects", _project, cursor)
+        kind, _, number = parent.id.partition("/")
+        match kind:
+            case "projects":
+                return await self._records(number, cursor)
+            case "appresults" | "samples":
+                return await self._files(kind, number, cursor)
+        raise NotFound(f"“{parent.name}” holds nothing that could be listed.")
+
+    async def _records(self, project: str, cursor: str | None) -> Page:
+        """App results first, then samples: one list after the other behind one cursor."""
+        kind, _, offset = (cursor or "appresults:").partition(":")
+        page = await self._page(f"projects/{project}/{kind}", _RECORDS[kind], offset or None)
+        if page.cursor is not None:
+            return Page(page.entries, f"{kind}:{page.cursor}")
+        return Page(page.entries, "samples:" if kind == "appresults" else None)
+
+    async def _files(self, kind: str, number: str, cursor: str | None) -> Page:
+        """Files but not pending uploads, which count in the server's total: the cursor carries how many."""
+        offset, _, unseen = (cursor or "").partition("+")
+        page = await self._page(f"{kind}/{number}/files", _file, offset, Statuses="complete")
+        entries = [entry for entry in page.entries if entry.size or await self._is_complete(entry)]
+        pending = int(unseen or 0) + len(page.entries) - len(entries)
+        total = None if page.total is None else page.total - pending
+        return Page(tuple(entries), page.cursor and f"{page.cursor}+{pending}", total)
+
+    async def _is_complete(self, entry: Entry) -> bool:
+        """Tell an empty file from an upload under way, which a list shows alike."""
+        if entry.checksum == EMPTY_MD5:
+            return True
+        try:
+            found = await self._get(entry.id)
+        except (NotFound, Denied):
+            return False
+        return str(found.get("UploadStatus")).lower() == "complete"
+
+    async def _page(
+        self, path: str, convert: Callable[[Json], Entry], cursor: str | None, **filters: str
+    ) -> Page:
+        offset = int(cursor or 0)
+        params = {"SortBy": "Id", "SortDir": "Asc", "Offset": str(offset), "Limit": str(PAGE), **filters}
+        found = await self._get(path, params)
+        items, total = found.get("Items"), found.get("TotalCount")
+        if not isinstance(items, list) or not isinstance(total, int):
+            raise Malformed(f"{self._client.site} answered {path} without a list of items.")
+        try:
+            entries = tuple(convert(item) for item in items)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Malformed(f"{self._client.site} listed something in {path} that makes no sense.") from error
+        done = not items or offset + len(items) >= total
+        # A server that ignores the order it was asked for says so in its echo. Then pages may overlap
+        # or leave gaps, and the count has to prove that nothing is missing.
+        ordered = (found.get("SortBy"), found.get("SortDir")) == ("Id", "Asc")
+        return Page(entries, None if done else str(offset + len(items)), None if ordered and not done else total)
+
+    async def stat(self, entry_id: str) -> Entry:
+        kind = entry_id.partition("/")[0]
+        found = await self._get(entry_id)
+        if kind == "files" and str(found.get("UploadStatus", "complete")).lower() != "complete":
+            raise NotFound("The upload of this file is not complete.")
+        convert = {"projects": _project, "files": _file, **_RECORDS}.get(kind)
+        if convert is None:
+            raise NotFound(f"There is no {entry_id}.")
+        return convert(found)
+
+    async def describe(self, entry: Entry) -> Mapping[str, Any]:
+        return await self._get(entry.id or "users/current")
+
+    def content(self, entry: Entry) -> Content:
+        return _Content(self._client, entry)
+
+    async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
+        return _response(await self._client.call("GET", f"{API}/{path}", params=params))
+
+    # -- making and saving ---------------------------------------------------------------------------
+
+    async def make(self, parent: Entry, name: str) -> Entry:
+        if parent.id == "":
+            return await self._make_project(name)
+        path = f"{API}/{parent.id}/appresults"
+        body = {"Name": name, "Description": "", "References": []}
+        return _app_result(_response(await self._client.call("POST", path, json=body, repeatable=False)))
+
+    async def _make_project(self, name: str) -> Entry:
+        # Creating a project that exists quietly returns the old one: look first.
+        listed = await self._get("users/current/projects", {"Name": name, "Limit": str(PAGE)})
+        if any(item.get("Name") == name for item in listed.get("Items", [])):
+            raise Exists(f"There already is a project “{name}”.")
+        return _project(_response(await self._client.call("POST", f"{API}/projects", json={"Name": name})))
+
+    async def upload(self, target: Target, source: Source) -> Entry:
+        digest = (await trio.to_thread.run_sync(source.md5)).hex()
+        before = time.time_ns()
+        for attempt in range(1, UPLOAD_TRIES + 1):
+            try:
+                sent = await self._send(target, source)
+            except (Unanswered, Malformed):
+                # Perhaps it was carried out: look before sending it a second time.
+                found = await self._find(target, source.size, digest, before)
+                if found is not None:
+                    return found
+                if attempt == UPLOAD_TRIES:
+                    raise
+                await trio.sleep(attempt)
+            else:
+                return await self._confirmed(sent, source.size, digest)
+        raise AssertionError("unreachable")
+
+    async def _send(self, target: Target, source: Source) -> Json:
+        try:
+            answer = await self._client.call(
+                "POST",
+                f"{API}/{target.parent.id}/files",
+                params=_where(target),
+                source=source,
+                headers={"Content-Type": _content_type(target.name)},
+                patience=PERSISTENT,
+                repeatable=False,
+            )
+        except Invalid as error:
+            if source.size == 0:
+                raise Invalid(f"{self._client.site} does not take empty files ({error}).") from error
+            raise
+        return _response(answer)
+
+    async def _find(self, target: Target, size: int, md5: str, since_ns: int) -> Entry | None:
+        """Look for an upload whose answer was lost among the newest files of the record."""
+        params = {"SortBy": "Id", "SortDir": "Desc", "Offset": "0", "Limit": str(LOOK_BACK)}
+        path = "/".join((*target.folders, target.name))
+        answer = await self._client.call(
+            "GET", f"{API}/{target.parent.id}/files", params=params, patience=PERSISTENT
+        )
+        for item in _response(answer).get("Items", []):
+            same = (item.get("Path"), item.get("Size"), item.get("ETag")) == (path, size, md5)
+            # An hour of slack: their clock is not ours, and an equal older file is the same bytes anyway.
+            if same and (_time_ns(item) or since_ns) > since_ns - 3600 * 10**9:
+                return await self.stat(f"files/{item['Id']}")
+        return None
+
+    async def _confirmed(self, sent: Json, size: int, md5: str | None) -> Entry:
+        """Ask for a saved file once more and compare; what the answer to the save said is not proof."""
+        answer = await self._client.call("GET", f"{API}/files/{sent['Id']}", patience=PERSISTENT)
+        found = _response(answer)
+        if str(found.get("UploadStatus")).lower() != "complete" or found.get("Size") != size:
+            raise Malformed(
+                f"{self._client.site} holds {found.get('Size')} bytes of the {size} that were sent; not saved."
+            )
+        if md5 and re.fullmatch("[0-9a-f]{32}", found.get("ETag") or "") and found["ETag"] != md5:
+            raise Malformed(f"{self._client.site} holds other bytes than those that were sent; not saved.")
+        return _file(found)
+
+    async def begin_upload(self, target: Target, size: int | None) -> _Upload:
+        params = {**_where(target), "multipart": "true"}
+        headers = {"Content-Type": _content_type(target.name)}
+        path = f"{API}/{target.parent.id}/files"
+        # A repetition after a lost answer leaves a pending upload behind that nobody sees.
+        answer = await self._client.call("POST", path, params=params, headers=headers, patience=PERSISTENT)
+        return _Upload(self, self._client, str(_response(answer)["Id"]))
+
+    async def delete(self, entry: Entry) -> None:
+        raise Denied(f"{self._client.site} cannot delete a single file.")
+
+
+class _Upload:
+    """A multipart upload under way; its token is the id of the pending file."""
+
+    def __init__(self, backend: BaseSpace, client: Client, token: str) -> None:
+        self._backend = backend
+        self._client = client
+        self.token = token
+
+    async def put_part(self, number: int, source: Source) -> Receipt:
+        digest = await trio.to_thread.run_sync(source.md5)
+        path = f"{API}/files/{self.token}/parts/{number}"
+        headers = {"Content-MD5": base64.b64encode(digest).decode()}
+        try:
+            answer = await self._client.call("PUT", path, source=source, headers=headers, patience=PERSISTENT)
+        except Invalid as error:
+            raise Unavailable(f"Part {number} was refused: {error}") from error
+        receipt = _response(answer)
+        if receipt.get("ETag") != digest.hex() or receipt.get("Size", source.size) != source.size:
+            raise Unavailable(f"Part {number} arrived damaged.")
+        return Receipt(number, digest.hex(), source.size)
+
+    async def complete(self, receipts: list[Receipt], size: int) -> Entry:
+        try:
+            await self._post("complete")
+        except LabfsError:
+            # Refused, or carried out and its answer lost: the file itself tells.
+            return await self._backend._confirmed({"Id": self.token}, size, None)
+        return await self._backend._confirmed({"Id": self.token}, size, None)
+
+    async def abort(self) -> None:
+        try:
+            await self._post("aborted")
+        except (NotFound, Denied, Exists, Invalid):
+            pass  # gone, or finished already
+
+    async def _post(self, status: str) -> None:
+        path = f"{API}/files/{self.token}"
+        await self._client.call("POST", path, params={"uploadstatus": status}, patience=PERSISTENT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Location:
+    url: str
+    until: float  # on trio's clock
+
+
+class _Content:
+    """One file's bytes behind a presigned address, which is asked for once and kept until near its end."""
+
+    def __init__(self, client: Client, entry: Entry) -> None:
+        self._client = client
+        self._entry = entry
+        self._location: _Location | None = None
+        self._lock = trio.Lock()
+
+    async def prepare(self) -> None:
+        await self._locate()
+
+    async def read(self, start: int, stop: int) -> Buffer:
+        location = await self._locate()
+        try:
+            return await self._client.fetch(location.url, start, stop, self._entry.version)
+        except Denied:
+            # Expired before its time: on another clock, or revoked. A second refusal is meant.
+            if self._location is location:
+                self._location = None
+            location = await self._locate()
+            return await self._client.fetch(location.url, start, stop, self._entry.version)
+
+    async def _locate(self) -> _Location:
+        async with self._lock:
+            if self._location is None or trio.current_time() >= self._location.until:
+                self._location = await self._ask()
+            return self._location
+
+    async def _ask(self) -> _Location:
+        answer = await self._client.call("GET", f"{API}/{self._entry.id}/content", params={"redirect": "meta"})
+        found = _response(answer)
+        url = found.get("HrefContent")
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise Malformed(f"{answer.what} did not say where the bytes are.")
+        lives_s = _lifetime_s(found.get("Expires"), answer)
+        return _Location(url, trio.current_time() + max(lives_s - MARGIN_S, lives_s * 0.8))
+
+
+def _lifetime_s(expires: Any, answer: Answer) -> float:
+    """Return for how long an address is good, by the server's clock rather than ours."""
+    try:
+        now = parsedate_to_datetime(answer.headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        now = time.time()
+    until = _parse_time(expires)
+    return max((until.timestamp() - now) if until else 600.0, 0.0)
+
+
+# -- JSON → entries ----------------------------------------------------------------------------------
+
+EMPTY_MD5 = "md5:d41d8cd98f00b204e9800998ecf8427e"
+
+
+def _project(item: Json) -> Entry:
+    return Entry(
+        id=f"projects/{int(item['Id'])}",
+        name=str(item["Name"]),
+        is_dir=True,
+        age=int(item["Id"]),
+        label=str(item["Id"]),
+        modified_ns=_time_ns(item),
+        accepts=frozenset({Accept.DIRECTORY}),
+        url=item.get("HrefBaseSpaceUI"),
+    )
+
+
+def _app_result(item: Json) -> Entry:
+    status = str((item.get("AppSession") or {}).get("Status") or item.get("Status") or "").lower()
+    closed = status in CLOSED
+    return Entry(
+        id=f"appresults/{int(item['Id'])}",
+        name=str(item["Name"]),
+        is_dir=True,
+        age=int(item["Id"]),
+        label=str(item["Id"]),
+        modified_ns=_time_ns(item),
+        accepts=frozenset() if closed else frozenset({Accept.FILE, Accept.FOLDER}),
+        read_only=f"The analysis of “{item['Name']}” is {status}: it takes no more files." if closed else None,
+        url=item.get("HrefBaseSpaceUI"),
+    )
+
+
+def _sample(item: Json) -> Entry:
+    return Entry(
+        id=f"samples/{int(item['Id'])}",
+        name=str(item.get("Name") or item["SampleId"]),
+        is_dir=True,
+        age=int(item["Id"]),
+        label=str(item["Id"]),
+        modified_ns=_time_ns(item),
+        read_only="Samples come from the sequencer and cannot be changed.",
+        url=item.get("HrefBaseSpaceUI"),
+    )
+
+
+_RECORDS: dict[str, Callable[[Json], Entry]] = {"appresults": _app_result, "samples": _sample}
+
+
+def _file(item: Json) -> Entry:
+    size, tag = item["Size"], item.get("ETag") or None
+    if not isinstance(size, int) or not 0 <= size < 1 << 63:
+        raise ValueError("a size that no file has")
+    *folders, name = [part for part in str(item.get("Path") or item["Name"]).split("/") if part] or [item["Name"]]
+    archived = f"“{name}” is archived; restore it in BaseSpace, which takes about two days."
+    return Entry(
+        id=f"files/{int(item['Id'])}",
+        name=name,
+        is_dir=False,
+        age=int(item["Id"]),
+        label=str(item["Id"]),
+        folders=tuple(folders),
+        size=size,
+        modified_ns=_time_ns(item),
+        version=tag,
+        checksum=_checksum(tag),
+        unreadable=archived if item.get("IsArchived") else None,
+    )
+
+
+def _checksum(tag: str | None) -> str | None:
+    """Return what an object store's entity tag proves: MD5 of the bytes, or of the MD5s of its parts."""
+    if tag and re.fullmatch(r"[0-9a-f]{32}", tag):
+        return f"md5:{tag}"
+    if tag and re.fullmatch(r"[0-9a-f]{32}-[1-9]\d{0,4}", tag):
+        return f"md5-of-parts:{tag}"
+    return None
+
+
+def _time_ns(item: Json) -> int | None:
+    for key in ("DateModified", "DateCreated"):
+        moment = _parse_time(item.get(key))
+        if moment is not None and moment.year > 1:
+            return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+    return None
+
+
+def _parse_time(text: Any) -> datetime | None:
+    """Parse `2018-07-18T18:49:07.0000000Z`; older answers lack the Z and mean UTC all the same."""
+    try:
+        return datetime.fromisoformat(str(text).rstrip("Z")[:26] + "+00:00")
+    except ValueError:
+        return None
+
+
+def _where(target: Target) -> dict[str, str]:
+    if not target.parent.id.startswith("appresults/"):
+        raise ReadOnly(f"Files cannot be saved in “{target.parent.name}”.")
+    if any("/" in part for part in (*target.folders, target.name)):
+        raise Invalid("BaseSpace takes a / in a name for a folder; choose another name.")
+    directory = "/".join(target.folders)
+    return {"name": target.name, **({"directory": directory} if directory else {})}
+
+
+def _content_type(name: str) -> str:
+    return mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"
+
+
+def _response(answer: Answer) -> Json:
+    body = answer.json()
+    found = body.get("Response") if isinstance(body, dict) else None
+    status = body.get("ResponseStatus") if isinstance(body, dict) else None
+    if isinstance(status, dict) and status.get("Message"):
+        raise Invalid(f"{answer.what}: {status['Message']}")
+    if not isinstance(found, dict):
+        raise Malformed(f"{answer.what} answered without a Response; is the site's url right?")
+    return cast(Json, found)
+
+
+def _explain(answer: Answer) -> str:
+    """Return the service's own sentence from an error answer, "" if it has none."""
+    try:
+        body = answer.json()
+        message = body["ResponseStatus"]["Message"] if "ResponseStatus" in body else body["ErrorMessage"]
+    except (LabfsError, KeyError, TypeError):
+        return ""
+    return f"{answer.what}: {message}"

@@ -1,0 +1,87 @@
+"""Blocks of file contents in memory: bounded in bytes, least recently used out first, one fetch for each.
+
+A key names the file's version, so bytes of two versions can never mix: a changed file has other keys.
+However many ask for a missing block, it is fetched once; the fetch belongs to the cache and not to the
+one who asked first, who may be cancelled without harm to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+
+import trio
+from cachetools import LRUCache
+
+from labfs.backend import Buffer
+from labfs.errors import LabfsError
+
+Key = tuple[Hashable, int]  # (one version of one file, index of the block)
+Fetch = Callable[[], Awaitable[Buffer]]
+
+
+class _Flight:
+    """A fetch under way, and afterwards what became of it."""
+
+    def __init__(self) -> None:
+        self.landed = trio.Event()
+        self.block: Buffer = b""
+        self.error: Exception | None = None
+
+
+class Blocks:
+    """A cache of at most `capacity` bytes; fetches run in `nursery`."""
+
+    def __init__(self, nursery: trio.Nursery, capacity: int) -> None:
+        self._nursery = nursery
+        self._cache: LRUCache[Key, Buffer] = LRUCache(maxsize=capacity, getsizeof=len)
+        self._flights: dict[Key, _Flight] = {}
+
+    @property
+    def capacity(self) -> int:
+        return int(self._cache.maxsize)
+
+    @property
+    def size(self) -> int:
+        """Bytes held now."""
+        return int(self._cache.currsize)
+
+    async def get(self, key: Key, fetch: Fetch) -> Buffer:
+        """Return the block, fetching it if nobody has or does. Raises what the fetch raised."""
+        block = self._cache.get(key)
+        if block is not None:
+            return block
+        flight = self._start(key, fetch)
+        await flight.landed.wait()
+        if isinstance(flight.error, LabfsError):
+            # A copy for each waiter: one traceback must not grow in many tasks.
+            raise type(flight.error)(str(flight.error)) from flight.error
+        if flight.error is not None:
+            raise flight.error
+        return flight.block
+
+    def start(self, key: Key, fetch: Fetch) -> None:
+        """Begin to fetch a block that will probably be asked for."""
+        if key not in self._cache:
+            self._start(key, fetch)
+
+    def drop(self, content: Hashable) -> None:
+        """Forget all blocks of one version of one file."""
+        for key in [key for key in self._cache if key[0] == content]:
+            del self._cache[key]
+
+    def _start(self, key: Key, fetch: Fetch) -> _Flight:
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight()
+            self._nursery.start_soon(self._fly, key, fetch, flight)
+        return flight
+
+    async def _fly(self, key: Key, fetch: Fetch, flight: _Flight) -> None:
+        try:
+            flight.block = await fetch()
+            self._cache[key] = flight.block
+        except Exception as error:  # handed to whoever waits; a failed read-ahead is nobody's error
+            flight.error = error
+        finally:
+            del self._flights[key]
+            flight.landed.set()

@@ -1,0 +1,392 @@
+"""The command line: what is typed ⇄ what the modules below do. Every failure is one plain sentence.
+
+Exit status 0 only when a command did what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from labfs import __version__, config, control, holders, mounts
+from labfs.errors import ConfigError, LabfsError
+
+START_S = 60.0  # for a mount to serve: sites are asked who we are first
+END_S = 60.0  # for a daemon to end after its mount is gone
+LOG_BYTES = 5 * 1024 * 1024
+
+
+def main() -> NoReturn:
+    """Run the command line; whatever goes wrong, nobody sees a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _fail("Interrupted.", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", 130)
+    except LabfsError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+    sys.exit(0)
+
+
+def _fail(sentence: str, status: int = 1) -> NoReturn:
+    click.echo(f"labfs: {sentence}", err=True)
+    sys.exit(status)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="labfs")
+def cli() -> None:
+    """Mount laboratory data systems as one ordinary drive."""
+
+
+# -- mounting ------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
+@click.option("--site", "sites", multiple=True, metavar="NAME", help="Mount only this site; may be repeated.")
+@click.option("--read-only", is_flag=True, help="Refuse every change.")
+@click.option("--allow-other", is_flag=True, help="Let other users of this machine in.")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
+@click.option("--ready-fd", type=int, hidden=True)
+@click.argument("mountpoint")
+def mount(
+    path: Path | None,
+    sites: tuple[str, ...],
+    read_only: bool,
+    allow_other: bool,
+    foreground: bool,
+    ready_fd: int | None,
+    mountpoint: str,
+) -> None:
+    """Mount the configured sites at MOUNTPOINT; return when they can be used."""
+    settings = config.load(path).only(sites)
+    where = mounts.absolute(mountpoint)
+    mounts.check(where)
+    if not foreground:
+        options = [*(f"--site={name}" for name in sites), *(["--read-only"] if read_only else [])]
+        options += ["--allow-other"] if allow_other else []
+        _spawn(settings.path, options, where)
+        return
+    place = mounts.Place(where)
+    if not place.claim():
+        raise ConfigError(f"{where} is being mounted by another labfs.")
+    _set_up_log(place.log if ready_fd is not None else None)
+    with _announcer(ready_fd) as announce:
+        # Imported here: only the daemon needs libfuse, and `labfs sandbox` runs without it.
+        from labfs.daemon import Daemon
+
+        Daemon(settings, place, announce, read_only=read_only, allow_other=allow_other).run()
+
+
+def _spawn(path: Path, options: list[str], where: str) -> None:
+    """Start the daemon in a session of its own and wait until it serves or says why not."""
+    ours, theirs = os.pipe()
+    command = [sys.executable, "-m", "labfs", "mount", "-f", f"--ready-fd={theirs}", "-c", str(path.absolute())]
+    process = subprocess.Popen(
+        [*command, *options, "--", where],
+        pass_fds=[theirs],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+    os.close(theirs)
+    try:
+        with open(ours) as said:
+            text = said.read()  # until the daemon has said all and closed its end
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait(END_S)
+        raise
+    if text.startswith("ok "):
+        click.echo(text.removeprefix("ok "))
+        return
+    process.wait(END_S)
+    raise ConfigError(text.strip() or f"The labfs daemon ended before it served; see {mounts.Place(where).log}.")
+
+
+@contextmanager
+def _announcer(fd: int | None) -> Iterator[Any]:
+    """Yield what tells the waiting parent, or the terminal, that the mount serves; errors go there too."""
+    if fd is None:
+        yield click.echo
+        return
+    pipe = os.fdopen(fd, "w")
+
+    def announce(text: str) -> None:
+        if not pipe.closed:
+            pipe.write(f"ok {text}")
+            pipe.close()
+
+    try:
+        yield announce
+    except LabfsError as error:
+        logging.getLogger(__name__).error("%s", error)
+        if not pipe.closed:
+            pipe.write(str(error))
+    except Exception:
+        logging.getLogger(__name__).exception("The daemon ended on a mistake of its own")
+        raise
+    finally:
+        pipe.close()
+
+
+def _set_up_log(path: Path | None) -> None:
+    """Log to a file of bounded size, or to the terminal."""
+    level = os.environ.get("LABFS_LOG", "INFO").upper()
+    handler: logging.Handler = logging.StreamHandler()
+    if path is not None:
+        path.touch(mode=0o600)
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level if level in logging.getLevelNamesMapping() else "INFO", handlers=[handler])
+    for noisy in ("httpx", "httpcore", "pyfuse3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@cli.command()
+@click.argument("mountpoint")
+def umount(mountpoint: str) -> None:
+    """Wait for uploads, then unmount. Exit status 0 only when everything is saved."""
+    where = mounts.absolute(mountpoint)
+    there = mounts.mounted_at(where)
+    place = mounts.Place(where)
+    if there is None or there.fstype != mounts.FSTYPE:
+        raise ConfigError(f"{where} is not mounted by labfs.")
+    if not place.in_use():
+        mounts.detach(where)
+        click.echo(f"{where} was left behind by a labfs that died; it is unmounted now.")
+    else:
+        _drain(place)
+        if not mounts.unmount(where):
+            raise ConfigError(f"{where} is in use by {_users(where)}; close it and try again.")
+        _wait_for_end(place)
+        click.echo(f"Unmounted {where}.")
+    kept = _kept(place)
+    if kept:
+        raise ConfigError(f"{len(kept)} save(s) never reached their server; their bytes are safe: labfs outbox list")
+
+
+def _drain(place: mounts.Place) -> None:
+    """Wait while uploads are under way, saying which; files that programs still write do not count."""
+    said = ""
+    while True:
+        under_way = [u for u in control.ask(place.socket, {"op": "status"})["uploads"] if u["state"] == "uploading"]
+        if not under_way:
+            return
+        text = ", ".join(f"{u['path']} ({_size(u['sent'])} of {_size(u['size'])})" for u in under_way[:3])
+        if text != said:
+            click.echo(f"Waiting for {len(under_way)} upload(s): {text}")
+        said = text
+        time.sleep(0.5)
+
+
+def _users(where: str) -> str:
+    found = holders.using(where)
+    return ", ".join(f"{h.program} (process {h.pid}, {h.path})" for h in found[:5]) or "another program"
+
+
+def _wait_for_end(place: mounts.Place) -> None:
+    deadline = time.monotonic() + END_S
+    while place.in_use():
+        if time.monotonic() > deadline:
+            raise ConfigError(f"The daemon of {place.mountpoint} has not ended yet; see {place.log}.")
+        time.sleep(0.05)
+
+
+# -- looking -------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(as_json: bool) -> None:
+    """Show mounts, sites, uploads, cache and spool."""
+    found = []
+    for place in mounts.places():
+        if place.in_use():
+            found.append(control.ask(place.socket, {"op": "status"}))
+        elif (there := mounts.mounted_at(place.mountpoint)) and there.fstype == mounts.FSTYPE:
+            found.append({"mountpoint": place.mountpoint, "dead": True})
+    if as_json:
+        click.echo(json.dumps({"mounts": found, "outbox": [note for p in mounts.places() for note in _kept(p)]}))
+        return
+    if not found:
+        click.echo("Nothing is mounted.")
+    for mount in found:
+        click.echo("\n".join(_describe(mount)))
+    kept = sum(len(_kept(place)) for place in mounts.places())
+    if kept:
+        click.echo(f"{kept} save(s) never reached their server; their bytes are safe: labfs outbox list")
+
+
+def _describe(mount: dict[str, Any]) -> Iterator[str]:
+    if mount.get("dead"):
+        yield f"{mount['mountpoint']}  dead: its labfs ended without unmounting; run: labfs umount {mount['mountpoint']}"
+        return
+    cache, spool = mount["cache"], mount["spool"]
+    yield f"{mount['mountpoint']}  process {mount['pid']}, log {mount['log']}"
+    for site in mount["sites"]:
+        yield f"  {site['name']:<16} {site['kind']:<10} {site['access']:<6} {site['outage'] or site['url']}"
+    yield f"  cache {_size(cache['bytes'])} of {_size(cache['capacity'])}; {_size(spool['free'])} free for writing"
+    if mount["local_files"]:
+        yield f"  {mount['local_files']} temporary file(s) stay on this machine"
+    for upload in mount["uploads"]:
+        yield f"  {upload['state']}: {upload['path']}, {_size(upload['sent'])} of {_size(upload['size'])}"
+    for problem in mount["errors"][:5]:
+        yield f"  {problem['path']}: {problem['reason']}"
+
+
+@cli.command()
+@click.argument("path")
+def why(path: str) -> None:
+    """Say why the last thing that failed at PATH failed."""
+    place, inside = _inside(path)
+    reason = control.ask(place.socket, {"op": "why", "path": inside})["reason"]
+    click.echo(reason or "Nothing has failed there.")
+
+
+@cli.command()
+@click.argument("path")
+def info(path: str) -> None:
+    """Show what the lab system says about PATH."""
+    place, inside = _inside(path)
+    for name, value in control.ask(place.socket, {"op": "info", "path": inside}).items():
+        click.echo(f"{name.removeprefix('user.labfs.'):<10} {value}")
+
+
+@cli.command()
+@click.argument("path")
+def refresh(path: str) -> None:
+    """Have PATH and everything below asked of its server again."""
+    place, inside = _inside(path)
+    control.ask(place.socket, {"op": "refresh", "path": inside})
+
+
+@cli.command()
+@click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
+def sites(path: Path | None) -> None:
+    """List the configured sites."""
+    for site in config.load(path).sites:
+        click.echo(f"{site.name:<16} {site.kind:<10} {site.access:<6} {site.url}")
+
+
+def _inside(path: str) -> tuple[mounts.Place, str]:
+    """Return the mount that a path lies in, and the path from its mount point."""
+    where = mounts.absolute(path)
+    for place in mounts.places():
+        if (where + "/").startswith(place.mountpoint.rstrip("/") + "/") and place.in_use():
+            return place, where[len(place.mountpoint) :] or "/"
+    raise ConfigError(f"{path} is not in anything that labfs has mounted.")
+
+
+# -- what could not be saved ---------------------------------------------------------------------------
+
+
+@cli.group()
+def outbox() -> None:
+    """Saves that never reached their server."""
+
+
+def _kept(place: mounts.Place) -> list[dict[str, Any]]:
+    """Return what lies in the spool of a mount and is no living daemon's work."""
+    # Imported here, since nothing else of the command line needs the spool.
+    from labfs.spool import leftovers
+
+    alive = place.in_use()
+    return [note for note in leftovers(place.spool) if not alive or note["state"] == "failed"]
+
+
+def _find(name: str) -> dict[str, Any]:
+    for place in mounts.places():
+        for note in _kept(place):
+            if Path(note["file"]).stem == name:
+                return note
+    raise ConfigError(f"The outbox has no “{name}”; see: labfs outbox list")
+
+
+@outbox.command("list")
+def outbox_list() -> None:
+    """List them: name, size, where they belong, why they failed."""
+    for place in mounts.places():
+        for note in _kept(place):
+            reason = note.get("error") or "labfs ended before it was saved"
+            click.echo(f"{Path(note['file']).stem}  {_size(note['bytes'])}  {note.get('path', '?')}  {reason}")
+
+
+@outbox.command("export")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def outbox_export(name: str, file: Path) -> None:
+    """Copy the bytes of NAME to FILE, which must not exist."""
+    note = _find(name)
+    with open(note["file"], "rb") as source, open(file, "xb") as sink:
+        while chunk := source.read(1024 * 1024):
+            sink.write(chunk)
+
+
+@outbox.command("discard")
+@click.argument("name")
+def outbox_discard(name: str) -> None:
+    """Delete the bytes of NAME for good."""
+    path = Path(_find(name)["file"])
+    path.unlink(missing_ok=True)
+    path.with_suffix(".json").unlink(missing_ok=True)
+
+
+# -- sandbox and demo ----------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option("--port", default=0, help="Port of the control origin; the services take the next ones.")
+def sandbox(directory: Path, port: int) -> None:
+    """Serve a local stand-in of the lab systems until interrupted."""
+    try:
+        from labfs import sandbox as stand_in
+    except ImportError as error:
+        raise ConfigError(f"The sandbox needs more packages ({error.name}): pip install 'labfs[sandbox]'") from error
+    try:
+        stand_in.run(directory.absolute(), port, lambda text: click.echo(text))
+    except OSError as error:
+        raise ConfigError(f"The sandbox cannot start: {error.strerror or error}.") from error
+
+
+@cli.command()
+@click.option("--keep", is_flag=True, help="Leave everything mounted at the end.")
+def demo(keep: bool) -> None:
+    """Mount a sandbox and give a tour of it with ordinary tools."""
+    from labfs.demo import tour
+
+    sys.exit(tour(keep=keep))
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")

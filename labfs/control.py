@@ -1,0 +1,74 @@
+"""The daemon's ear: one line of JSON in, one line of JSON out, over a private socket.
+
+A socket's path may have 107 bytes at most, and a state directory's can be longer: both sides go through
+the descriptor of the directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from labfs.errors import ConfigError, LabfsError
+
+Request = dict[str, Any]
+LONGEST = 1024 * 1024
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def ask(path: Path, request: Request, timeout_s: float = 20.0) -> dict[str, Any]:
+    """Send a request to the daemon behind a socket. Raises ConfigError if it says no or is not there."""
+    try:
+        with _short(path) as short, socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(short)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(connection.makefile().readline())
+    except TimeoutError:
+        raise ConfigError("The labfs daemon of this mount does not answer; see its log.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError("No labfs daemon serves this mount.") from error
+    if "error" in answer:
+        raise ConfigError(answer["error"])
+    return answer
+
+
+async def listen(path: Path, handle: Callable[[Request], Awaitable[dict[str, Any]]]) -> None:
+    """Answer requests until cancelled; a mistake in one is its sender's."""
+    path.unlink(missing_ok=True)
+    listener = trio.socket.socket(socket.AF_UNIX)
+    with _short(path) as short:
+        await listener.bind(short)
+    path.chmod(0o600)
+    listener.listen()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        try:
+            line = await stream.receive_some(LONGEST)
+            try:
+                answer = await handle(json.loads(line))
+            except (LabfsError, ValueError, KeyError) as error:
+                answer = {"error": str(error)}
+            await stream.send_all(json.dumps(answer).encode() + b"\n")
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the asker went away
+
+    try:
+        await trio.serve_listeners(serve, [trio.SocketListener(listener)])
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,165 @@
+"""One mount being served: put together, announced, watched, ended with nothing left behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pyfuse3
+import trio
+
+from labfs import control, holders, mounts
+from labfs.backend import Site
+from labfs.blocks import Blocks
+from labfs.config import Config, SiteSettings
+from labfs.errors import ConfigError, LabfsError
+from labfs.fuse import Door
+from labfs.spool import Spool
+from labfs.vfs import Vfs
+
+log = logging.getLogger(__name__)
+
+CHECK_S = 12.0  # for a site to say who we are, before the mount goes on without it
+LAST_SAVES_S = 45.0  # for saves under way when the daemon is told to end
+
+
+class Daemon:
+    """Serves `config` at `place`; `announce` is called with a sentence once the mount answers."""
+
+    def __init__(
+        self,
+        config: Config,
+        place: mounts.Place,
+        announce: Callable[[str], None],
+        *,
+        read_only: bool = False,
+        allow_other: bool = False,
+    ) -> None:
+        self._config = config
+        self._place = place
+        self._announce = announce
+        self._read_only = read_only
+        self._allow_other = allow_other
+        self._ending = False
+
+    def run(self) -> None:
+        """Serve until unmounted or told to end. Raises ConfigError if the mount cannot begin."""
+        os.chdir("/")  # the working directory could lie below the mount point
+        trio.run(self._serve)
+
+    async def _serve(self) -> None:
+        sites = [settings.open(read_only=self._read_only) for settings in self._config.sites]
+        try:
+            doubts = await self._check(sites)
+            async with trio.open_nursery() as nursery:
+                self._vfs = Vfs(sites, Blocks(nursery, self._config.cache_bytes), Spool(self._place.spool))
+                self._mount()
+                try:
+                    nursery.start_soon(self._watch_signals)
+                    nursery.start_soon(control.listen, self._place.socket, self._answer)
+                    self._announce(self._welcome(doubts))
+                    await pyfuse3.main(max_tasks=99)
+                    await self._vfs.finish(LAST_SAVES_S)
+                finally:
+                    pyfuse3.close(unmount=True)
+                    nursery.cancel_scope.cancel()
+        finally:
+            for site in sites:
+                await site.backend.aclose()
+
+    async def _check(self, sites: list[Site]) -> list[str]:
+        """Ask every site who we are; return what is wrong with some. Raises if it is wrong with all."""
+        doubts: dict[str, str] = {}
+
+        async def check(site: Site) -> None:
+            with trio.move_on_after(CHECK_S) as scope:
+                try:
+                    who = await site.backend.check()
+                    log.info("%s: signed in as %s", site.name, who)
+                except LabfsError as error:
+                    doubts[site.name] = str(error)
+            if scope.cancelled_caught:
+                doubts[site.name] = f"{site.name} did not answer within {CHECK_S:.0f} seconds."
+
+        async with trio.open_nursery() as nursery:
+            for site in sites:
+                nursery.start_soon(check, site)
+        if len(doubts) == len(sites):
+            raise ConfigError(" ".join(doubts.values()))
+        return list(doubts.values())
+
+    def _mount(self) -> None:
+        options = {"fsname=labfs", "subtype=labfs", "default_permissions", "noatime"}
+        if self._allow_other:
+            options.add("allow_other")
+        if self._read_only:
+            options.add("ro")
+        try:
+            pyfuse3.init(Door(self._vfs), self._place.mountpoint, options)
+        except RuntimeError as error:
+            raise ConfigError(f"{self._place.mountpoint} cannot be mounted; the log says why.") from error
+        mounts.widen_read_ahead(self._place.mountpoint)
+
+    def _welcome(self, doubts: list[str]) -> str:
+        names = ", ".join(site.name for site in self._config.sites)
+        lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
+        kept = self._vfs.spool.leftovers()
+        if kept:
+            lines.append(f"{len(kept)} earlier save(s) never reached their server: labfs outbox list")
+        return "\n".join(lines)
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("Ending on signal %d.", number)
+                if self._ending:
+                    return
+                self._ending = True
+                pyfuse3.terminate()
+
+    # -- answers to the command line -------------------------------------------------------------------
+
+    async def _answer(self, request: control.Request) -> dict[str, Any]:
+        match request.get("op"):
+            case "status":
+                return self._status()
+            case "refresh":
+                self._vfs.refresh(await self._vfs.resolve(request["path"]))
+                return {}
+            case "info":
+                node = await self._vfs.resolve(request["path"])
+                return {"path": node.path, **self._vfs.xattrs(node)}
+            case "why":
+                return {"reason": self._vfs.reasons.of(request["path"])}
+            case "users":
+                found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
+                return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
+        raise ConfigError("The daemon does not know this request; is it another version of labfs?")
+
+    def _status(self) -> dict[str, Any]:
+        vfs = self._vfs
+        return {
+            "mountpoint": self._place.mountpoint,
+            "pid": os.getpid(),
+            "read_only": self._read_only,
+            "log": str(self._place.log),
+            "sites": [_site(settings, site) for settings, site in zip(self._config.sites, vfs.sites, strict=True)],
+            "uploads": vfs.uploads(),
+            "local_files": len(vfs.local()),
+            "cache": {"bytes": vfs.blocks.size, "capacity": vfs.blocks.capacity},
+            "spool": {"free": vfs.spool.free(), "kept": [n for n in vfs.spool.leftovers() if n["state"] == "failed"]},
+            "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
+        }
+
+
+def _site(settings: SiteSettings, site: Site) -> dict[str, Any]:
+    return {
+        "name": site.name,
+        "kind": site.kind,
+        "url": settings.url,
+        "access": settings.access if site.may_write else "read",
+        "outage": site.backend.outage,
+    }

@@ -1,0 +1,140 @@
+"""Everything that can go wrong, once: each class knows its errno and whether a retry can help.
+
+    LabfsError                EIO
+    ├── NotFound              ENOENT
+    ├── Exists                EEXIST
+    ├── NotDirectory          ENOTDIR
+    ├── IsDirectory           EISDIR
+    ├── NotEmpty              ENOTEMPTY
+    ├── Denied                EACCES        the system says: not you
+    ├── NotPermitted          EPERM         nobody may, here
+    ├── ReadOnly              EROFS
+    ├── Invalid               EINVAL
+    ├── NameTooLong           ENAMETOOLONG
+    ├── TooLarge              EFBIG
+    ├── NoSpace               ENOSPC
+    ├── CrossDevice           EXDEV         tools fall back to copy and delete
+    ├── Stale                 ESTALE        the version that was opened is gone
+    ├── Busy                  EBUSY
+    ├── Archived              EAGAIN        bytes in cold storage: ask again in days
+    ├── Unsupported           EOPNOTSUPP
+    ├── TimedOut              ETIMEDOUT
+    ├── Unavailable           EIO           transient: a retry can help
+    │   └── Unanswered        EIO           sent, and nobody knows whether it was carried out
+    ├── Malformed             EIO           the service broke its own rules
+    └── ConfigError           (none)        for the command line
+
+The message of each is one plain sentence that a scientist can act on. It never holds a secret.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class LabfsError(Exception):
+    """Base of all errors that leave a module of labfs; `str()` is a plain sentence."""
+
+    errno = errno.EIO
+    transient = False
+
+
+class NotFound(LabfsError):
+    errno = errno.ENOENT
+
+
+class Exists(LabfsError):
+    errno = errno.EEXIST
+
+
+class NotDirectory(LabfsError):
+    errno = errno.ENOTDIR
+
+
+class IsDirectory(LabfsError):
+    errno = errno.EISDIR
+
+
+class NotEmpty(LabfsError):
+    errno = errno.ENOTEMPTY
+
+
+class Denied(LabfsError):
+    errno = errno.EACCES
+
+
+class NotPermitted(LabfsError):
+    errno = errno.EPERM
+
+
+class ReadOnly(LabfsError):
+    errno = errno.EROFS
+
+
+class Invalid(LabfsError):
+    errno = errno.EINVAL
+
+
+class NameTooLong(LabfsError):
+    errno = errno.ENAMETOOLONG
+
+
+class TooLarge(LabfsError):
+    errno = errno.EFBIG
+
+
+class NoSpace(LabfsError):
+    errno = errno.ENOSPC
+
+
+class CrossDevice(LabfsError):
+    errno = errno.EXDEV
+
+
+class Stale(LabfsError):
+    errno = errno.ESTALE
+
+
+class Busy(LabfsError):
+    errno = errno.EBUSY
+
+
+class Archived(LabfsError):
+    # HSM file systems answer EAGAIN for a file on tape; no other errno says "later" so plainly.
+    errno = errno.EAGAIN
+
+
+class Unsupported(LabfsError):
+    errno = errno.EOPNOTSUPP
+
+
+class TimedOut(LabfsError):
+    errno = errno.ETIMEDOUT
+
+
+class Unavailable(LabfsError):
+    """The service could not answer now.
+
+    `retry_after_s` is the server's own wish, in seconds. `silent` tells an origin that said nothing at
+    all from one that answered with a refusal.
+    """
+
+    errno = errno.EIO
+    transient = True
+
+    def __init__(self, sentence: str, *, retry_after_s: float | None = None, silent: bool = False) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+        self.silent = silent
+
+
+class Unanswered(Unavailable):
+    """The request went out and no whole answer came back: it may have been carried out."""
+
+
+class Malformed(LabfsError):
+    errno = errno.EIO
+
+
+class ConfigError(LabfsError):
+    errno = errno.EINVAL

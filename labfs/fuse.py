@@ -1,0 +1,329 @@
+"""The FUSE door: pyfuse3's requests ⇄ `vfs` calls, errors ⇄ errno, handles as integers; nothing else.
+
+What a file system means is decided in `vfs`. Here is only what the kernel makes necessary:
+
+* every exception becomes an errno and a log line, since any other than FUSEError would end the mount;
+* every answer has a deadline below the 20 s that the kernel's freezer waits, except where bytes are saved;
+* a flush comes for each close of each duplicate of a descriptor: only the last one is a save;
+* the kernel may keep its pages of a file exactly as long as the version is the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+from weakref import WeakKeyDictionary
+
+import pyfuse3
+import trio
+from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
+
+from labfs import holders
+from labfs.backend import Buffer
+from labfs.errors import Invalid, LabfsError
+from labfs.inodes import Inodes
+from labfs.tree import Node
+from labfs.vfs import Handle, Vfs
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+Handler = Callable[..., Awaitable[R]]
+
+DEADLINE_S = 17.0
+VALID_S = 1.0  # for which the kernel believes names and attributes without asking
+BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
+QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
+
+
+def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[R]], Handler[R]]:
+    """Make a handler answer in time, and with an errno whatever happens in it."""
+
+    def wrap(handler: Handler[R]) -> Handler[R]:
+        @functools.wraps(handler)
+        async def answer(self: Door, *args: Any) -> R:
+            try:
+                with trio.fail_after(float("inf") if deadline_s is None else deadline_s):
+                    return await handler(self, *args)
+            except FUSEError:
+                raise
+            except trio.TooSlowError:
+                self.fail(handler, args, errno.ETIMEDOUT, TimeoutError("The site did not answer in time."))
+            except (LabfsError, OSError) as error:
+                self.fail(handler, args, error.errno or errno.EIO, error)
+            except Exception as error:
+                log.exception("%s failed; this is a mistake in labfs", handler.__name__)
+                self.fail(handler, args, errno.EIO, error)
+
+        return answer
+
+    return wrap
+
+
+class Door(pyfuse3.Operations):
+    """One mount."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, vfs: Vfs) -> None:
+        super().__init__()
+        self._vfs = vfs
+        self._inodes: Inodes[Node] = Inodes(vfs.root)
+        self._files: dict[int, Handle] = {}
+        self._folders: dict[int, list[tuple[bytes, Node]]] = {}
+        self._numbers = iter(range(1, 1 << 62))
+        self._cached: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # generation of the kernel's pages
+        self._owner = (os.getuid(), os.getgid())
+
+    def fail(self, handler: Handler[Any], args: tuple[Any, ...], number: int, error: BaseException) -> NoReturn:
+        """Answer with an errno; keep the reason where the user can find it."""
+        path = self._place(args, handler.__name__ in BY_HANDLE)
+        if number in QUIET:
+            log.debug("%s %s: %s", handler.__name__, path, error)
+        else:
+            log.warning("%s %s: %s", handler.__name__, path, error)
+            self._vfs.reasons.note(path, error)
+        raise FUSEError(number) from error
+
+    def _place(self, args: tuple[Any, ...], by_handle: bool) -> str:
+        """Return the path that a request was about: its first arguments are a handle, or inode and name."""
+        try:
+            if by_handle:
+                return self._files[args[0]].node.path
+            path = self._inodes[args[0]].path
+        except KeyError:
+            return "?"
+        named = len(args) > 1 and isinstance(args[1], bytes)
+        return f"{path.rstrip('/')}/{args[1].decode(errors='replace')}" if named else path
+
+    # -- names and attributes --------------------------------------------------------------------------
+
+    @answered()
+    async def lookup(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if name == b".":
+            node = self._node(parent)
+        elif name == b"..":
+            node = self._node(parent).parent or self._vfs.root
+        else:
+            node = await self._vfs.lookup(self._node(parent), _text(name))
+        return self._handed_out(node)
+
+    @answered()
+    async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return self._attributes(self._node(inode))
+
+    @answered(None)
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        # Modes and owners are accepted without effect: no lab system has them, and `cp -a` or `tar`
+        # would call a perfect copy a failure.
+        node = self._node(inode)
+        if fields.update_size:
+            handle = self._files.get(fh) if fh is not None else None
+            if handle is not None and node.writer is not None:
+                await node.writer.truncate(attr.st_size)
+            else:
+                await self._vfs.truncate(node, attr.st_size)
+        if fields.update_mtime:
+            self._vfs.set_modified(node, attr.st_mtime_ns)
+        return self._attributes(node)
+
+    async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:
+        for inode, count in inode_list:
+            self._inodes.forget(inode, count)
+
+    @answered()
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
+        if not name.startswith(b"user.labfs."):
+            raise FUSEError(pyfuse3.ENOATTR)
+        value = self._vfs.xattrs(self._node(inode)).get(name.decode(errors="replace"))
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return value.encode("utf-8", "replace")
+
+    async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> list[XAttrNameT]:
+        # They answer to their names but are not listed: `cp -a` would litter every copy with them.
+        return []
+
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        raise FUSEError(errno.EOPNOTSUPP)
+
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> None:
+        raise FUSEError(errno.EOPNOTSUPP)
+
+    @answered()
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        # What fits is what the spool can hold. Half full always: `df` and file managers warn otherwise.
+        free = self._vfs.spool.free()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks, data.f_bfree = 2 * free // 4096, free // 4096
+        data.f_bavail = data.f_bfree
+        data.f_files = data.f_ffree = data.f_favail = 1 << 32
+        data.f_namemax = 255
+        return data
+
+    # -- directories -----------------------------------------------------------------------------------
+
+    @answered()
+    async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        node = self._node(inode)
+        listing = [(os.fsencode(child.name), child) for child in await self._vfs.list(node)]
+        number = next(self._numbers)
+        self._folders[number] = [(b".", node), (b"..", node.parent or node), *listing]
+        return FileHandleT(number)
+
+    @answered()
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        # The offset is an index into the listing as it was at opendir, so that no change skips a name.
+        for index, (name, node) in enumerate(self._folders[fh][start_id:], start_id):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(node), index + 1):
+                break
+            if index >= 2:  # `.` and `..` are not references
+                self._inodes.remember(node)
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._folders.pop(fh, None)
+
+    @answered()
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        return None
+
+    @answered(60.0)
+    async def mkdir(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._handed_out(await self._vfs.mkdir(self._node(parent), _text(name)))
+
+    @answered()
+    async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        await self._vfs.rmdir(self._node(parent), _text(name))
+
+    @answered()
+    async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        await self._vfs.unlink(self._node(parent), _text(name))
+
+    @answered(None)
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise Invalid("Two names cannot be exchanged here.")
+        old, new = self._node(parent_inode_old), self._node(parent_inode_new)
+        replace = not flags & pyfuse3.RENAME_NOREPLACE
+        await self._vfs.rename(old, _text(name_old), new, _text(name_new), replace=replace)
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    @answered()
+    async def create(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: pyfuse3.RequestContext
+    ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
+        program = await trio.to_thread.run_sync(holders.program, ctx.pid)
+        handle = await self._vfs.create(
+            self._node(parent), _text(name), program=program, exclusive=bool(flags & os.O_EXCL)
+        )
+        handle.append = bool(flags & os.O_APPEND)
+        return self._opened(handle), self._handed_out(handle.node)
+
+    @answered()
+    async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
+        access = flags & os.O_ACCMODE
+        handle = await self._vfs.open(
+            self._node(inode),
+            read=access != os.O_WRONLY,
+            write=access != os.O_RDONLY,
+            truncate=bool(flags & os.O_TRUNC),
+            append=bool(flags & os.O_APPEND),
+        )
+        return self._opened(handle)
+
+    @answered()
+    async def read(self, fh: FileHandleT, off: int, size: int) -> Buffer:
+        return await self._vfs.read(self._files[fh], off, size)
+
+    @answered()
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return await self._vfs.write(self._files[fh], off, buf)
+
+    @answered(None)
+    async def flush(self, fh: FileHandleT) -> None:
+        handle = self._files[fh]
+        await self._vfs.flush(handle, shared=await self._shared(handle))
+
+    @answered(None)
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._vfs.fsync(self._files[fh])
+
+    @answered(None)
+    async def release(self, fh: FileHandleT) -> None:
+        handle = self._files.pop(fh)
+        await self._vfs.release(handle)
+
+    async def _shared(self, handle: Handle) -> bool:
+        """Whether copies of this handle's descriptor are left: then a later flush is the last one."""
+        node = handle.node
+        if not handle.writable or node.local or node.writer is None or not node.writer.dirty:
+            return False
+        inode = self._inodes.number(node)
+        left = await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name)
+        return left > self._vfs.writers(node) - 1
+
+    # -- bookkeeping -----------------------------------------------------------------------------------
+
+    def _node(self, inode: InodeT) -> Node:
+        try:
+            return self._inodes[inode]
+        except KeyError:
+            raise FUSEError(errno.ESTALE) from None
+
+    def _opened(self, handle: Handle) -> FileInfo:
+        number = next(self._numbers)
+        self._files[number] = handle
+        node = handle.node
+        kept = self._cached.get(node) == node.generation
+        self._cached[node] = node.generation
+        return FileInfo(fh=FileHandleT(number), keep_cache=kept)
+
+    def _handed_out(self, node: Node) -> pyfuse3.EntryAttributes:
+        self._inodes.remember(node)
+        return self._attributes(node)
+
+    def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+        found = self._vfs.attributes(node)
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = InodeT(self._inodes.number(node))
+        kind, bits = (stat.S_IFDIR, 0o755) if found.is_dir else (stat.S_IFREG, 0o644)
+        entry.st_mode = ModeT(kind | (bits if found.writable else bits & 0o555))
+        entry.st_nlink = 2 if found.is_dir else 1
+        entry.st_uid, entry.st_gid = self._owner
+        entry.st_size = found.size
+        entry.st_blocks = -(-found.size // 512)
+        entry.st_blksize = 128 * 1024
+        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = found.modified_ns
+        entry.entry_timeout = entry.attr_timeout = VALID_S
+        return entry
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise Invalid("A name must be valid UTF-8.") from None

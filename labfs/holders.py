@@ -1,0 +1,86 @@
+"""Who holds a file open: asked of /proc, since FUSE tells neither the closer nor how many are left.
+
+A shell redirection duplicates its descriptor and hands it to children, and the kernel sends a flush for
+every close of every copy. Only the last one means that the file is finished. `/proc/PID/fdinfo` shows the
+other copies (its `ino` line needs Linux 5.14). Nothing here touches the mount itself: that would be a
+request to ourselves, and a deadlock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    pid: int
+    program: str
+    path: str
+
+
+def open_for_writing(inode: int, name: str) -> int:
+    """Count the descriptors, of processes we may look into, that could still write to a file. Blocks."""
+    return sum(_can_write(pid, fd, inode) for pid, fd, link in _descriptors() if _names(link, name))
+
+
+def using(mountpoint: str) -> list[Holder]:
+    """Return the processes with a file, or their working directory, at or below a mount point. Blocks."""
+    found: dict[int, Holder] = {}
+    inside = mountpoint.rstrip("/") + "/"
+    for pid in _pids():
+        for link in (_readlink(f"/proc/{pid}/cwd"), *(link for _, _, link in _of(pid))):
+            if (link + "/").startswith(inside):
+                found.setdefault(pid, Holder(pid, program(pid), link))
+    return list(found.values())
+
+
+def program(pid: int) -> str:
+    """Return the name of a process, "" where it cannot be known."""
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _names(link: str, name: str) -> bool:
+    return link.endswith(("/" + name, "/" + name + " (deleted)"))
+
+
+def _can_write(pid: int, fd: str, inode: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/fdinfo/{fd}") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:
+        return False
+    writable = int(fields["flags"], 8) & os.O_ACCMODE != os.O_RDONLY
+    return writable and int(fields.get("ino", inode)) == inode
+
+
+def _descriptors() -> Iterator[tuple[int, str, str]]:
+    ourselves = os.getpid()
+    for pid in _pids():
+        if pid != ourselves:
+            yield from _of(pid)
+
+
+def _of(pid: int) -> Iterator[tuple[int, str, str]]:
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for fd in descriptors:
+        yield pid, fd, _readlink(f"/proc/{pid}/fd/{fd}")
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _readlink(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

@@ -1,0 +1,122 @@
+"""One open file being read: offsets → blocks, read-ahead, and the proof that the bytes are right.
+
+Decisions: one block is one ranged GET, so there is nothing to coalesce; read-ahead is the same request
+made early; a reader is bound to the version that was opened and never sees another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import trio
+from cachetools import LRUCache
+
+from labfs.backend import Backend, Buffer, Content, Entry
+from labfs.blocks import Blocks, Fetch
+from labfs.proof import Damaged, Proof
+
+# 1 MiB: a random read on a 100 Mbit/s line costs 80 ms more than its round trip, and 16 of them in
+# flight fill 400 Mbit/s × 40 ms eightfold. On loopback larger blocks are no faster.
+BLOCK = 1024 * 1024
+WINDOW = 24  # blocks ahead, at most
+OPINION_S = 10.0  # a FUSE read may not take longer than the kernel's patience
+SLOW_S = 1.5  # a block that takes longer means that the line is full: look less far ahead
+
+
+class Reader:
+    """Reads of one handle. `key` names the version; `proof` is shared by all readers of that version."""
+
+    def __init__(self, blocks: Blocks, content: Content, key: Hashable, size: int, proof: Proof) -> None:
+        self._blocks = blocks
+        self._content = content
+        self._key = key
+        self._proof = proof
+        self._failures = proof.failures
+        self._next = 0  # block that a sequential reader will touch next
+        self._window = 0  # blocks ahead, now
+        self._end = max(size - 1, 0) // BLOCK  # index of the last block
+        self.size = size
+
+    async def prepare(self) -> None:
+        if self.size:
+            await self._content.prepare()
+
+    async def read(self, start: int, size: int) -> Buffer:
+        """Return the bytes `[start, start + size)`, fewer only at the end of the file."""
+        stop = min(start + size, self.size)
+        if start >= stop:
+            return b""
+        first, last = start // BLOCK, (stop - 1) // BLOCK
+        self._look_ahead(first, last)
+        pieces = []
+        for index in range(first, last + 1):
+            block = await self._block(index)
+            begin = index * BLOCK
+            pieces.append(memoryview(block)[max(start - begin, 0) : stop - begin])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _block(self, index: int) -> Buffer:
+        block = await self._blocks.get((self._key, index), self._fetch(index))
+        if self._proof.wants(index):
+            try:
+                await self._proof.feed(index, block)
+            except Damaged as damage:
+                self._blocks.drop(self._key)
+                block = await self._second_opinion(index, damage)
+        if index == self._end and self._failures != self._proof.failures and not self._proof.proven:
+            raise Damaged("Some of the bytes that were read did not match the server's checksum of the file.")
+        return block
+
+    async def _second_opinion(self, last: int, damage: Damaged) -> Buffer:
+        """Download once more. Good news only if nothing wrong was handed out before."""
+        found = self._proof.found
+        if last > 0 and not self._proof.odd_parts:
+            raise damage
+        block: Buffer = b""
+        with trio.move_on_after(OPINION_S):
+            for index in range(last + 1):
+                block = await self._blocks.get((self._key, index), self._fetch(index))
+                await self._proof.feed(index, block)
+        if self._proof.proven and (last == 0 or self._proof.found == found):
+            return block
+        raise damage
+
+    def _fetch(self, index: int) -> Fetch:
+        async def fetch() -> Buffer:
+            began = trio.current_time()
+            block = await self._content.read(index * BLOCK, min((index + 1) * BLOCK, self.size))
+            if trio.current_time() - began > SLOW_S:
+                self._window //= 2
+            return block
+
+        return fetch
+
+    def _look_ahead(self, first: int, last: int) -> None:
+        """Start what is asked for and, while the reading is sequential, an ever longer stretch after it."""
+        if self._next - 2 <= first <= self._next + 1:
+            if last >= self._next and last > 0:
+                self._window = min(max(2 * self._window, 2), WINDOW)
+        else:
+            self._window = 0
+        self._next = max(last + 1, self._next if self._window else 0)
+        for index in range(first, min(last + self._window, self._end) + 1):
+            self._blocks.start((self._key, index), self._fetch(index))
+
+
+class Readers:
+    """Opens readers; keeps what is worth sharing between those of one version: address and proof."""
+
+    KEPT = 4096  # versions
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self._shared: LRUCache[Hashable, tuple[Content, Proof]] = LRUCache(maxsize=self.KEPT)
+
+    def open(self, site: str, backend: Backend, entry: Entry) -> Reader:
+        """Return a reader of the entry's version; without a version nothing is shared."""
+        size = entry.size or 0
+        key: Hashable = (site, entry.id, entry.version if entry.version is not None else object())
+        if key not in self._shared:
+            self._shared[key] = (backend.content(entry), Proof(entry.checksum, size, BLOCK))
+        content, proof = self._shared[key]
+        return Reader(self._blocks, content, key, size, proof)

@@ -1,0 +1,41 @@
+"""Why something failed, in a plain sentence, remembered by path for whoever asks afterwards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+KEPT = 1000  # paths
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    path: str
+    sentence: str
+    when_s: float  # since 1970
+
+    def __str__(self) -> str:
+        return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.when_s))} {self.sentence}"
+
+
+class Reasons:
+    """The last error of each path, the oldest forgotten first."""
+
+    def __init__(self) -> None:
+        self._by_path: LRUCache[str, Reason] = LRUCache(maxsize=KEPT)
+
+    def note(self, path: str, error: BaseException) -> None:
+        self._by_path[path] = Reason(path, str(error) or type(error).__name__, time.time())
+
+    def forget(self, path: str) -> None:
+        self._by_path.pop(path, None)
+
+    def of(self, path: str) -> str | None:
+        """Return date and sentence of the last error at a path."""
+        reason = self._by_path.get(path)
+        return None if reason is None else str(reason)
+
+    def latest(self, count: int = 20) -> list[Reason]:
+        return sorted(self._by_path.values(), key=lambda reason: -reason.when_s)[:count]

@@ -1,0 +1,223 @@
+"""Faults as values, and the count of what was asked: one layer around each service.
+
+A fault says which requests it meets, how many of them it lets pass first, how many it spoils, and how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import re
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+ACTIONS = ("status", "delay_s", "reset", "cut", "short", "corrupt", "ignore-range", "html", "stall")
+STALL_S = 300.0
+
+ErrorBody = Callable[[int], Response]
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault. `route` is a glob over the path; `times` None means for ever."""
+
+    action: str
+    service: str = "*"
+    method: str = "*"
+    route: str = "*"
+    skip: int = 0
+    times: int | None = 1
+    argument: Any = None
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise ValueError(f"unknown action “{self.action}”; known are {', '.join(ACTIONS)}")
+
+    def meets(self, service: str, method: str, path: str) -> bool:
+        """Tell whether this request is spoiled, counting it."""
+        wanted = ((service, self.service), (method, self.method), (path, self.route))
+        if self.times == 0 or not all(fnmatch.fnmatchcase(value, glob) for value, glob in wanted):
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        if self.times is not None:
+            self.times -= 1
+        return True
+
+
+class Watch:
+    """All faults in force, and the counters since the last reset."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.log: list[tuple[str, str, str]] = []
+        self.reset()
+
+    def reset(self) -> None:
+        self.counts: Counter[tuple[str, str, str, int]] = Counter()
+        self.bytes_out: Counter[str] = Counter()
+        self.bytes_in: Counter[str] = Counter()
+        self.under_way: Counter[str] = Counter()
+        self.most_at_once: Counter[str] = Counter()
+        self.log.clear()
+
+    def set(self, values: list[Mapping[str, Any]]) -> None:
+        """Replace the faults. Raises TypeError or ValueError for what is not one."""
+        self.faults = [Fault(**value) for value in values]
+
+    def fault(self, service: str, method: str, path: str) -> Fault | None:
+        return next((fault for fault in self.faults if fault.meets(service, method, path)), None)
+
+    def report(self) -> dict[str, Any]:
+        rows = [
+            {"service": service, "method": method, "route": route, "status": status, "count": count}
+            for (service, method, route, status), count in sorted(self.counts.items())
+        ]
+        return {
+            "requests": rows,
+            "total": sum(self.counts.values()),
+            "bytes_out": dict(self.bytes_out),
+            "bytes_in": dict(self.bytes_in),
+            "most_at_once": dict(self.most_at_once),
+        }
+
+    def listed(self) -> list[dict[str, Any]]:
+        return [asdict(fault) for fault in self.faults]
+
+
+class Spoiled(Exception):
+    """The connection is gone on purpose; nothing more is to be sent."""
+
+
+class Layer:
+    """Counts the requests of one service and spoils those that a fault meets."""
+
+    def __init__(self, app: ASGIApp, service: str, watch: Watch, error_body: ErrorBody) -> None:
+        self._app = app
+        self._service = service
+        self._watch = watch
+        self._error_body = error_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        watch, service, method, path = self._watch, self._service, scope["method"], scope["path"]
+        status = 0
+        watch.log.append((service, method, path))
+        watch.under_way[service] += 1
+        watch.most_at_once[service] = max(watch.most_at_once[service], watch.under_way[service])
+
+        async def counted_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                watch.bytes_out[service] += len(message.get("body", b""))
+            await send(message)
+
+        async def counted_receive() -> Message:
+            message = await receive()
+            watch.bytes_in[service] += len(message.get("body", b""))
+            return message
+
+        try:
+            await self._spoil(watch.fault(service, method, path), scope, counted_receive, counted_send)
+        except Spoiled:
+            pass
+        finally:
+            watch.under_way[service] -= 1
+            watch.counts[service, method, template(path), status] += 1
+
+    async def _spoil(self, fault: Fault | None, scope: Scope, receive: Receive, send: Send) -> None:
+        match fault and fault.action:
+            case None:
+                await self._app(scope, receive, send)
+            case "status":
+                await _refusal(fault.argument, self._error_body)(scope, receive, send)
+            case "delay_s":
+                await asyncio.sleep(float(fault.argument or 1))
+                await self._app(scope, receive, send)
+            case "reset":
+                _reset(scope)
+            case "html":
+                page = HTMLResponse("<!DOCTYPE html><html><body><h1>Please sign in</h1></body></html>")
+                await page(scope, receive, send)
+            case "ignore-range":
+                headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+                await self._app({**scope, "headers": headers}, receive, send)
+            case _:
+                await self._app(scope, receive, _Spoiler(fault, scope, send))
+
+
+class _Spoiler:
+    """Passes a body on until the fault's byte and then does what the fault says."""
+
+    def __init__(self, fault: Fault, scope: Scope, send: Send) -> None:
+        self._action = fault.action
+        self._at = int(fault.argument or 0)
+        self._scope = scope
+        self._send = send
+        self._passed = 0
+
+    async def __call__(self, message: Message) -> None:
+        body = message.get("body", b"")
+        if message["type"] != "http.response.body" or self._passed + len(body) <= self._at:
+            self._passed += len(body)
+            last = message["type"] == "http.response.body" and not message.get("more_body")
+            if last and self._action != "corrupt":
+                await self._break(body)  # shorter than the fault's byte: broken at its end
+            return await self._send(message)
+        room = self._at - self._passed
+        self._passed += len(body)
+        if self._action == "corrupt":
+            spoiled = bytearray(body)
+            spoiled[room] ^= 0xFF
+            self._at = 1 << 62
+            return await self._send({**message, "body": bytes(spoiled)})
+        await self._break(body[:room])
+
+    async def _break(self, body: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        if self._action == "stall":
+            await asyncio.sleep(STALL_S)
+        await asyncio.sleep(0.01)  # for what was written to leave
+        if self._action == "short":
+            self._scope["sandbox.transport"].close()
+        else:
+            _reset(self._scope)
+        raise Spoiled
+
+
+def _reset(scope: Scope) -> None:
+    """Close the connection with a reset instead of an end."""
+    transport = scope["sandbox.transport"]
+    connection: socket.socket = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+    raise Spoiled
+
+
+def _refusal(argument: Any, error_body: ErrorBody) -> Response:
+    """Return the error answer for `503` or for `{"status": 503, "retry_after": 2}`."""
+    wanted = argument if isinstance(argument, dict) else {"status": argument}
+    response = error_body(int(wanted.get("status") or 500))
+    if response.status_code in (429, 503):
+        response.headers["Retry-After"] = str(wanted.get("retry_after", 1))
+    return response
+
+
+_NUMBER = re.compile(r"/(?:\d+|ds\.[0-9a-f]{32})(?=/|$)")
+_BLOB = re.compile(r"^/[0-9a-f]{32}/.*")
+
+
+def template(path: str) -> str:
+    """Return the route of a path: numbers become `{id}`, a blob's address `/{blob}`."""
+    return _BLOB.sub("/{blob}", _NUMBER.sub("/{id}", path))

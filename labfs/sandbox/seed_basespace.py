@@ -1,0 +1,134 @@
+"""What a new BaseSpace stand-in holds: believable projects, and the awkward things that real ones have."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Iterator
+
+from labfs.sandbox import specimens
+from labfs.sandbox.basespace import BaseSpace
+from labfs.sandbox.store import MIB
+
+USER, STRANGER = 9319322, 9319400
+TOKEN = "sandbox-basespace-token"
+LARGE_MIB = 256
+# Entity tag of the large file: MD5 over the MD5s of its 32 parts of 8 MiB (a test computes it anew).
+LARGE_ETAG = "e5bdd679dfcefd901bcb17c8b3b432b5-32"
+MANY = 5000
+
+TYPES = {
+    "gz": "application/gzip", "csv": "text/csv", "png": "image/png", "pdf": "application/pdf",
+    "h5": "application/x-hdf5", "txt": "text/plain", "bin": "application/octet-stream",
+}  # fmt: skip
+
+
+def seed(service: BaseSpace) -> None:
+    """Fill an empty service; does nothing to one that has users."""
+    store = service.store
+    if store.count("SELECT count(*) FROM users"):
+        return
+    with store.transaction():
+        for number, name in ((USER, "Ada Lab"), (STRANGER, "Somebody Else")):
+            store.run("INSERT INTO users VALUES (?, ?, ?)", number, name, f"{name.split()[0].lower()}@lab.example")
+        scopes = ["READ GLOBAL", "CREATE GLOBAL", "BROWSE GLOBAL", "MOVETOTRASH GLOBAL", "WRITE GLOBAL"]
+        store.run("INSERT INTO tokens VALUES (?, ?, ?)", TOKEN, USER, json.dumps(scopes))
+        # Ids as long as real ones, and above those that the guide's examples name.
+        for table, least in (("projects", 257330072), ("records", 38041), ("sessions", 61000), ("files", 11761995732)):
+            store.run("INSERT OR REPLACE INTO sqlite_sequence (name, seq) VALUES (?, ?)", table, least)
+        _Seeder(service).run()
+
+
+class _Seeder:
+    def __init__(self, service: BaseSpace) -> None:
+        self._service = service
+        self._now = dt.datetime(2026, 3, 2, 9, 30, tzinfo=dt.UTC).timestamp()
+
+    def _later(self) -> float:
+        self._now += 3600
+        return self._now
+
+    def run(self) -> None:
+        self._panel()
+        self._exome()
+        self._project("Empty project")
+        self._large()
+        self._odd()
+
+    def _project(self, name: str, user: int = USER) -> int:
+        return self._service.add_project(user, name, self._later())
+
+    def _result(self, project: int, name: str, status: str = "Running") -> int:
+        session = self._service.add_session(USER, name, status, self._later())
+        return self._service.add_record("appresults", project, name, session, created=self._later())
+
+    def _sample(self, project: int, name: str) -> int:
+        session = self._service.add_session(USER, name, "Complete", self._later())
+        return self._service.add_record("samples", project, name, session, created=self._later())
+
+    def _file(self, record: int, path: str, data: bytes, *, archived: bool = False) -> int:
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        kind = TYPES.get(path.rsplit(".", 1)[-1], "application/octet-stream")
+        blob = self._service.store.put(data)
+        return self._service.add_file(record, path, blob, len(data), etag, kind, self._later(), archived)
+
+    def _panel(self) -> None:
+        project = self._project("Tumour panel 2026")
+        for sample in ("S1", "S2"):
+            record = self._result(project, f"Variant calls {sample}")
+            self._file(record, f"{sample}.variants.vcf.gz", specimens.vcf_gz(sample))
+            self._file(record, "qc/metrics.csv", specimens.csv())
+            self._file(record, "qc/coverage.png", specimens.png())
+            self._file(record, "qc/counts.h5", specimens.hdf5())
+            text = ["Tumour panel, sample " + sample, "Two variants of interest in TP53.", "Signed: A. Lab"]
+            self._file(record, "report.pdf", specimens.pdf(text))
+        for read in (1, 2):
+            sample = self._sample(project, f"NA1287{read}")
+            for mate in (1, 2):
+                name = f"NA1287{read}_S{read}_L001_R{mate}_001.fastq.gz"
+                self._file(sample, f"Data/Intensities/BaseCalls/{name}", specimens.fastq_gz(f"S{read}", mate))
+        closed = self._result(project, "Signed off", "Complete")
+        self._file(closed, "final.csv", specimens.csv(24))
+        self._result(project, "Upload here")
+
+    def _exome(self) -> None:
+        """Real projects have such names, and app results in pairs of one name."""
+        name = "NextSeq2000: Illumina DNA Prep with Enrichment - Exome Germline (Twist/RefSeq Panel)"
+        project = self._project(name)
+        for repetition in (1, 2):
+            record = self._result(project, "HD753 rep7")
+            self._file(record, "rep7.counts.txt", f"gene\tcount\nTP53\t{41 + repetition}\n".encode())
+        self._file(record, "cold.bam", specimens.csv(500), archived=True)
+
+    def _large(self) -> None:
+        project = self._project("Large things")
+        record = self._result(project, "One large file")
+        size = LARGE_MIB * MIB
+        self._service.add_file(
+            record, "run42.raw.bin", f"made-large-{LARGE_MIB}", size, LARGE_ETAG, TYPES["bin"], self._later()
+        )
+        many = self._result(project, "Five thousand files")
+        store, blob = self._service.store, self._service.store.put(specimens.csv(12))
+        etag = hashlib.md5(specimens.csv(12), usedforsecurity=False).hexdigest()
+        key, created = self._service.blobs.add(blob, etag), self._later()
+
+        def rows() -> Iterator[tuple[object, ...]]:
+            size = len(specimens.csv(12))
+            for index in range(MANY):
+                name = f"well-{index:04d}.csv"
+                yield (many, name, name, TYPES["csv"], size, etag, "complete", created, created, blob, key)
+
+        store.many(
+            "INSERT INTO files (record, name, path, type, size, etag, status, created, modified, blob, key)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows(),
+        )
+
+    def _odd(self) -> None:
+        """Names that a file system cannot take as they are, and twins by case and by Unicode form."""
+        project = self._project("Odd names")
+        record = self._result(project, "../../etc")
+        for path in ("two\nlines.txt", "caf\u00e9.txt", "cafe\u0301.txt", "CAF\u00c9.txt", "100%2F.txt", " blank ",
+                     "x" * 300 + ".txt", "..", "report.txt", "report.txt", "folder/report.txt", "folder"):  # fmt: skip
+            self._file(record, path, f"content of {path!r}\n".encode())

@@ -1,0 +1,174 @@
+"""Bytes of files that are being written: on disk, private, kept until a server has them.
+
+Each file is a pair in the spool directory, `NAME.data` and `NAME.json`: the second says where the bytes
+belong, so that nobody needs labfs's memory to know it. A pair is removed by `discard` and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHUNK = 1024 * 1024
+
+
+class Ranges:
+    """A set of offsets, as sorted half-open ranges that neither touch nor overlap."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+
+    def add(self, start: int, stop: int) -> None:
+        if start >= stop:
+            return
+        low = bisect_left(self._stops, start)
+        high = bisect_right(self._starts, stop)
+        if low < high:
+            start = min(start, self._starts[low])
+            stop = max(stop, self._stops[high - 1])
+        self._starts[low:high] = [start]
+        self._stops[low:high] = [stop]
+
+    def cut(self, size: int) -> None:
+        """Forget every offset from `size` on."""
+        keep = bisect_left(self._starts, size)
+        del self._starts[keep:], self._stops[keep:]
+        if keep and self._stops[-1] > size:
+            self._stops[-1] = size
+
+    def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of `[start, stop)` that are not in the set."""
+        index = bisect_right(self._stops, start)
+        while start < stop:
+            if index == len(self._starts) or self._starts[index] >= stop:
+                yield start, stop
+                return
+            if self._starts[index] > start:
+                yield start, self._starts[index]
+            start = self._stops[index]
+            index += 1
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(zip(self._starts, self._stops, strict=True))
+
+
+class SpoolFile:
+    """Random writes in, rewindable sources out. All methods block, on a local disk."""
+
+    def __init__(self, path: Path, label: dict[str, Any]) -> None:
+        self.path = path
+        self._label = path.with_suffix(".json")
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.describe(label)
+
+    def describe(self, label: dict[str, Any]) -> None:
+        """Write down where the bytes belong and what became of them."""
+        partial = self._label.with_suffix(".part")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(label, file)
+        partial.rename(self._label)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data`. Raises OSError, ENOSPC above all."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            offset += written
+            view = view[written:]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return `stop - start` bytes; what was never written reads as zeros."""
+        return os.pread(self._fd, stop - start, start).ljust(stop - start, b"\0")
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        """Make the bytes, and the note that says where they belong, survive a power cut."""
+        os.fsync(self._fd)
+        for path in (self._label, self.path.parent):
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def discard(self) -> None:
+        self.close()
+        self._label.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def source(self, start: int, stop: int) -> Slice:
+        return Slice(self, start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The bytes `[start, stop)` of a spool file as a body that can be sent again."""
+
+    file: SpoolFile
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def chunks(self) -> Iterator[bytes]:
+        for start in range(self.start, self.stop, CHUNK):
+            yield self.file.read(start, min(start + CHUNK, self.stop))
+
+    def md5(self) -> bytes:
+        digest = hashlib.md5(usedforsecurity=False)
+        for chunk in self.chunks():
+            digest.update(chunk)
+        return digest.digest()
+
+
+class Spool:
+    """A private directory of spool files."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        self.directory = directory
+
+    def create(self, site: str, path: str) -> SpoolFile:
+        """Make an empty spool file for bytes that belong at `path` of `site`."""
+        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}.data"
+        return SpoolFile(self.directory / name, {"site": site, "path": path, "state": "writing"})
+
+    def leftovers(self) -> list[dict[str, Any]]:
+        return leftovers(self.directory)
+
+    def free(self) -> int:
+        """Return the bytes that can still be written."""
+        disk = os.statvfs(self.directory)
+        return disk.f_bavail * disk.f_frsize
+
+
+def leftovers(directory: Path) -> list[dict[str, Any]]:
+    """Return the notes of all files in a spool directory, with `file` and `bytes`, oldest first."""
+    found = []
+    for label in sorted(directory.glob("*.json")):
+        data = label.with_suffix(".data")
+        try:
+            note = json.loads(label.read_text())
+            found.append({**note, "file": str(data), "bytes": data.stat().st_size})
+        except (OSError, ValueError) as error:
+            found.append({"file": str(data), "state": "unreadable", "error": str(error), "bytes": 0})
+    return found

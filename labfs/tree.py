@@ -1,0 +1,317 @@
+"""Path → node: listings with a time to live, local things among them, and names that stay put.
+
+A node is one place in the tree. It keeps its identity while listings come and go, so that a door can
+hang an inode number or an open file on it; what the server says about it is its `entry`.
+
+The server lists a directory as a flat set of entries; those that lie in sub-directories (`Entry.folders`)
+are folded into folder nodes here. A folder exists as long as something is in it, or while this mount made
+it. Where a system keeps every upload to a path (`same_path_is_newer`), the newest one has the name and the
+older ones answer to the unlisted name `name [id]`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from labfs import names
+from labfs.backend import Entry, Site, scan
+from labfs.errors import NotDirectory, NotFound, Unavailable
+from labfs.writer import Writer
+
+log = logging.getLogger(__name__)
+
+LISTING_S = 30.0  # for which a listing is believed
+DEEPEST = 100  # folders inside one another; a path that claims more is shown as one long name
+SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
+
+
+class Node:
+    """One place in the tree: the root, a site, a directory, a folder or a file."""
+
+    __slots__ = (
+        "__weakref__",
+        "children",
+        "committed_at",
+        "entry",
+        "generation",
+        "hidden",
+        "is_dir",
+        "listed_at",
+        "local",
+        "lock",
+        "made_here",
+        "modified_ns",
+        "name",
+        "parent",
+        "serial",
+        "site",
+        "text",
+        "unlinked",
+        "unlisted",
+        "writer",
+    )
+
+    _serials = iter(range(1, 1 << 62))
+
+    def __init__(
+        self,
+        name: str,
+        parent: Node | None,
+        site: Site | None,
+        *,
+        is_dir: bool,
+        entry: Entry | None = None,
+        local: bool = False,
+    ) -> None:
+        self.name = name
+        self.parent = parent
+        self.site = site
+        self.is_dir = is_dir
+        self.entry = entry
+        self.local = local  # stays on this machine: never uploaded
+        self.made_here = False  # a folder that the server will know by the first file in it
+        self.writer: Writer | None = None
+        self.text: bytes | None = None  # content of a node that labfs itself writes
+        self.modified_ns: int | None = None  # set by the user; the server keeps its own date
+        self.generation = 0  # grows when the bytes changed behind the reader's back
+        self.unlinked = False
+        self.committed_at = float("-inf")
+        self.serial = next(self._serials)
+        if is_dir:
+            self.children: dict[str, Node] = {}
+            self.unlisted: dict[str, Node] = {}
+            self.hidden: dict[str, str] = {}  # names that were moved aside here → id of what is hidden
+            self.listed_at = float("-inf")
+            self.lock: trio.Lock | None = None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.path!r}>"
+
+    @property
+    def key(self) -> str:
+        """What the node is, stable across mounts for whatever a server holds."""
+        if self.entry is not None and self.site is not None:
+            return f"{self.site.name}\0{self.entry.id}"
+        if self.is_dir and not self.local and self.parent is not None:
+            return f"{self.parent.key}\0/{self.name}"
+        return f"\0local\0{self.serial}" if self.parent else "\0root"
+
+    @property
+    def path(self) -> str:
+        """The path from the mount point, which is `/`."""
+        parts = [node.name for node in self.ancestry() if node.parent is not None]
+        return "/" + "/".join(reversed(parts))
+
+    def ancestry(self) -> Iterator[Node]:
+        """Yield the node itself and all nodes above it."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    @property
+    def container(self) -> Node:
+        """The nearest directory that the server knows: where this folder's files really live."""
+        return next(node for node in self.ancestry() if node.is_dir and (node.entry or not node.parent))
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The server's names of the folders between the container and this directory."""
+        container = self.container
+        between = []
+        for node in self.ancestry():
+            if node is container:
+                break
+            between.append(names.original(node.name))
+        return tuple(reversed(between))
+
+    @property
+    def in_scratch(self) -> bool:
+        """Whether this directory, or one above it, is local, so that whatever is made here stays local."""
+        return any(node.local and node.is_dir for node in self.ancestry())
+
+
+@dataclass(slots=True)
+class _Layout:
+    """What a directory should hold, by file name."""
+
+    files: dict[str, Entry] = field(default_factory=dict)
+    older: dict[str, Entry] = field(default_factory=dict)
+    folders: dict[str, _Layout] = field(default_factory=dict)
+
+
+class Tree:
+    """The nodes of all sites, listed when somebody looks."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        self.root = Node("", None, None, is_dir=True)
+        self.root.listed_at = float("inf")
+        for site in sites:
+            self.root.children[site.name] = Node(
+                site.name, self.root, site, is_dir=True, entry=site.backend.root
+            )
+
+    async def children(self, node: Node) -> dict[str, Node]:
+        """Return the nodes in a directory by name, listing it if the last listing is too old.
+
+        A site that cannot be reached goes on showing what it last listed; Unavailable only if that
+        is nothing.
+        """
+        if not node.is_dir:
+            raise NotDirectory(f"“{node.name}” is not a directory.")
+        container = node.container
+        if self._fresh(container):
+            return node.children
+        if container.lock is None:
+            container.lock = trio.Lock()
+        async with container.lock:
+            if not self._fresh(container):
+                await self._list(container)
+        return node.children
+
+    async def child(self, parent: Node, name: str) -> Node:
+        """Return the node of that name, listed or not. Raises NotFound."""
+        children = await self.children(parent)
+        node = children.get(name) or parent.unlisted.get(name)
+        if node is None:
+            raise NotFound(f"There is no “{name}” in {parent.path}.")
+        return node
+
+    def expire(self, node: Node) -> None:
+        """Have the directory listed anew when somebody looks next."""
+        container = node.container
+        if container.parent is not None:
+            container.listed_at = float("-inf")
+
+    def attach(self, node: Node, parent: Node, name: str) -> None:
+        """Put a node at a place, which it takes from whatever was there."""
+        node.name, node.parent, node.site = name, parent, parent.site
+        parent.children[name] = node
+        parent.hidden.pop(name, None)
+
+    def detach(self, node: Node) -> None:
+        if node.parent and node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
+
+    def hide(self, node: Node) -> None:
+        """Take a server's file out of sight, here, until something newer has its name."""
+        assert node.parent is not None and node.entry is not None
+        self.detach(node)
+        node.parent.hidden[node.name] = node.entry.id
+
+    @staticmethod
+    def _fresh(container: Node) -> bool:
+        return trio.current_time() - container.listed_at < LISTING_S
+
+    async def _list(self, container: Node) -> None:
+        assert container.site is not None and container.entry is not None
+        backend = container.site.backend
+        try:
+            entries = await scan(backend, container.entry)
+        except Unavailable as error:
+            if container.listed_at == float("-inf") and not container.children:
+                raise
+            log.warning("Showing the last listing of %s: %s", container.path, error)
+            container.listed_at = trio.current_time() - LISTING_S + 5
+            return
+        except NotFound:
+            if container.parent:
+                self.expire(container.parent)
+            raise
+        self._settle(container, _fold(entries, backend.capabilities.same_path_is_newer))
+        container.listed_at = trio.current_time()
+
+    def _settle(self, node: Node, layout: _Layout) -> None:
+        """Make the node's children what the layout says, keeping nodes that are still there."""
+        before = node.children
+        node.children = {}
+        for name, folder in layout.folders.items():
+            child = before.get(name)
+            if child is None or not child.is_dir:
+                child = Node(name, node, node.site, is_dir=True)
+            child.local = child.made_here = False
+            node.children[name] = child
+            self._settle(child, folder)
+        for name, entry in layout.files.items():
+            if node.hidden.get(name) == entry.id:
+                continue
+            node.hidden.pop(name, None)
+            node.children[name] = self._renewed(before.get(name), name, node, entry)
+        node.unlisted = {
+            name: self._renewed(node.unlisted.get(name), name, node, entry)
+            for name, entry in layout.older.items()
+        }
+        for name, child in before.items():
+            if name not in node.children and _ours(child):
+                node.children[name] = child
+
+    def _renewed(self, known: Node | None, name: str, parent: Node, entry: Entry) -> Node:
+        if known is None or known.is_dir != entry.is_dir:
+            return Node(name, parent, parent.site, is_dir=entry.is_dir, entry=entry)
+        if _ours(known) and known.entry is not None and entry.age < known.entry.age:
+            return known  # our own, newer commit, which the listing does not show yet
+        old = known.entry
+        if old is not None and (old.id, old.version) != (entry.id, entry.version):
+            known.generation += 1
+            known.modified_ns = None
+        known.entry = entry
+        known.local = False
+        return known
+
+
+def _ours(node: Node) -> bool:
+    """Whether a node stays although the server does not list it."""
+    if node.local or node.made_here or node.writer is not None:
+        return True
+    if node.is_dir and node.entry is None and any(map(_ours, node.children.values())):
+        return True
+    return trio.current_time() - node.committed_at < SETTLING_S
+
+
+def _fold(entries: Iterable[Entry], same_path_is_newer: bool) -> _Layout:
+    """Sort a flat list into folders, and in each folder the newest from the older, or twin from twin."""
+    top = _Layout()
+    flat: dict[tuple[str, ...], list[Entry]] = {(): []}
+    for entry in entries:
+        if len(entry.folders) > DEEPEST:
+            entry = replace(entry, folders=(), name="/".join((*entry.folders, entry.name)))
+        flat.setdefault(entry.folders, []).append(entry)
+    for folders, group in flat.items():
+        layout = top
+        for folder in folders:
+            layout = layout.folders.setdefault(names.safe(folder), _Layout())
+        newest, older = _by_age(group) if same_path_is_newer else (group, [])
+        layout.files = names.assign(newest)
+        layout.older = {names.with_label(names.safe(entry.name), entry): entry for entry in older}
+    _part(top)
+    return top
+
+
+def _by_age(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    newest: dict[tuple[str, bool], Entry] = {}
+    older = []
+    for entry in sorted(entries, key=lambda entry: entry.age):
+        place = (entry.name, entry.is_dir)
+        if place in newest and not entry.is_dir:
+            older.append(newest[place])
+            newest[place] = entry
+        else:
+            # Directories of one name are twins, not versions: all of them stay.
+            newest[place if place not in newest else (entry.id, entry.is_dir)] = entry
+    return list(newest.values()), older
+
+
+def _part(layout: _Layout) -> None:
+    """Give a folder its plain name where a file has the same one: the file gets its id."""
+    for name in layout.folders.keys() & layout.files.keys():
+        entry = layout.files.pop(name)
+        layout.files[names.with_label(name, entry)] = entry
+    for folder in layout.folders.values():
+        _part(folder)
+
+
+
