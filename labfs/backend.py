@@ -54,11 +54,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of a directory's entries. `total` is the server's count of all of them, if it tells."""
+    """Some of a directory's entries. `total` is the server's count of all of them, if it tells.
+
+    `left_out` says how many of those that the server counted are not shown here: uploads under way, and
+    what makes no sense.
+    """
 
     entries: tuple[Entry, ...]
     cursor: str | None = None  # of the next page; None at the end
     total: int | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +231,11 @@ async def scan(backend: Backend, parent: Entry) -> list[Entry]:
     """
     for _ in range(SCANS):
         seen: dict[str, Entry] = {}
-        total = None
+        total, left_out = None, 0
         async for page in _pages(backend, parent):
             seen.update((entry.id, entry) for entry in page.entries)
-            total = page.total
-        if total is None or len(seen) >= total:
+            total, left_out = page.total, left_out + page.left_out
+        if total is None or len(seen) + left_out >= total:
             return list(seen.values())
     raise Unavailable(f"The list of “{parent.name}” kept changing while it was read.")
 

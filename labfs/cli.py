@@ -245,7 +245,8 @@ def status(as_json: bool) -> None:
 
 def _describe(mount: dict[str, Any]) -> Iterator[str]:
     if mount.get("dead"):
-        yield f"{mount['mountpoint']}  dead: its labfs ended without unmounting; run: labfs umount {mount['mountpoint']}"
+        where = mount["mountpoint"]
+        yield f"{where}  dead: its labfs ended without unmounting; run: labfs umount {where}"
         return
     cache, spool = mount["cache"], mount["spool"]
     yield f"{mount['mountpoint']}  process {mount['pid']}, log {mount['log']}"
@@ -370,7 +371,7 @@ def sandbox(directory: Path, port: int) -> None:
     except ImportError as error:
         raise ConfigError(f"The sandbox needs more packages ({error.name}): pip install 'labfs[sandbox]'") from error
     try:
-        stand_in.run(directory.absolute(), port, lambda text: click.echo(text))
+        stand_in.run(directory.absolute(), port, click.echo)
     except OSError as error:
         raise ConfigError(f"The sandbox cannot start: {error.strerror or error}.") from error
 

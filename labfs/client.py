@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from enum import Enum
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -41,15 +43,14 @@ REDIRECTS = 5
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long one request is tried again. The kernel's freezer gives a process 20 s: stay below."""
+class Patience(float, Enum):
+    """How long one request is tried again, in multiples of the longest silence that a site is granted.
 
-    total_s: float
+    With the usual 8 s, PROMPT stays below the 20 s that the kernel's freezer gives a process.
+    """
 
-
-PROMPT = Patience(12.0)  # somebody waits for a listing or a read
-PERSISTENT = Patience(75.0)  # an upload: close() may take as long as its bytes need
+    PROMPT = 1.5  # somebody waits for a listing or a read
+    PERSISTENT = 10.0  # an upload: close() may take as long as its bytes need
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +101,14 @@ class Client:
         self.url = url.rstrip("/") + "/"
         self._credentials = credentials
         self._explain = explain
+        self._timeout_s = timeout_s
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
         self._breakers: dict[str, _Breaker] = {}
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
-        self._api = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout_s, pool=None), limits=limits, transport=transport
-        )
+        self._api = httpx.AsyncClient(timeout=httpx.Timeout(timeout_s, pool=None), limits=limits, transport=transport)
         # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
-        self._bulk = httpx.Client(timeout=None, transport=bulk_transport or _bulk_transport(timeout_s))
+        self._bulk = httpx.Client(timeout=None, transport=bulk_transport or _bulk_transport(timeout_s))  # noqa: S113
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
@@ -126,7 +126,7 @@ class Client:
         json: Any = None,
         source: Source | None = None,
         headers: Mapping[str, str] | None = None,
-        patience: Patience = PROMPT,
+        patience: Patience = Patience.PROMPT,
         repeatable: bool = True,
     ) -> Answer:
         """Send one request with the site's credentials and return its 2xx answer.
@@ -151,10 +151,11 @@ class Client:
                     )
                     return await self._answer(request, what)
 
-        with trio.move_on_after(float("inf") if source else patience.total_s + 2) as scope:
+        total_s = patience * self._timeout_s
+        with trio.move_on_after(math.inf if source else total_s + 2) as scope:
             return await self._insist(self.url, once, patience, repeatable)
         assert scope.cancelled_caught
-        raise Unanswered(f"{what} did not answer within {patience.total_s:.0f} seconds.", silent=True)
+        raise Unanswered(f"{what} did not answer within {total_s:.0f} seconds.", silent=True)
 
     async def _answer(self, request: httpx.Request, what: str) -> Answer:
         response = await self._api.send(request, stream=True)
@@ -175,9 +176,7 @@ class Client:
 
     # -- file bytes ----------------------------------------------------------------------------------
 
-    async def fetch(
-        self, url: str, start: int, stop: int, version: str | None, patience: Patience = PROMPT
-    ) -> Buffer:
+    async def fetch(self, url: str, start: int, stop: int, version: str | None, patience: Patience = Patience.PROMPT) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
 
         Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
@@ -208,11 +207,9 @@ class Client:
 
     # -- insisting -----------------------------------------------------------------------------------
 
-    async def _insist(
-        self, url: str, once: Callable[[], Awaitable[T]], patience: Patience, repeatable: bool
-    ) -> T:
+    async def _insist(self, url: str, once: Callable[[], Awaitable[T]], patience: Patience, repeatable: bool) -> T:
         breaker = self._breaker(url)
-        deadline = trio.current_time() + patience.total_s
+        deadline = trio.current_time() + patience * self._timeout_s
         wait_s = FIRST_WAIT_S
         while True:
             try:
@@ -230,7 +227,7 @@ class Client:
     def _breaker(self, url: str) -> _Breaker:
         origin = urlsplit(url).netloc
         if origin not in self._breakers:
-            self._breakers[origin] = _Breaker(self.site)
+            self._breakers[origin] = _Breaker(self.site, self._timeout_s)
         return self._breakers[origin]
 
     @property
@@ -243,10 +240,11 @@ class _Breaker:
     """Fails requests at once to an origin that was silent several times in a row, and probes it later."""
 
     THRESHOLD = 4  # silences in a row
-    FIRST_REST_S, LONGEST_REST_S = 2.0, 20.0
+    FIRST_REST, LONGEST_REST = 0.25, 2.5  # in multiples of the longest silence
 
-    def __init__(self, site: str) -> None:
+    def __init__(self, site: str, timeout_s: float) -> None:
         self._site = site
+        self._timeout_s = timeout_s
         self._silences = 0
         self._since = 0.0
         self._rest_until = 0.0
@@ -278,8 +276,8 @@ class _Breaker:
         self._silences += 1
         excess = self._silences - self.THRESHOLD
         if excess >= 0:
-            rest_s = min(self.FIRST_REST_S * 2.0 ** min(excess, 10), self.LONGEST_REST_S)
-            self._rest_until = trio.current_time() + rest_s
+            rest = min(self.FIRST_REST * 2.0 ** min(excess, 10), self.LONGEST_REST)
+            self._rest_until = trio.current_time() + rest * self._timeout_s
 
     def _answered(self) -> None:
         self._silences = 0

@@ -62,7 +62,7 @@ class Daemon:
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
                     await pyfuse3.main(max_tasks=99)
-                    await self._vfs.finish(LAST_SAVES_S)
+                    await self._vfs.files.finish(LAST_SAVES_S)
                 finally:
                     pyfuse3.close(unmount=True)
                     nursery.cancel_scope.cancel()
@@ -106,7 +106,7 @@ class Daemon:
     def _welcome(self, doubts: list[str]) -> str:
         names = ", ".join(site.name for site in self._config.sites)
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
-        kept = self._vfs.spool.leftovers()
+        kept = self._vfs.files.spool.leftovers()
         if kept:
             lines.append(f"{len(kept)} earlier save(s) never reached their server: labfs outbox list")
         return "\n".join(lines)
@@ -147,10 +147,13 @@ class Daemon:
             "read_only": self._read_only,
             "log": str(self._place.log),
             "sites": [_site(settings, site) for settings, site in zip(self._config.sites, vfs.sites, strict=True)],
-            "uploads": vfs.uploads(),
-            "local_files": len(vfs.local()),
+            "uploads": vfs.files.uploads(),
+            "local_files": len(vfs.files.local()),
             "cache": {"bytes": vfs.blocks.size, "capacity": vfs.blocks.capacity},
-            "spool": {"free": vfs.spool.free(), "kept": [n for n in vfs.spool.leftovers() if n["state"] == "failed"]},
+            "spool": {
+                "free": vfs.files.spool.free(),
+                "kept": [n for n in vfs.files.spool.leftovers() if n["state"] == "failed"],
+            },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }
 

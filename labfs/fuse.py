@@ -15,8 +15,8 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import pyfuse3
@@ -24,15 +24,17 @@ import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
 from labfs import holders
-from labfs.backend import Buffer
 from labfs.errors import Invalid, LabfsError
+from labfs.files import Handle
 from labfs.inodes import Inodes
 from labfs.tree import Node
-from labfs.vfs import Handle, Vfs
+from labfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 R = TypeVar("R")
-Handler = Callable[..., Awaitable[R]]
+Handler = Callable[Concatenate["Door", P], Awaitable[R]]
+Answer = Callable[Concatenate["Door", P], Coroutine[Any, Any, R]]
 
 DEADLINE_S = 17.0
 VALID_S = 1.0  # for which the kernel believes names and attributes without asking
@@ -40,26 +42,28 @@ BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"
 QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
 
 
-def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[R]], Handler[R]]:
+def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[P, R]], Answer[P, R]]:
     """Make a handler answer in time, and with an errno whatever happens in it."""
 
-    def wrap(handler: Handler[R]) -> Handler[R]:
-        @functools.wraps(handler)
-        async def answer(self: Door, *args: Any) -> R:
+    def wrap(handler: Handler[P, R]) -> Answer[P, R]:
+        name = getattr(handler, "__name__", "request")
+
+        @functools.wraps(cast(Callable[..., Any], handler))
+        async def answer(self: Door, *args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 with trio.fail_after(float("inf") if deadline_s is None else deadline_s):
-                    return await handler(self, *args)
+                    return await handler(self, *args, **kwargs)
             except FUSEError:
                 raise
             except trio.TooSlowError:
-                self.fail(handler, args, errno.ETIMEDOUT, TimeoutError("The site did not answer in time."))
+                self.fail(name, args, errno.ETIMEDOUT, TimeoutError("The site did not answer in time."))
             except (LabfsError, OSError) as error:
-                self.fail(handler, args, error.errno or errno.EIO, error)
+                self.fail(name, args, error.errno or errno.EIO, error)
             except Exception as error:
-                log.exception("%s failed; this is a mistake in labfs", handler.__name__)
-                self.fail(handler, args, errno.EIO, error)
+                log.exception("%s failed; this is a mistake in labfs", name)
+                self.fail(name, args, errno.EIO, error)
 
-        return answer
+        return cast(Answer[P, R], answer)
 
     return wrap
 
@@ -80,13 +84,13 @@ class Door(pyfuse3.Operations):
         self._cached: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # generation of the kernel's pages
         self._owner = (os.getuid(), os.getgid())
 
-    def fail(self, handler: Handler[Any], args: tuple[Any, ...], number: int, error: BaseException) -> NoReturn:
+    def fail(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> NoReturn:
         """Answer with an errno; keep the reason where the user can find it."""
-        path = self._place(args, handler.__name__ in BY_HANDLE)
+        path = self._place(args, request in BY_HANDLE)
         if number in QUIET:
-            log.debug("%s %s: %s", handler.__name__, path, error)
+            log.debug("%s %s: %s", request, path, error)
         else:
-            log.warning("%s %s: %s", handler.__name__, path, error)
+            log.warning("%s %s: %s", request, path, error)
             self._vfs.reasons.note(path, error)
         raise FUSEError(number) from error
 
@@ -134,12 +138,12 @@ class Door(pyfuse3.Operations):
             if handle is not None and node.writer is not None:
                 await node.writer.truncate(attr.st_size)
             else:
-                await self._vfs.truncate(node, attr.st_size)
+                await self._vfs.files.truncate(node, attr.st_size)
         if fields.update_mtime:
             self._vfs.set_modified(node, attr.st_mtime_ns)
         return self._attributes(node)
 
-    async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
             self._inodes.forget(inode, count)
 
@@ -165,7 +169,7 @@ class Door(pyfuse3.Operations):
     @answered()
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         # What fits is what the spool can hold. Half full always: `df` and file managers warn otherwise.
-        free = self._vfs.spool.free()
+        free = self._vfs.files.spool.free()
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
         data.f_blocks, data.f_bfree = 2 * free // 4096, free // 4096
@@ -179,7 +183,7 @@ class Door(pyfuse3.Operations):
     @answered()
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
         node = self._node(inode)
-        listing = [(os.fsencode(child.name), child) for child in await self._vfs.list(node)]
+        listing = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node)]
         number = next(self._numbers)
         self._folders[number] = [(b".", node), (b"..", node.parent or node), *listing]
         return FileHandleT(number)
@@ -237,7 +241,7 @@ class Door(pyfuse3.Operations):
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: pyfuse3.RequestContext
     ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
         program = await trio.to_thread.run_sync(holders.program, ctx.pid)
-        handle = await self._vfs.create(
+        handle = await self._vfs.files.create(
             self._node(parent), _text(name), program=program, exclusive=bool(flags & os.O_EXCL)
         )
         handle.append = bool(flags & os.O_APPEND)
@@ -246,7 +250,7 @@ class Door(pyfuse3.Operations):
     @answered()
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
         access = flags & os.O_ACCMODE
-        handle = await self._vfs.open(
+        handle = await self._vfs.files.open(
             self._node(inode),
             read=access != os.O_WRONLY,
             write=access != os.O_RDONLY,
@@ -256,26 +260,33 @@ class Door(pyfuse3.Operations):
         return self._opened(handle)
 
     @answered()
-    async def read(self, fh: FileHandleT, off: int, size: int) -> Buffer:
-        return await self._vfs.read(self._files[fh], off, size)
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        # Any buffer will do: pyfuse3 passes its address on. A copy to `bytes` would be one too many.
+        return cast(bytes, await self._vfs.files.read(self._files[fh], off, size))
 
     @answered()
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        return await self._vfs.write(self._files[fh], off, buf)
+        return await self._vfs.files.write(self._files[fh], off, buf)
 
     @answered(None)
     async def flush(self, fh: FileHandleT) -> None:
         handle = self._files[fh]
-        await self._vfs.flush(handle, shared=await self._shared(handle))
+        await self._vfs.files.flush(handle, shared=await self._shared(handle))
 
     @answered(None)
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._vfs.fsync(self._files[fh])
+        await self._vfs.files.fsync(self._files[fh])
 
     @answered(None)
     async def release(self, fh: FileHandleT) -> None:
         handle = self._files.pop(fh)
-        await self._vfs.release(handle)
+        node = handle.node
+        parent, name = node.parent, node.name
+        await self._vfs.files.release(handle)
+        if parent is not None and not node.unlinked and parent.children.get(name) is not node:
+            # It was never saved, and so it is not there any more: the kernel must not believe it is.
+            inode = InodeT(self._inodes.number(parent))
+            pyfuse3.invalidate_entry_async(inode, FileNameT(name.encode()), ignore_enoent=True)
 
     async def _shared(self, handle: Handle) -> bool:
         """Whether copies of this handle's descriptor are left: then a later flush is the last one."""
@@ -284,7 +295,7 @@ class Door(pyfuse3.Operations):
             return False
         inode = self._inodes.number(node)
         left = await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name)
-        return left > self._vfs.writers(node) - 1
+        return left > self._vfs.files.writers(node) - 1
 
     # -- bookkeeping -----------------------------------------------------------------------------------
 

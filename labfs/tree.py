@@ -36,6 +36,7 @@ class Node:
         "__weakref__",
         "children",
         "committed_at",
+        "doubt",
         "entry",
         "generation",
         "hidden",
@@ -87,6 +88,7 @@ class Node:
             self.hidden: dict[str, str] = {}  # names that were moved aside here → id of what is hidden
             self.listed_at = float("-inf")
             self.lock: trio.Lock | None = None
+            self.doubt: str | None = None  # why the listing could not be renewed
 
     def __repr__(self) -> str:
         return f"<Node {self.path!r}>"
@@ -151,9 +153,7 @@ class Tree:
         self.root = Node("", None, None, is_dir=True)
         self.root.listed_at = float("inf")
         for site in sites:
-            self.root.children[site.name] = Node(
-                site.name, self.root, site, is_dir=True, entry=site.backend.root
-            )
+            self.root.children[site.name] = Node(site.name, self.root, site, is_dir=True, entry=site.backend.root)
 
     async def children(self, node: Node) -> dict[str, Node]:
         """Return the nodes in a directory by name, listing it if the last listing is too old.
@@ -177,6 +177,9 @@ class Tree:
         """Return the node of that name, listed or not. Raises NotFound."""
         children = await self.children(parent)
         node = children.get(name) or parent.unlisted.get(name)
+        doubt = parent.container.doubt
+        if node is None and doubt is not None:
+            raise Unavailable(doubt)  # an old listing can show what was there, not what is absent
         if node is None:
             raise NotFound(f"There is no “{name}” in {parent.path}.")
         return node
@@ -199,7 +202,8 @@ class Tree:
 
     def hide(self, node: Node) -> None:
         """Take a server's file out of sight, here, until something newer has its name."""
-        assert node.parent is not None and node.entry is not None
+        assert node.parent is not None
+        assert node.entry is not None
         self.detach(node)
         node.parent.hidden[node.name] = node.entry.id
 
@@ -208,7 +212,8 @@ class Tree:
         return trio.current_time() - container.listed_at < LISTING_S
 
     async def _list(self, container: Node) -> None:
-        assert container.site is not None and container.entry is not None
+        assert container.site is not None
+        assert container.entry is not None
         backend = container.site.backend
         try:
             entries = await scan(backend, container.entry)
@@ -216,6 +221,7 @@ class Tree:
             if container.listed_at == float("-inf") and not container.children:
                 raise
             log.warning("Showing the last listing of %s: %s", container.path, error)
+            container.doubt = str(error)
             container.listed_at = trio.current_time() - LISTING_S + 5
             return
         except NotFound:
@@ -224,6 +230,7 @@ class Tree:
             raise
         self._settle(container, _fold(entries, backend.capabilities.same_path_is_newer))
         container.listed_at = trio.current_time()
+        container.doubt = None
 
     def _settle(self, node: Node, layout: _Layout) -> None:
         """Make the node's children what the layout says, keeping nodes that are still there."""
@@ -242,8 +249,7 @@ class Tree:
             node.hidden.pop(name, None)
             node.children[name] = self._renewed(before.get(name), name, node, entry)
         node.unlisted = {
-            name: self._renewed(node.unlisted.get(name), name, node, entry)
-            for name, entry in layout.older.items()
+            name: self._renewed(node.unlisted.get(name), name, node, entry) for name, entry in layout.older.items()
         }
         for name, child in before.items():
             if name not in node.children and _ours(child):
@@ -312,6 +318,3 @@ def _part(layout: _Layout) -> None:
         layout.files[names.with_label(name, entry)] = entry
     for folder in layout.folders.values():
         _part(folder)
-
-
-

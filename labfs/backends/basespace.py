@@ -12,20 +12,19 @@ overwritten nor deleted: saving to a path again is a new file, and the newest co
 from __future__ import annotations
 
 import base64
+import logging
 import mimetypes
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import trio
 
 from labfs.backend import (
     Accept,
-    Buffer,
     Capabilities,
     Content,
     Entry,
@@ -35,7 +34,9 @@ from labfs.backend import (
     Source,
     Target,
 )
-from labfs.client import PERSISTENT, Answer, Client
+from labfs.backends import basespace_entries as entries
+from labfs.backends.basespace_entries import Json
+from labfs.client import Answer, Client, Patience
 from labfs.errors import (
     Denied,
     Exists,
@@ -47,12 +48,13 @@ from labfs.errors import (
     Unanswered,
     Unavailable,
 )
+from labfs.presigned import Address, Presigned, address
+
+log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 API = "v1pre3"
 PAGE = 1024  # the largest page there is
-MARGIN_S = 60.0  # before its expiry, for which an address is no longer used
-CLOSED = ("complete", "aborted")  # states of an analysis after which its record takes no more files
 UPLOAD_TRIES = 3
 LOOK_BACK = 50  # newest files of a record among which a lost upload is looked for
 
@@ -64,8 +66,6 @@ CAPABILITIES = Capabilities(
     parts=Parts(least=5 * MIB, greatest=25 * MIB, count=10_000, preferred=8 * MIB),
     connections=16,
 )
-
-Json = dict[str, Any]
 
 
 def build(name: str, url: str, secrets: Mapping[str, Callable[[], str]], timeout_s: float) -> BaseSpace:
@@ -107,7 +107,7 @@ class BaseSpace:
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:
         if parent.id == "":
-            return await self._page("users/current/projects", _project, cursor)
+            return await self._page("users/current/projects", entries.project, cursor)
         kind, _, number = parent.id.partition("/")
         match kind:
             case "projects":
@@ -117,25 +117,24 @@ class BaseSpace:
         raise NotFound(f"“{parent.name}” holds nothing that could be listed.")
 
     async def _records(self, project: str, cursor: str | None) -> Page:
-        """App results first, then samples: one list after the other behind one cursor."""
-        kind, _, offset = (cursor or "appresults:").partition(":")
-        page = await self._page(f"projects/{project}/{kind}", _RECORDS[kind], offset or None)
+        """App results first, then samples: one list after the other; the cursor carries the first's count."""
+        kind, offset, before = (cursor or "appresults:0:0").split(":")
+        page = await self._page(f"projects/{project}/{kind}", entries.RECORDS[kind], offset)
         if page.cursor is not None:
-            return Page(page.entries, f"{kind}:{page.cursor}")
-        return Page(page.entries, "samples:" if kind == "appresults" else None)
+            return replace(page, cursor=f"{kind}:{page.cursor}:{before}")
+        if kind == "appresults":
+            return replace(page, cursor=f"samples:0:{page.total}")
+        return replace(page, total=(page.total or 0) + int(before))
 
     async def _files(self, kind: str, number: str, cursor: str | None) -> Page:
-        """Files but not pending uploads, which count in the server's total: the cursor carries how many."""
-        offset, _, unseen = (cursor or "").partition("+")
-        page = await self._page(f"{kind}/{number}/files", _file, offset, Statuses="complete")
-        entries = [entry for entry in page.entries if entry.size or await self._is_complete(entry)]
-        pending = int(unseen or 0) + len(page.entries) - len(entries)
-        total = None if page.total is None else page.total - pending
-        return Page(tuple(entries), page.cursor and f"{page.cursor}+{pending}", total)
+        page = await self._page(f"{kind}/{number}/files", entries.file, cursor, Statuses="complete")
+        shown = tuple([entry for entry in page.entries if entry.size or await self._is_complete(entry)])
+        pending = len(page.entries) - len(shown)
+        return replace(page, entries=shown, left_out=page.left_out + pending)
 
     async def _is_complete(self, entry: Entry) -> bool:
         """Tell an empty file from an upload under way, which a list shows alike."""
-        if entry.checksum == EMPTY_MD5:
+        if entry.checksum == entries.EMPTY_MD5:
             return True
         try:
             found = await self._get(entry.id)
@@ -143,31 +142,35 @@ class BaseSpace:
             return False
         return str(found.get("UploadStatus")).lower() == "complete"
 
-    async def _page(
-        self, path: str, convert: Callable[[Json], Entry], cursor: str | None, **filters: str
-    ) -> Page:
+    async def _page(self, path: str, convert: Callable[[Json], Entry], cursor: str | None, **filters: str) -> Page:
         offset = int(cursor or 0)
         params = {"SortBy": "Id", "SortDir": "Asc", "Offset": str(offset), "Limit": str(PAGE), **filters}
         found = await self._get(path, params)
         items, total = found.get("Items"), found.get("TotalCount")
         if not isinstance(items, list) or not isinstance(total, int):
             raise Malformed(f"{self._client.site} answered {path} without a list of items.")
+        if (found.get("SortBy"), found.get("SortDir")) != ("Id", "Asc"):
+            # The service replaces an order that it does not know. Pages may then overlap or leave gaps,
+            # which the count in `scan` finds out.
+            log.warning("%s lists %s in another order than by id.", self._client.site, path)
+        good = tuple(entry for item in items if (entry := self._converted(convert, item)) is not None)
+        end = offset + len(items)
+        more = bool(items) and end < total
+        return Page(good, str(end) if more else None, total, len(items) - len(good))
+
+    def _converted(self, convert: Callable[[Json], Entry], item: Json) -> Entry | None:
         try:
-            entries = tuple(convert(item) for item in items)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Malformed(f"{self._client.site} listed something in {path} that makes no sense.") from error
-        done = not items or offset + len(items) >= total
-        # A server that ignores the order it was asked for says so in its echo. Then pages may overlap
-        # or leave gaps, and the count has to prove that nothing is missing.
-        ordered = (found.get("SortBy"), found.get("SortDir")) == ("Id", "Asc")
-        return Page(entries, None if done else str(offset + len(items)), None if ordered and not done else total)
+            return convert(item)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s listed something that makes no sense (%r).", self._client.site, error)
+            return None
 
     async def stat(self, entry_id: str) -> Entry:
         kind = entry_id.partition("/")[0]
         found = await self._get(entry_id)
         if kind == "files" and str(found.get("UploadStatus", "complete")).lower() != "complete":
             raise NotFound("The upload of this file is not complete.")
-        convert = {"projects": _project, "files": _file, **_RECORDS}.get(kind)
+        convert = {"projects": entries.project, "files": entries.file, **entries.RECORDS}.get(kind)
         if convert is None:
             raise NotFound(f"There is no {entry_id}.")
         return convert(found)
@@ -176,7 +179,15 @@ class BaseSpace:
         return await self._get(entry.id or "users/current")
 
     def content(self, entry: Entry) -> Content:
-        return _Content(self._client, entry)
+        return Presigned(self._client, entry.version, lambda: self._address(entry))
+
+    async def _address(self, entry: Entry) -> Address:
+        answer = await self._client.call("GET", f"{API}/{entry.id}/content", params={"redirect": "meta"})
+        found = _response(answer)
+        url, until = found.get("HrefContent"), entries.parse_time(found.get("Expires"))
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise Malformed(f"{answer.what} did not say where the bytes are.")
+        return address(url, answer, until.timestamp() if until else None)
 
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
         return _response(await self._client.call("GET", f"{API}/{path}", params=params))
@@ -188,14 +199,14 @@ class BaseSpace:
             return await self._make_project(name)
         path = f"{API}/{parent.id}/appresults"
         body = {"Name": name, "Description": "", "References": []}
-        return _app_result(_response(await self._client.call("POST", path, json=body, repeatable=False)))
+        return entries.app_result(_response(await self._client.call("POST", path, json=body, repeatable=False)))
 
     async def _make_project(self, name: str) -> Entry:
         # Creating a project that exists quietly returns the old one: look first.
         listed = await self._get("users/current/projects", {"Name": name, "Limit": str(PAGE)})
         if any(item.get("Name") == name for item in listed.get("Items", [])):
             raise Exists(f"There already is a project “{name}”.")
-        return _project(_response(await self._client.call("POST", f"{API}/projects", json={"Name": name})))
+        return entries.project(_response(await self._client.call("POST", f"{API}/projects", json={"Name": name})))
 
     async def upload(self, target: Target, source: Source) -> Entry:
         digest = (await trio.to_thread.run_sync(source.md5)).hex()
@@ -223,7 +234,7 @@ class BaseSpace:
                 params=_where(target),
                 source=source,
                 headers={"Content-Type": _content_type(target.name)},
-                patience=PERSISTENT,
+                patience=Patience.PERSISTENT,
                 repeatable=False,
             )
         except Invalid as error:
@@ -236,19 +247,17 @@ class BaseSpace:
         """Look for an upload whose answer was lost among the newest files of the record."""
         params = {"SortBy": "Id", "SortDir": "Desc", "Offset": "0", "Limit": str(LOOK_BACK)}
         path = "/".join((*target.folders, target.name))
-        answer = await self._client.call(
-            "GET", f"{API}/{target.parent.id}/files", params=params, patience=PERSISTENT
-        )
+        answer = await self._client.call("GET", f"{API}/{target.parent.id}/files", params=params, patience=Patience.PERSISTENT)
         for item in _response(answer).get("Items", []):
             same = (item.get("Path"), item.get("Size"), item.get("ETag")) == (path, size, md5)
             # An hour of slack: their clock is not ours, and an equal older file is the same bytes anyway.
-            if same and (_time_ns(item) or since_ns) > since_ns - 3600 * 10**9:
+            if same and (entries.time_ns(item) or since_ns) > since_ns - 3600 * 10**9:
                 return await self.stat(f"files/{item['Id']}")
         return None
 
     async def _confirmed(self, sent: Json, size: int, md5: str | None) -> Entry:
         """Ask for a saved file once more and compare; what the answer to the save said is not proof."""
-        answer = await self._client.call("GET", f"{API}/files/{sent['Id']}", patience=PERSISTENT)
+        answer = await self._client.call("GET", f"{API}/files/{sent['Id']}", patience=Patience.PERSISTENT)
         found = _response(answer)
         if str(found.get("UploadStatus")).lower() != "complete" or found.get("Size") != size:
             raise Malformed(
@@ -256,14 +265,14 @@ class BaseSpace:
             )
         if md5 and re.fullmatch("[0-9a-f]{32}", found.get("ETag") or "") and found["ETag"] != md5:
             raise Malformed(f"{self._client.site} holds other bytes than those that were sent; not saved.")
-        return _file(found)
+        return entries.file(found)
 
     async def begin_upload(self, target: Target, size: int | None) -> _Upload:
         params = {**_where(target), "multipart": "true"}
         headers = {"Content-Type": _content_type(target.name)}
         path = f"{API}/{target.parent.id}/files"
         # A repetition after a lost answer leaves a pending upload behind that nobody sees.
-        answer = await self._client.call("POST", path, params=params, headers=headers, patience=PERSISTENT)
+        answer = await self._client.call("POST", path, params=params, headers=headers, patience=Patience.PERSISTENT)
         return _Upload(self, self._client, str(_response(answer)["Id"]))
 
     async def delete(self, entry: Entry) -> None:
@@ -283,7 +292,7 @@ class _Upload:
         path = f"{API}/files/{self.token}/parts/{number}"
         headers = {"Content-MD5": base64.b64encode(digest).decode()}
         try:
-            answer = await self._client.call("PUT", path, source=source, headers=headers, patience=PERSISTENT)
+            answer = await self._client.call("PUT", path, source=source, headers=headers, patience=Patience.PERSISTENT)
         except Invalid as error:
             raise Unavailable(f"Part {number} was refused: {error}") from error
         receipt = _response(answer)
@@ -300,165 +309,12 @@ class _Upload:
         return await self._backend._confirmed({"Id": self.token}, size, None)
 
     async def abort(self) -> None:
-        try:
+        with suppress(NotFound, Denied, Exists, Invalid):  # gone, or finished already
             await self._post("aborted")
-        except (NotFound, Denied, Exists, Invalid):
-            pass  # gone, or finished already
 
     async def _post(self, status: str) -> None:
         path = f"{API}/files/{self.token}"
-        await self._client.call("POST", path, params={"uploadstatus": status}, patience=PERSISTENT)
-
-
-@dataclass(frozen=True, slots=True)
-class _Location:
-    url: str
-    until: float  # on trio's clock
-
-
-class _Content:
-    """One file's bytes behind a presigned address, which is asked for once and kept until near its end."""
-
-    def __init__(self, client: Client, entry: Entry) -> None:
-        self._client = client
-        self._entry = entry
-        self._location: _Location | None = None
-        self._lock = trio.Lock()
-
-    async def prepare(self) -> None:
-        await self._locate()
-
-    async def read(self, start: int, stop: int) -> Buffer:
-        location = await self._locate()
-        try:
-            return await self._client.fetch(location.url, start, stop, self._entry.version)
-        except Denied:
-            # Expired before its time: on another clock, or revoked. A second refusal is meant.
-            if self._location is location:
-                self._location = None
-            location = await self._locate()
-            return await self._client.fetch(location.url, start, stop, self._entry.version)
-
-    async def _locate(self) -> _Location:
-        async with self._lock:
-            if self._location is None or trio.current_time() >= self._location.until:
-                self._location = await self._ask()
-            return self._location
-
-    async def _ask(self) -> _Location:
-        answer = await self._client.call("GET", f"{API}/{self._entry.id}/content", params={"redirect": "meta"})
-        found = _response(answer)
-        url = found.get("HrefContent")
-        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise Malformed(f"{answer.what} did not say where the bytes are.")
-        lives_s = _lifetime_s(found.get("Expires"), answer)
-        return _Location(url, trio.current_time() + max(lives_s - MARGIN_S, lives_s * 0.8))
-
-
-def _lifetime_s(expires: Any, answer: Answer) -> float:
-    """Return for how long an address is good, by the server's clock rather than ours."""
-    try:
-        now = parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (KeyError, ValueError):
-        now = time.time()
-    until = _parse_time(expires)
-    return max((until.timestamp() - now) if until else 600.0, 0.0)
-
-
-# -- JSON → entries ----------------------------------------------------------------------------------
-
-EMPTY_MD5 = "md5:d41d8cd98f00b204e9800998ecf8427e"
-
-
-def _project(item: Json) -> Entry:
-    return Entry(
-        id=f"projects/{int(item['Id'])}",
-        name=str(item["Name"]),
-        is_dir=True,
-        age=int(item["Id"]),
-        label=str(item["Id"]),
-        modified_ns=_time_ns(item),
-        accepts=frozenset({Accept.DIRECTORY}),
-        url=item.get("HrefBaseSpaceUI"),
-    )
-
-
-def _app_result(item: Json) -> Entry:
-    status = str((item.get("AppSession") or {}).get("Status") or item.get("Status") or "").lower()
-    closed = status in CLOSED
-    return Entry(
-        id=f"appresults/{int(item['Id'])}",
-        name=str(item["Name"]),
-        is_dir=True,
-        age=int(item["Id"]),
-        label=str(item["Id"]),
-        modified_ns=_time_ns(item),
-        accepts=frozenset() if closed else frozenset({Accept.FILE, Accept.FOLDER}),
-        read_only=f"The analysis of “{item['Name']}” is {status}: it takes no more files." if closed else None,
-        url=item.get("HrefBaseSpaceUI"),
-    )
-
-
-def _sample(item: Json) -> Entry:
-    return Entry(
-        id=f"samples/{int(item['Id'])}",
-        name=str(item.get("Name") or item["SampleId"]),
-        is_dir=True,
-        age=int(item["Id"]),
-        label=str(item["Id"]),
-        modified_ns=_time_ns(item),
-        read_only="Samples come from the sequencer and cannot be changed.",
-        url=item.get("HrefBaseSpaceUI"),
-    )
-
-
-_RECORDS: dict[str, Callable[[Json], Entry]] = {"appresults": _app_result, "samples": _sample}
-
-
-def _file(item: Json) -> Entry:
-    size, tag = item["Size"], item.get("ETag") or None
-    if not isinstance(size, int) or not 0 <= size < 1 << 63:
-        raise ValueError("a size that no file has")
-    *folders, name = [part for part in str(item.get("Path") or item["Name"]).split("/") if part] or [item["Name"]]
-    archived = f"“{name}” is archived; restore it in BaseSpace, which takes about two days."
-    return Entry(
-        id=f"files/{int(item['Id'])}",
-        name=name,
-        is_dir=False,
-        age=int(item["Id"]),
-        label=str(item["Id"]),
-        folders=tuple(folders),
-        size=size,
-        modified_ns=_time_ns(item),
-        version=tag,
-        checksum=_checksum(tag),
-        unreadable=archived if item.get("IsArchived") else None,
-    )
-
-
-def _checksum(tag: str | None) -> str | None:
-    """Return what an object store's entity tag proves: MD5 of the bytes, or of the MD5s of its parts."""
-    if tag and re.fullmatch(r"[0-9a-f]{32}", tag):
-        return f"md5:{tag}"
-    if tag and re.fullmatch(r"[0-9a-f]{32}-[1-9]\d{0,4}", tag):
-        return f"md5-of-parts:{tag}"
-    return None
-
-
-def _time_ns(item: Json) -> int | None:
-    for key in ("DateModified", "DateCreated"):
-        moment = _parse_time(item.get(key))
-        if moment is not None and moment.year > 1:
-            return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
-    return None
-
-
-def _parse_time(text: Any) -> datetime | None:
-    """Parse `2018-07-18T18:49:07.0000000Z`; older answers lack the Z and mean UTC all the same."""
-    try:
-        return datetime.fromisoformat(str(text).rstrip("Z")[:26] + "+00:00")
-    except ValueError:
-        return None
+        await self._client.call("POST", path, params={"uploadstatus": status}, patience=Patience.PERSISTENT)
 
 
 def _where(target: Target) -> dict[str, str]:

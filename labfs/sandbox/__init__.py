@@ -5,7 +5,7 @@ contract cannot hide by being made twice.
 
     serve     several applications on loopback ports     store      SQLite and blobs in a directory
     faults    faults as values, and counters             control    the origin that sets and shows them
-    blobs     the presigned object store                 basespace  … and what it is seeded with
+    blobs     the presigned object store                 basespace  that service
     specimens small valid lab files
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from labfs.sandbox import basespace, blobs, seed_basespace, serve
+from labfs.sandbox import basespace, blobs, serve
 from labfs.sandbox.control import control
 from labfs.sandbox.faults import Layer, Watch
 from labfs.sandbox.store import Store
@@ -46,7 +46,7 @@ def run(directory: Path, port: int, say: Callable[[str], None]) -> None:
     listeners = {name: serve.bind(port + index if port else 0) for index, name in enumerate(apps)}
     urls = {name: serve.address(listener) for name, listener in listeners.items()}
     origin.url = urls["blobs"]
-    seed_basespace.seed(hub)
+    basespace.seed(hub.shelf)
     _describe(directory, urls)
     pairs = [(listeners[name], app) for name, app in apps.items()]
     serve.serve(pairs, lambda: say(f"ready {directory} control {urls['control']}"))
@@ -66,7 +66,7 @@ def _describe(directory: Path, urls: dict[str, str]) -> None:
         "control": urls["control"],
         "sites": sites,
         "blobs": urls["blobs"],
-        "credentials": {"basespace": {"token": seed_basespace.TOKEN}},
+        "credentials": {"basespace": {"token": basespace.TOKEN}},
     }
     _write(directory / "sandbox.json", json.dumps(known, indent=2))
     _write(
@@ -75,7 +75,7 @@ def _describe(directory: Path, urls: dict[str, str]) -> None:
         "[sites.basespace]\n"
         'kind = "basespace"\n'
         f'url = "{sites["basespace"]}"\n'
-        f'token = "{seed_basespace.TOKEN}"\n'
+        f'token = "{basespace.TOKEN}"\n'
         'access = "full"\n',
     )
 

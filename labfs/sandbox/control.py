@@ -38,12 +38,9 @@ def control(watch: Watch, switches: dict[str, Any]) -> Starlette:
 
     async def switch(request: Request) -> Response:
         if request.method == "POST":
-            for service, values in (await request.json()).items():
-                known = {field.name for field in fields(switches[service])} if service in switches else set()
-                for name, value in values.items():
-                    if name not in known:
-                        return JSONResponse({"error": f"There is no switch {service}.{name}."}, 400)
-                    setattr(switches[service], name, value)
+            unknown = _turn(switches, await request.json())
+            if unknown:
+                return JSONResponse({"error": f"There is no switch {unknown}."}, 400)
         return JSONResponse({service: asdict(values) for service, values in switches.items()})
 
     return Starlette(
@@ -55,3 +52,14 @@ def control(watch: Watch, switches: dict[str, Any]) -> Starlette:
             Route("/switches", switch, methods=["GET", "POST"]),
         ]
     )
+
+
+def _turn(switches: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> str | None:
+    """Set switches by service and name; return the first that does not exist."""
+    for service, values in wanted.items():
+        known = {field.name for field in fields(switches[service])} if service in switches else set()
+        for name, value in values.items():
+            if name not in known:
+                return f"{service}.{name}"
+            setattr(switches[service], name, value)
+    return None

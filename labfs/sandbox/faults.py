@@ -108,7 +108,8 @@ class Layer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         watch, service, method, path = self._watch, self._service, scope["method"], scope["path"]
         status = 0
         watch.log.append((service, method, path))
@@ -137,9 +138,10 @@ class Layer:
             watch.counts[service, method, template(path), status] += 1
 
     async def _spoil(self, fault: Fault | None, scope: Scope, receive: Receive, send: Send) -> None:
-        match fault and fault.action:
-            case None:
-                await self._app(scope, receive, send)
+        if fault is None:
+            await self._app(scope, receive, send)
+            return
+        match fault.action:
             case "status":
                 await _refusal(fault.argument, self._error_body)(scope, receive, send)
             case "delay_s":
@@ -174,14 +176,16 @@ class _Spoiler:
             last = message["type"] == "http.response.body" and not message.get("more_body")
             if last and self._action != "corrupt":
                 await self._break(body)  # shorter than the fault's byte: broken at its end
-            return await self._send(message)
+            await self._send(message)
+            return
         room = self._at - self._passed
         self._passed += len(body)
         if self._action == "corrupt":
             spoiled = bytearray(body)
             spoiled[room] ^= 0xFF
             self._at = 1 << 62
-            return await self._send({**message, "body": bytes(spoiled)})
+            await self._send({**message, "body": bytes(spoiled)})
+            return
         await self._break(body[:room])
 
     async def _break(self, body: bytes) -> None:

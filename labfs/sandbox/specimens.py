@@ -29,7 +29,9 @@ def fastq_gz(sample: str, read: int, reads: int = 400) -> bytes:
     for number in range(reads):
         bases = "".join(chance.choices("ACGT", k=100))
         quality = "".join(chance.choices("FFFFFF:,#", k=100))
-        lines.append(f"@SBX001:42:FLOWCELL:1:1101:{1000 + number}:{2000 + number} {read}:N:0:{sample}\n{bases}\n+\n{quality}\n")
+        lines.append(
+            f"@SBX001:42:FLOWCELL:1:1101:{1000 + number}:{2000 + number} {read}:N:0:{sample}\n{bases}\n+\n{quality}\n"
+        )
     return gzip.compress("".join(lines).encode(), mtime=0)
 
 

@@ -112,6 +112,5 @@ def make_large(path: Path, size: int) -> None:
     """Write the first `size` bytes, whole MiB, of the large file."""
     partial = path.with_suffix(f".{os.getpid()}.part")
     with open(partial, "wb") as file:
-        for index in range(size // MIB):
-            file.write(large_block(index))
+        file.writelines(large_block(index) for index in range(size // MIB))
     partial.rename(path)

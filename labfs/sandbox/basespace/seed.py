@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterator
 
 from labfs.sandbox import specimens
-from labfs.sandbox.basespace import BaseSpace
+from labfs.sandbox.basespace.shelf import Shelf
 from labfs.sandbox.store import MIB
 
 USER, STRANGER = 9319322, 9319400
-TOKEN = "sandbox-basespace-token"
+TOKEN = "sandbox-basespace-token"  # noqa: S105, it opens nothing but a sandbox
 LARGE_MIB = 256
 # Entity tag of the large file: MD5 over the MD5s of its 32 parts of 8 MiB (a test computes it anew).
 LARGE_ETAG = "e5bdd679dfcefd901bcb17c8b3b432b5-32"
@@ -24,9 +24,9 @@ TYPES = {
 }  # fmt: skip
 
 
-def seed(service: BaseSpace) -> None:
+def seed(shelf: Shelf) -> None:
     """Fill an empty service; does nothing to one that has users."""
-    store = service.store
+    store = shelf.store
     if store.count("SELECT count(*) FROM users"):
         return
     with store.transaction():
@@ -37,12 +37,12 @@ def seed(service: BaseSpace) -> None:
         # Ids as long as real ones, and above those that the guide's examples name.
         for table, least in (("projects", 257330072), ("records", 38041), ("sessions", 61000), ("files", 11761995732)):
             store.run("INSERT OR REPLACE INTO sqlite_sequence (name, seq) VALUES (?, ?)", table, least)
-        _Seeder(service).run()
+        _Seeder(shelf).run()
 
 
 class _Seeder:
-    def __init__(self, service: BaseSpace) -> None:
-        self._service = service
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
         self._now = dt.datetime(2026, 3, 2, 9, 30, tzinfo=dt.UTC).timestamp()
 
     def _later(self) -> float:
@@ -57,21 +57,21 @@ class _Seeder:
         self._odd()
 
     def _project(self, name: str, user: int = USER) -> int:
-        return self._service.add_project(user, name, self._later())
+        return self._shelf.add_project(user, name, self._later())
 
     def _result(self, project: int, name: str, status: str = "Running") -> int:
-        session = self._service.add_session(USER, name, status, self._later())
-        return self._service.add_record("appresults", project, name, session, created=self._later())
+        session = self._shelf.add_session(USER, name, status, self._later())
+        return self._shelf.add_record("appresults", project, name, session, created=self._later())
 
     def _sample(self, project: int, name: str) -> int:
-        session = self._service.add_session(USER, name, "Complete", self._later())
-        return self._service.add_record("samples", project, name, session, created=self._later())
+        session = self._shelf.add_session(USER, name, "Complete", self._later())
+        return self._shelf.add_record("samples", project, name, session, created=self._later())
 
     def _file(self, record: int, path: str, data: bytes, *, archived: bool = False) -> int:
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         kind = TYPES.get(path.rsplit(".", 1)[-1], "application/octet-stream")
-        blob = self._service.store.put(data)
-        return self._service.add_file(record, path, blob, len(data), etag, kind, self._later(), archived)
+        blob = self._shelf.store.put(data)
+        return self._shelf.add_file(record, path, blob, len(data), etag, kind, self._later(), archived)
 
     def _panel(self) -> None:
         project = self._project("Tumour panel 2026")
@@ -84,10 +84,10 @@ class _Seeder:
             text = ["Tumour panel, sample " + sample, "Two variants of interest in TP53.", "Signed: A. Lab"]
             self._file(record, "report.pdf", specimens.pdf(text))
         for read in (1, 2):
-            sample = self._sample(project, f"NA1287{read}")
+            reads = self._sample(project, f"NA1287{read}")
             for mate in (1, 2):
                 name = f"NA1287{read}_S{read}_L001_R{mate}_001.fastq.gz"
-                self._file(sample, f"Data/Intensities/BaseCalls/{name}", specimens.fastq_gz(f"S{read}", mate))
+                self._file(reads, f"Data/Intensities/BaseCalls/{name}", specimens.fastq_gz(f"S{read}", mate))
         closed = self._result(project, "Signed off", "Complete")
         self._file(closed, "final.csv", specimens.csv(24))
         self._result(project, "Upload here")
@@ -105,13 +105,13 @@ class _Seeder:
         project = self._project("Large things")
         record = self._result(project, "One large file")
         size = LARGE_MIB * MIB
-        self._service.add_file(
+        self._shelf.add_file(
             record, "run42.raw.bin", f"made-large-{LARGE_MIB}", size, LARGE_ETAG, TYPES["bin"], self._later()
         )
         many = self._result(project, "Five thousand files")
-        store, blob = self._service.store, self._service.store.put(specimens.csv(12))
+        store, blob = self._shelf.store, self._shelf.store.put(specimens.csv(12))
         etag = hashlib.md5(specimens.csv(12), usedforsecurity=False).hexdigest()
-        key, created = self._service.blobs.add(blob, etag), self._later()
+        key, created = self._shelf.blobs.add(blob, etag), self._later()
 
         def rows() -> Iterator[tuple[object, ...]]:
             size = len(specimens.csv(12))

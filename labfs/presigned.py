@@ -1,0 +1,64 @@
+"""File bytes behind a presigned address: asked for once, kept until near its end, asked for again on 403."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+import trio
+
+from labfs.backend import Buffer
+from labfs.client import Answer, Client
+from labfs.errors import Denied
+
+MARGIN_S = 60.0  # before its expiry, for which an address is no longer used
+UNKNOWN_S = 600.0  # for which an address is used that does not say how long it lives
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    url: str
+    until: float  # on trio's clock
+
+
+def address(url: str, answer: Answer, expires_s: float | None) -> Address:
+    """Return the address with its life by the server's clock; `expires_s` is in seconds since 1970."""
+    try:
+        now = parsedate_to_datetime(answer.headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        now = time.time()
+    lives_s = UNKNOWN_S if expires_s is None else max(expires_s - now, 0.0)
+    return Address(url, trio.current_time() + max(lives_s - MARGIN_S, lives_s * 0.8))
+
+
+class Presigned:
+    """The content of one version of a file; `ask` gets a new address for it."""
+
+    def __init__(self, client: Client, version: str | None, ask: Callable[[], Awaitable[Address]]) -> None:
+        self._client = client
+        self._version = version
+        self._ask = ask
+        self._address: Address | None = None
+        self._lock = trio.Lock()
+
+    async def prepare(self) -> None:
+        await self._locate()
+
+    async def read(self, start: int, stop: int) -> Buffer:
+        address = await self._locate()
+        try:
+            return await self._client.fetch(address.url, start, stop, self._version)
+        except Denied:
+            # Expired before its time: on another clock, or revoked. A second refusal is meant.
+            if self._address is address:
+                self._address = None
+            address = await self._locate()
+            return await self._client.fetch(address.url, start, stop, self._version)
+
+    async def _locate(self) -> Address:
+        async with self._lock:
+            if self._address is None or trio.current_time() >= self._address.until:
+                self._address = await self._ask()
+            return self._address

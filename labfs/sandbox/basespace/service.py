@@ -1,0 +1,372 @@
+"""A stand-in of BaseSpace Sequence Hub: v1pre3, and of v2 what clients need beside it.
+
+Strict where the service is strict (tokens, part numbers and sizes, MD5, states, page cap) and awkward
+where it is awkward. What no source settles is a field of `Switches`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from labfs.sandbox.basespace.answers import (
+    FORBIDDEN,
+    Compact,
+    Refusal,
+    json_of,
+    moment,
+    paging,
+    query_of,
+    refused,
+    single,
+    unknown,
+    v2,
+)
+from labfs.sandbox.basespace.shelf import OPEN_STATES, Shelf, Switches
+from labfs.sandbox.basespace.uploads import Uploads
+from labfs.sandbox.blobs import Blobs
+from labfs.sandbox.store import Row, Store
+
+LARGEST_PAGE = 1024
+RECORDS = ("appresults", "samples", "runs")
+
+
+class BaseSpace:
+    """The service: routes over a store, bytes in the blob origin."""
+
+    def __init__(self, store: Store, blobs: Blobs, switches: Switches | None = None) -> None:
+        self.switches = switches or Switches()
+        self.shelf = Shelf(store, blobs, self.switches)
+        self._store = store
+        self._uploads = Uploads(self.shelf)
+        one, two = "/v1pre3", "/v2"
+        self.app = Starlette(
+            routes=[
+                Route(f"{one}/users/current", self._me),
+                Route(f"{one}/users/current/projects", self._projects),
+                Route(f"{one}/users/current/runs", self._runs),
+                Route(f"{one}/users/current/appsessions", self._sessions),
+                Route(f"{one}/oauthv2/token/current", self._token),
+                Route(f"{one}/projects", self._make_project, methods=["POST"]),
+                Route(f"{one}/projects/", self._make_project, methods=["POST"]),
+                Route(f"{one}/projects/{{id:int}}", self._project),
+                Route(f"{one}/projects/{{id:int}}/appresults", self._make_record, methods=["POST"]),
+                Route(f"{one}/projects/{{id:int}}/{{kind}}", self._records),
+                Route(f"{one}/appsessions/{{id:int}}", self._session, methods=["GET", "POST"]),
+                Route(f"{one}/files/{{id:int}}", self._file),
+                Route(f"{one}/files/{{id:int}}", self._finish, methods=["POST"]),
+                Route(f"{one}/files/{{id:int}}/content", self._content),
+                Route(f"{one}/files/{{id:int}}/parts", self._parts),
+                Route(f"{one}/files/{{id:int}}/parts/{{number:int}}", self._put_part, methods=["PUT"]),
+                Route(f"{one}/{{kind}}/{{id:int}}/properties", self._properties, methods=["GET", "POST"]),
+                Route(f"{one}/{{kind}}/{{id:int}}/files", self._files),
+                Route(f"{one}/{{kind}}/{{id:int}}/files", self._upload, methods=["POST"]),
+                Route(f"{one}/{{kind}}/{{id:int}}", self._record),
+                Route(f"{two}/oauthv2tokens/current", self._revoke, methods=["DELETE"]),
+                Route(f"{two}/appsessions/{{id:int}}", self._trash_session, methods=["DELETE"]),
+                Route(f"{two}/trash", self._trash),
+                Route(f"{two}/trash", self._empty_trash, methods=["DELETE"]),
+                Route(f"{two}/trash/{{id:int}}/restorefromtrash", self._restore, methods=["POST"]),
+                Route(f"{two}/projects/{{id:int}}/datasets", self._datasets),
+                Route(f"{two}/datasets/{{id}}/files", self._dataset_files),
+            ],
+            exception_handlers={Refusal: refused, HTTPException: unknown},
+        )
+
+    # -- who asks, and for what ------------------------------------------------------------------------
+
+    def _user(self, request: Request) -> int:
+        """Return the user of the token, which may come in three ways but only in one of them."""
+        bearer = request.headers.get("authorization", "")
+        given = [
+            request.headers.get("x-access-token"),
+            bearer.removeprefix("Bearer ").strip() if bearer.lower().startswith("bearer ") else None,
+            query_of(request).get("access_token"),
+        ]
+        tokens = [token for token in given if token]
+        if len(tokens) > 1:
+            raise Refusal(400, "More than one access token was sent.", "BASESPACE.COMMON.BAD_REQUEST")
+        row = self._store.one("SELECT user FROM tokens WHERE token = ?", tokens[0] if tokens else "")
+        if row is None:
+            raise Refusal(401, "Unrecognized access token", "BASESPACE.COMMON.UNAUTHORIZED")
+        return int(row["user"])
+
+    def _kind(self, request: Request) -> str:
+        kind = str(request.path_params["kind"])
+        if kind not in RECORDS:
+            raise Refusal(404, f"Unable to find a route for {request.url.path}")
+        return kind
+
+    def _record_row(self, request: Request) -> Row:
+        self._user(request)
+        kind = self._kind(request)
+        row = self.shelf.row("records", request.path_params["id"])
+        if row["kind"] != kind:
+            raise Refusal(403, "Sorry but this requires READ access to this Run resource.", FORBIDDEN)
+        return row
+
+    # -- lists -----------------------------------------------------------------------------------------
+
+    def _list(self, request: Request, table: str, where: str, values: tuple[Any, ...], convert: Any) -> dict[str, Any]:
+        """Answer one page; an order that the list does not know is silently replaced."""
+        query = query_of(request)
+        orders = {"id": "id", "name": "name", "datecreated": "created"}
+        if table == "files":
+            orders = {"id": "id", "path": "path", "datecreated": "created"}
+        asked = query.get("sortby", "Id").lower()
+        known = asked in orders and not self.switches.sort_ignored
+        column = orders[asked] if known else ("created" if self.switches.sort_ignored else "id")
+        echo = {"id": "Id", "name": "Name", "path": "Path", "created": "DateCreated"}[column]
+        descending = query.get("sortdir", "Asc").lower() == "desc"
+        offset, limit = self._window(query)
+        order = f"ORDER BY {column} {'DESC' if descending else 'ASC'}, id LIMIT ? OFFSET ?"
+        rows = self._store.all(f"SELECT * FROM {table} WHERE {where} {order}", *values, limit, offset)
+        return {
+            "Items": [convert(row) for row in rows],
+            "DisplayedCount": len(rows),
+            "TotalCount": self._store.count(f"SELECT count(*) FROM {table} WHERE {where}", *values),
+            "Offset": offset,
+            "Limit": limit,
+            "SortDir": "Desc" if descending else "Asc",
+            "SortBy": echo,
+        }
+
+    def _window(self, query: Mapping[str, str]) -> tuple[int, int]:
+        try:
+            offset, limit = int(query.get("offset", 0)), int(query.get("limit", self.switches.default_limit))
+        except ValueError:
+            raise Refusal(400, "Offset and Limit must be numbers.", "BASESPACE.COMMON.BAD_REQUEST") from None
+        if limit > LARGEST_PAGE and self.switches.over_limit == "refuse":
+            raise Refusal(400, f"Limit must be at most {LARGEST_PAGE}.", "BASESPACE.COMMON.BAD_REQUEST")
+        limit = min(max(limit, 0), LARGEST_PAGE, self.switches.short_pages or LARGEST_PAGE)
+        return max(offset, 0), limit
+
+    async def _me(self, request: Request) -> Response:
+        row = self.shelf.row("users", self._user(request))
+        me = self.shelf.compact_user(row["id"])
+        return single({**me, "Email": row["email"], "HrefProjects": "v1pre3/users/current/projects",
+                       "HrefRuns": "v1pre3/users/current/runs"})  # fmt: skip
+
+    async def _projects(self, request: Request) -> Response:
+        user, name = self._user(request), query_of(request).get("name")
+        where, values = "user = ? AND NOT removed", (user,)
+        if name is not None:
+            return single(
+                self._list(request, "projects", f"{where} AND name = ?", (*values, name), self.shelf.project_item)
+            )
+        return single(self._list(request, "projects", where, values, self.shelf.project_item))
+
+    async def _runs(self, request: Request) -> Response:
+        self._user(request)
+        return single(self._list(request, "records", "kind = 'runs' AND NOT removed", (), self.shelf.record_item))
+
+    async def _sessions(self, request: Request) -> Response:
+        where = "user = ? AND NOT removed"
+        return single(self._list(request, "sessions", where, (self._user(request),), self.shelf.session_item))
+
+    async def _records(self, request: Request) -> Response:
+        self._user(request)
+        kind, project = self._kind(request), self.shelf.row("projects", request.path_params["id"])
+        where = "project = ? AND kind = ? AND NOT removed"
+        return single(self._list(request, "records", where, (project["id"], kind), self.shelf.record_item))
+
+    async def _files(self, request: Request) -> Response:
+        record, query = self._record_row(request), query_of(request)
+        where, values = "record = ? AND status != 'aborted'", [record["id"]]
+        if not self.switches.pending_listed:
+            where += " AND status = 'complete'"
+        if query.get("extensions"):
+            endings = [ending.strip() for ending in query["extensions"].split(",")]
+            where += " AND (" + " OR ".join("name LIKE ?" for _ in endings) + ")"
+            values += [f"%{ending}" for ending in endings]
+        if "directory" in query:
+            directory = query["directory"].strip("/")
+            where += " AND path = CASE WHEN ? = '' THEN name ELSE ? || '/' || name END"
+            values += [directory, directory]
+        return single(self._list(request, "files", where, tuple(values), self.shelf.file_item))
+
+    # -- single things ---------------------------------------------------------------------------------
+
+    async def _project(self, request: Request) -> Response:
+        self._user(request)
+        row = self.shelf.row("projects", request.path_params["id"])
+        href = f"v1pre3/projects/{row['id']}"
+        extra = {
+            "HrefSamples": f"{href}/samples",
+            "HrefAppResults": f"{href}/appresults",
+            "HrefBaseSpaceUI": f"https://basespace.illumina.com/projects/{row['id']}",
+            "Properties": self.shelf.property_list(f"projects/{row['id']}"),
+        }
+        return single({**self.shelf.project_item(row), **extra})
+
+    async def _record(self, request: Request) -> Response:
+        row = self._record_row(request)
+        resource = f"{row['kind']}/{row['id']}"
+        extra = {
+            "Description": row["description"],
+            "HrefFiles": f"v1pre3/{resource}/files",
+            "References": [],
+            "Properties": self.shelf.property_list(resource),
+            "Projects": [self.shelf.project_item(self.shelf.row("projects", row["project"]))],
+        }
+        return single({**self.shelf.record_item(row), **extra})
+
+    async def _file(self, request: Request) -> Response:
+        self._user(request)
+        return single(self.shelf.file_whole(self.shelf.row("files", request.path_params["id"])))
+
+    async def _session(self, request: Request) -> Response:
+        self._user(request)
+        row = self.shelf.row("sessions", request.path_params["id"])
+        if request.method == "POST":
+            asked = {key.lower(): value for key, value in (await json_of(request)).items()}
+            if row["status"].lower() not in OPEN_STATES:
+                raise Refusal(403, f"An appsession that is {row['status']} cannot be changed.", FORBIDDEN)
+            if len(asked.get("statussummary") or "") > 128:
+                raise Refusal(400, "StatusSummary must be at most 128 characters.", "BASESPACE.COMMON.BAD_REQUEST")
+            status = str(asked.get("status", "")).lower()
+            if status not in (*OPEN_STATES, "complete", "aborted"):
+                raise Refusal(400, "Unknown status.", "BASESPACE.COMMON.BAD_REQUEST")
+            self._store.run(
+                "UPDATE sessions SET status = ?, summary = ?, modified = ? WHERE id = ?",
+                status.capitalize(), asked.get("statussummary", ""), time.time(), row["id"],
+            )  # fmt: skip
+            row = self.shelf.row("sessions", row["id"])
+        return single(self.shelf.session_item(row))
+
+    async def _token(self, request: Request) -> Response:
+        user = self._user(request)
+        row = self._store.one("SELECT * FROM tokens WHERE user = ?", user)
+        assert row is not None
+        return single({
+            "Scopes": json.loads(row["scopes"]),
+            "UserResourceOwner": self.shelf.compact_user(user),
+            "Application": {"Id": "1", "Name": "Sandbox"},
+            "DateCreated": moment(None),
+        })  # fmt: skip
+
+    async def _properties(self, request: Request) -> Response:
+        self._user(request)
+        resource = f"{request.path_params['kind']}/{request.path_params['id']}"
+        if request.method == "POST":
+            for item in (await json_of(request)).get("Properties", []):
+                values = (item["Name"], item.get("Type", "String"), item.get("Description", ""), item.get("Content"))
+                self._store.run("INSERT OR REPLACE INTO properties VALUES (?, ?, ?, ?, ?)", resource, *values)
+        return single(self.shelf.property_list(resource))
+
+    async def _content(self, request: Request) -> Response:
+        self._user(request)
+        row = self.shelf.row("files", request.path_params["id"])
+        if row["status"] != "complete":
+            raise Refusal(403, "The file's upload is not complete.", FORBIDDEN)
+        if row["archived"]:
+            raise Refusal(409, "The file is archived and must be restored first.", "BASESPACE.FILES.ARCHIVED")
+        url, until = self.shelf.address(row)
+        if query_of(request).get("redirect", "true").lower() == "meta":
+            return single({"Expires": moment(until), "HrefContent": url, "SupportsRange": True})
+        return RedirectResponse(url, self.switches.redirect_status)
+
+    async def _parts(self, request: Request) -> Response:
+        self._user(request)
+        row = self.shelf.row("files", request.path_params["id"])
+        rows = self._store.all("SELECT * FROM parts WHERE file = ? ORDER BY number", row["id"])
+        items = [{"Number": part["number"], "ETag": part["etag"], "Size": part["size"]} for part in rows]
+        return single({"Items": items, "DisplayedCount": len(items), "TotalCount": len(items)})
+
+    # -- making ----------------------------------------------------------------------------------------
+
+    async def _make_project(self, request: Request) -> Response:
+        user, name = self._user(request), str((await json_of(request)).get("Name") or "")
+        if not name:
+            raise Refusal(400, "A project needs a Name.", "BASESPACE.COMMON.BAD_REQUEST")
+        row = self._store.one("SELECT * FROM projects WHERE user = ? AND name = ? AND NOT removed", user, name)
+        if row is None:
+            row = self.shelf.row("projects", self.shelf.add_project(user, name))
+        return single(self.shelf.project_item(row), self.switches.created_status)
+
+    async def _make_record(self, request: Request) -> Response:
+        user, project, asked = (
+            self._user(request),
+            self.shelf.row("projects", request.path_params["id"]),
+            await json_of(request),
+        )
+        name = str(asked.get("Name") or "")
+        if not name:
+            raise Refusal(400, "An appresult needs a Name.", "BASESPACE.COMMON.BAD_REQUEST")
+        given = query_of(request).get("appsessionid")
+        session = int(given) if given else self.shelf.add_session(user, name)
+        self.shelf.row("sessions", session)
+        number = self.shelf.add_record("appresults", project["id"], name, session, str(asked.get("Description") or ""))
+        return single(self.shelf.record_item(self.shelf.row("records", number)), self.switches.created_status)
+
+    # -- uploading -------------------------------------------------------------------------------------
+    async def _upload(self, request: Request) -> Response:
+        return await self._uploads.upload(request, self._record_row(request))
+
+    async def _put_part(self, request: Request) -> Response:
+        self._user(request)
+        return await self._uploads.put_part(request)
+
+    async def _finish(self, request: Request) -> Response:
+        self._user(request)
+        return await self._uploads.finish(request)
+
+    # -- v2 and the trash ------------------------------------------------------------------------------
+
+    async def _revoke(self, request: Request) -> Response:
+        user = self._user(request)
+        self._store.run("DELETE FROM tokens WHERE user = ?", user)
+        return Compact({})
+
+    async def _trash_session(self, request: Request) -> Response:
+        self._user(request)
+        row = self.shelf.row("sessions", request.path_params["id"])
+        self.shelf.set_removed(row["id"], True)
+        number = self._store.run("INSERT INTO trash (session, deleted) VALUES (?, ?)", row["id"], time.time())
+        return Compact({"Id": str(number), "DateDeleted": moment(time.time())})
+
+    async def _trash(self, request: Request) -> Response:
+        self._user(request)
+        rows = self._store.all("SELECT * FROM trash ORDER BY id")
+        items = [
+            {"Id": str(r["id"]), "ResourceId": str(r["session"]), "DateDeleted": moment(r["deleted"])} for r in rows
+        ]
+        return Compact({"Items": items, "Paging": paging(len(items), len(items), 0, 50, "DateDeleted")})
+
+    async def _empty_trash(self, request: Request) -> Response:
+        self._user(request)
+        self._store.run("DELETE FROM trash")
+        return Compact({})
+
+    async def _restore(self, request: Request) -> Response:
+        self._user(request)
+        row = self.shelf.row("trash", request.path_params["id"])
+        self.shelf.set_removed(row["session"], False)
+        self._store.run("DELETE FROM trash WHERE id = ?", row["id"])
+        return Compact({})
+
+    async def _datasets(self, request: Request) -> Response:
+        self._user(request)
+        project = self.shelf.row("projects", request.path_params["id"])
+        where = "project = ? AND kind != 'runs' AND NOT removed"
+        return Compact(v2(self._list(request, "records", where, (project["id"],), self.shelf.dataset_item)))
+
+    async def _dataset_files(self, request: Request) -> Response:
+        self._user(request)
+        record = self.shelf.row("records", int(request.path_params["id"].removeprefix("ds."), 16))
+        resolved = query_of(request).get("filehrefcontentresolution", "").lower() == "true"
+
+        def item(row: Row) -> dict[str, Any]:
+            url = self.shelf.address(row)[0] if resolved else f"{request.base_url}v2/files/{row['id']}/content"
+            return {**self.shelf.file_item(row), "HrefContent": url}
+
+        where = "record = ? AND status = 'complete'"
+        return Compact(v2(self._list(request, "files", where, (record["id"],), item)))

@@ -1,0 +1,204 @@
+"""What the tests play on: a sandbox, mounts of it, and plain helpers to look behind both."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+TIMEOUT_S = 90
+
+
+class Sandbox:
+    """A running sandbox, seen from its control origin, its API and its store: never through labfs."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        known = json.loads((directory / "sandbox.json").read_text())
+        self.control: str = known["control"]
+        self.url: str = known["sites"]["basespace"]
+        self.blobs: str = known["blobs"]
+        self.token: str = known["credentials"]["basespace"]["token"]
+        self.config = directory / "labfs.toml"
+        self._http = httpx.Client(timeout=30, trust_env=False)
+        self._numbers = itertools.count(1)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def calm(self) -> None:
+        """No faults, the usual switches, counters at zero."""
+        self._http.delete(f"{self.control}/faults").raise_for_status()
+        self.switch(
+            empty_upload="refuse", url_life_s=604800.0, same_path="duplicate", pending_listed=False,
+            sort_ignored=False, short_pages=0, created_status=201, over_limit="clamp",
+        )  # fmt: skip
+        self.reset()
+
+    def faults(self, *faults: dict[str, Any]) -> None:
+        self._http.post(f"{self.control}/faults", json=list(faults)).raise_for_status()
+
+    def switch(self, **values: Any) -> None:
+        self._http.post(f"{self.control}/switches", json={"basespace": values}).raise_for_status()
+
+    def reset(self) -> None:
+        self._http.post(f"{self.control}/reset").raise_for_status()
+
+    def requests(self) -> Counter[str]:
+        """Return the number of requests since the reset, by `METHOD route`."""
+        report = self._http.get(f"{self.control}/requests").json()
+        counts: Counter[str] = Counter()
+        for row in report["requests"]:
+            counts[f"{row['method']} {row['route']}"] += row["count"]
+        return counts
+
+    def log(self) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = self._http.get(f"{self.control}/log").json()
+        return found
+
+    def api(self, method: str, path: str, **options: Any) -> Any:
+        """Ask the service itself; return the `Response` of its answer."""
+        headers = {"x-access-token": self.token, **options.pop("headers", {})}
+        answer = self._http.request(method, f"{self.url}/v1pre3/{path}", headers=headers, **options)
+        answer.raise_for_status()
+        return answer.json()["Response"]
+
+    def project(self, name: str) -> str:
+        return str(self.api("POST", "projects", json={"Name": name})["Id"])
+
+    def record(self, project: str, name: str) -> str:
+        return str(self.api("POST", f"projects/{project}/appresults", json={"Name": name})["Id"])
+
+    def put(self, record: str, path: str, data: bytes) -> str:
+        """Upload a file behind labfs's back; return its id."""
+        directory, _, name = path.rpartition("/")
+        params = {"name": name, "directory": directory}
+        headers = {"Content-Type": "application/octet-stream"}
+        return str(self.api("POST", f"appresults/{record}/files", params=params, content=data, headers=headers)["Id"])
+
+    def rows(self, record: str, status: str = "complete") -> list[dict[str, Any]]:
+        """Return the files of a record straight from the store, oldest first."""
+        with contextlib.closing(sqlite3.connect(self.directory / "sandbox.sqlite")) as db:
+            db.row_factory = sqlite3.Row
+            sql = "SELECT * FROM files WHERE record = ? AND status = ? ORDER BY id"
+            return [dict(row) for row in db.execute(sql, (int(record), status))]
+
+    def stored(self, record: str) -> dict[str, bytes]:
+        """Return the bytes of a record's newest files by path, straight from the blob store."""
+        return {row["path"]: (self.directory / "blobs" / row["blob"]).read_bytes() for row in self.rows(record)}
+
+    def fresh(self) -> Folder:
+        """Make a record for one test."""
+        number = next(self._numbers)
+        project = self.project(f"Project {number} of {os.getpid()}")
+        return Folder(self, f"Project {number} of {os.getpid()}", "Record", self.record(project, "Record"))
+
+
+class Folder:
+    """A record made for one test: where it is in the tree, and what is behind it."""
+
+    def __init__(self, sandbox: Sandbox, project: str, name: str, record: str) -> None:
+        self.sandbox = sandbox
+        self.project = project
+        self.name = name
+        self.record = record
+
+    def at(self, mountpoint: Path) -> Path:
+        return mountpoint / "basespace" / self.project / self.name
+
+    def put(self, path: str, data: bytes) -> str:
+        return self.sandbox.put(self.record, path, data)
+
+    @property
+    def stored(self) -> dict[str, bytes]:
+        return self.sandbox.stored(self.record)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all complete files, one for each upload."""
+        return [row["path"] for row in self.sandbox.rows(self.record)]
+
+
+def labfs(*arguments: str | Path, env: dict[str, str] | None = None, timeout: float = TIMEOUT_S) -> Any:
+    """Run the command line as a user does."""
+    command = [sys.executable, "-m", "labfs", *map(str, arguments)]
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+def run(command: str, cwd: Path | None = None, timeout: float = TIMEOUT_S) -> Any:
+    """Run a shell command; its working directory may be in a mount, this process's never is."""
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=timeout, cwd=cwd)
+
+
+def mounted(path: Path) -> bool:
+    return any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+class Mount:
+    """A mount by the command line, with a state directory of its own."""
+
+    def __init__(self, base: Path, config: Path, *options: str) -> None:
+        self.path = base / "mnt"
+        self.state = base / "state"
+        self.path.mkdir(exist_ok=True)
+        self.env = {"LABFS_STATE_DIR": str(self.state), "LABFS_LOG": "DEBUG"}
+        self._config = config
+        self._options = options
+
+    def start(self) -> Mount:
+        done = labfs("mount", "-c", self._config, *self._options, self.path, env=self.env)
+        assert done.returncode == 0, done.stderr
+        return self
+
+    def stop(self) -> Any:
+        return labfs("umount", self.path, env=self.env)
+
+    def status(self) -> Any:
+        return json.loads(labfs("status", "--json", env=self.env).stdout)["mounts"][0]
+
+    @property
+    def pid(self) -> int:
+        return int(json.loads(next(self.state.glob("mounts/*/mount.json")).read_text())["pid"])
+
+    @property
+    def spooled(self) -> list[Path]:
+        return sorted(self.state.glob("mounts/*/spool/*.data"))
+
+    @property
+    def log(self) -> str:
+        return next(self.state.glob("mounts/*/log")).read_text()
+
+    def refresh(self, path: Path | None = None) -> None:
+        done = labfs("refresh", path or self.path, env=self.env)
+        assert done.returncode == 0, done.stderr
+
+    def clean_up(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        with contextlib.suppress(Exception):
+            self.stop()
+        if mounted(self.path):
+            subprocess.run(["fusermount3", "-u", "-z", str(self.path)], check=False)
+        with contextlib.suppress(Exception):
+            for _ in range(100):
+                os.kill(self.pid, 0)
+                time.sleep(0.05)
+            os.kill(self.pid, 9)
+
+
+def start_sandbox(directory: Path) -> tuple[subprocess.Popen[str], Sandbox]:
+    command = [sys.executable, "-m", "labfs", "sandbox", "--dir", str(directory)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("ready"), line
+    return process, Sandbox(directory)
