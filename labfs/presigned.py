@@ -11,7 +11,7 @@ import trio
 
 from labfs.backend import Buffer
 from labfs.client import Answer, Client
-from labfs.errors import Denied
+from labfs.errors import Denied, Malformed
 
 MARGIN_S = 60.0  # before its expiry, for which an address is no longer used
 UNKNOWN_S = 600.0  # for which an address is used that does not say how long it lives
@@ -54,8 +54,14 @@ class Presigned:
             # Expired before its time: on another clock, or revoked. A second refusal is meant.
             if self._address is address:
                 self._address = None
-            address = await self._locate()
+            return await self._read_anew(start, stop)
+
+    async def _read_anew(self, start: int, stop: int) -> Buffer:
+        address = await self._locate()
+        try:
             return await self._client.fetch(address.url, start, stop, self._version)
+        except Denied as error:
+            raise Malformed(f"{self._client.site} gave out an address that its file store refuses.") from error
 
     async def _locate(self) -> Address:
         async with self._lock:

@@ -92,6 +92,7 @@ class Proof:
         self.proven = twice_the_same or any(digest.matches() for digest in self._digests)
         before, self.found = self.found, found
         if self.proven:
+            self.failures -= twice_the_same  # then it was none
             self._digests = []
             return
         self.failures += 1

@@ -63,7 +63,8 @@ class Reader:
             except Damaged as damage:
                 self._blocks.drop(self._key)
                 block = await self._second_opinion(index, damage)
-        if index == self._end and self._failures != self._proof.failures and not self._proof.proven:
+        if self._failures != self._proof.failures:
+            # Also when the fault has passed: this reader has handed out some of the wrong bytes.
             raise Damaged("Some of the bytes that were read did not match the server's checksum of the file.")
         return block
 
@@ -78,6 +79,7 @@ class Reader:
                 block = await self._blocks.get((self._key, index), self._fetch(index))
                 await self._proof.feed(index, block)
         if self._proof.proven and (last == 0 or self._proof.found == found):
+            self._failures = self._proof.failures
             return block
         raise damage
 

@@ -16,7 +16,7 @@ from stage import Folder, Mount, Sandbox, run
 pytestmark = pytest.mark.mount
 
 MIB = 1024 * 1024
-SILENCE_S = 0.5  # the longest one these mounts grant, so that a stall is found out soon
+SILENCE_S = 0.4  # the longest one these mounts grant, so that a stall is found out soon
 
 
 def noise(size: int, seed: int = 1) -> bytes:
@@ -117,17 +117,14 @@ READS = [
 ]
 
 
-@pytest.mark.parametrize("skip", [0, 1, 4])
-@pytest.mark.parametrize("times", [1, 3, None])
+@pytest.mark.parametrize("times", [1, None])
 @pytest.mark.parametrize("fault", READS, ids=lambda fault: str(fault["action"]))
-@pytest.mark.parametrize("size", [300_000, 5 * MIB + 3])
+@pytest.mark.parametrize(("size", "skip"), [(300_000, 0), (5 * MIB + 3, 0), (5 * MIB + 3, 4)])
 def test_a_fault_while_reading(
     size: int, fault: dict[str, object], times: int | None, skip: int, place: tuple[Path, Folder], sandbox: Sandbox,
     hasty: Mount,
 ) -> None:  # fmt: skip
     folder, behind = place
-    if size < MIB and skip:
-        pytest.skip("a file of one block has one request to spoil")  # ends with this parameter set
     data = noise(size, skip)
     behind.put("f", data)
     hasty.refresh(folder)
@@ -143,8 +140,8 @@ def test_a_fault_while_reading(
         assert "Input/output error" in done.stderr
     certain = fault["action"] in ("ignore-range", "delay_s") or (fault["action"] != "corrupt" and times == 1)
     assert done.returncode == 0 or not certain, "one passing fault is overcome"
-    again = run(f"md5sum < '{folder}/f'")
-    assert again.stdout.split()[0] == hashlib.md5(data).hexdigest(), "and what was wrong is not remembered"
+    again = run(f"for i in $(seq 40); do md5sum < '{folder}/f' && exit; sleep 0.1; done")
+    assert again.stdout.split()[:1] == [hashlib.md5(data).hexdigest()], f"it must not be remembered: {again.stderr}"
 
 
 def test_a_corrupted_byte_of_a_multipart_file_is_found_out(
@@ -154,9 +151,9 @@ def test_a_corrupted_byte_of_a_multipart_file_is_found_out(
     (tmp_path / "f").write_bytes(noise(20_000_000))
     assert run(f"cp '{tmp_path}/f' '{folder}/f'").returncode == 0
     sandbox.faults({"service": "blobs", "skip": 3, "action": "corrupt", "argument": 777})
-    first = run(f"cat '{folder}/f' | cmp - '{tmp_path}/f'; exit ${{PIPESTATUS[0]}}")
-    assert first.returncode != 0
-    assert "does not match" in hasty.log or "do not match" in hasty.log
+    first = run(f"cp '{folder}/f' '{tmp_path}/copy'")
+    assert "Input/output error" in first.stderr
+    assert "did not match" in hasty.log
     assert run(f"cmp '{folder}/f' '{tmp_path}/f'").returncode == 0
 
 
@@ -225,7 +222,7 @@ def test_no_credentials_reach_the_blob_origin_and_no_secret_is_told(
     folder, behind = place
     behind.put("f", noise(100_000))
     hasty.refresh(folder)
-    assert run(f"cat '{folder}/f'").returncode == 0, "the origin refuses a request that carries credentials"
+    assert run(f"cat '{folder}/f' > /dev/null").returncode == 0, "the origin refuses a request that carries credentials"
     command_lines = Path(f"/proc/{hasty.pid}/cmdline").read_text()
     for text in (hasty.log, command_lines, str(hasty.status())):
         assert sandbox.token not in text

@@ -292,10 +292,11 @@ class _Upload:
         path = f"{API}/files/{self.token}/parts/{number}"
         headers = {"Content-MD5": base64.b64encode(digest).decode()}
         try:
-            answer = await self._client.call("PUT", path, source=source, headers=headers, patience=Patience.PERSISTENT)
-        except Invalid as error:
-            raise Unavailable(f"Part {number} was refused: {error}") from error
-        receipt = _response(answer)
+            receipt = _response(
+                await self._client.call("PUT", path, source=source, headers=headers, patience=Patience.PERSISTENT)
+            )
+        except (Invalid, Malformed) as error:
+            raise Unavailable(f"Part {number} was not taken: {error}") from error
         if receipt.get("ETag") != digest.hex() or receipt.get("Size", source.size) != source.size:
             raise Unavailable(f"Part {number} arrived damaged.")
         return Receipt(number, digest.hex(), source.size)

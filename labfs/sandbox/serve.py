@@ -57,7 +57,7 @@ async def _serve(apps: list[tuple[socket.socket, ASGIApp]], ready: Callable[[], 
                 http=Protocol,
                 ws="none",
                 lifespan="off",
-                log_level="warning",
+                log_level="critical",  # a fault looks like a mistake of the application, and is none
                 access_log=False,
                 timeout_keep_alive=60,
                 timeout_graceful_shutdown=1,
