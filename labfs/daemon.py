@@ -55,7 +55,9 @@ class Daemon:
         try:
             doubts = await self._check(sites)
             async with trio.open_nursery() as nursery:
-                self._vfs = Vfs(sites, Blocks(nursery, self._config.cache_bytes), Spool(self._place.spool))
+                spool = Spool(self._place.spool)
+                spool.adopt()
+                self._vfs = Vfs(sites, Blocks(nursery, self._config.cache_bytes), spool)
                 self._mount()
                 try:
                     nursery.start_soon(self._watch_signals)

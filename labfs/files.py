@@ -246,7 +246,7 @@ class Files:
     def attach_writer(self, node: Node, base: Reader | None) -> None:
         """Begin to write a file, on top of what `base` reads or from nothing."""
         assert node.site is not None
-        node.writer = Writer(self.spool.create(node.site.name, node.path), base)
+        node.writer = Writer(self.spool.create(node.site.name, node.path, local=node.local), base)
         self._writing.add(node)
 
     def discard(self, node: Node) -> None:

@@ -72,10 +72,7 @@ class SpoolFile:
 
     def describe(self, label: dict[str, Any]) -> None:
         """Write down where the bytes belong and what became of them."""
-        partial = self._label.with_suffix(".part")
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(label, file)
-        partial.rename(self._label)
+        write_note(self._label, label)
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data`. Raises OSError, ENOSPC above all."""
@@ -147,10 +144,21 @@ class Spool:
         directory.chmod(0o700)
         self.directory = directory
 
-    def create(self, site: str, path: str) -> SpoolFile:
-        """Make an empty spool file for bytes that belong at `path` of `site`."""
+    def create(self, site: str, path: str, *, local: bool = False) -> SpoolFile:
+        """Make an empty spool file for bytes that belong at `path` of `site`, or nowhere but here."""
         name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}.data"
-        return SpoolFile(self.directory / name, {"site": site, "path": path, "state": "writing"})
+        return SpoolFile(self.directory / name, {"site": site, "path": path, "state": "local" if local else "writing"})
+
+    def adopt(self) -> None:
+        """Take over what an earlier process left: its unfinished saves are failed ones now."""
+        for note in self.leftovers():
+            data = Path(note["file"])
+            if note["state"] == "local" or (note["state"] == "writing" and not note["bytes"]):
+                data.unlink(missing_ok=True)
+                data.with_suffix(".json").unlink(missing_ok=True)
+            elif note["state"] == "writing":
+                reason = {"state": "failed", "error": "labfs ended before it was saved"}
+                write_note(data.with_suffix(".json"), {**note, **reason})
 
     def leftovers(self) -> list[dict[str, Any]]:
         return leftovers(self.directory)
@@ -159,6 +167,14 @@ class Spool:
         """Return the bytes that can still be written."""
         disk = os.statvfs(self.directory)
         return disk.f_bavail * disk.f_frsize
+
+
+def write_note(path: Path, note: dict[str, Any]) -> None:
+    """Replace a note as a whole."""
+    partial = path.with_suffix(".part")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(note, file)
+    partial.rename(path)
 
 
 def leftovers(directory: Path) -> list[dict[str, Any]]:

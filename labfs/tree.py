@@ -185,8 +185,9 @@ class Tree:
         return node
 
     def expire(self, node: Node) -> None:
-        """Have the directory listed anew when somebody looks next."""
-        container = node.container
+        """Have a directory, or the one that a file is in, listed anew when somebody looks next."""
+        assert node.is_dir or node.parent is not None
+        container = (node if node.is_dir or node.parent is None else node.parent).container
         if container.parent is not None:
             container.listed_at = float("-inf")
 

@@ -251,11 +251,8 @@ class Vfs:
     # -- upkeep --------------------------------------------------------------------------------------
 
     def refresh(self, node: Node) -> None:
-        """Have everything at and below a node asked of its server again when somebody looks."""
-        if node.is_dir:
-            if node is not self.root:
-                node.listed_at = float("-inf")
-            for child in node.children.values():
+        """Have a directory and everything below, or a file, asked of its server when somebody looks next."""
+        self.tree.expire(node)
+        for child in node.children.values() if node.is_dir else ():
+            if child.is_dir:
                 self.refresh(child)
-        if node.parent is not None:
-            self.tree.expire(node.parent)

@@ -1,0 +1,97 @@
+"""Requests per action: the yardstick of latency, counted at the service."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stage import Folder, Mount, Sandbox, run
+
+pytestmark = pytest.mark.mount
+
+MB = 1_000_000
+BLOB = "GET /{blob}"
+
+
+def test_opening_a_folder_of_5000_files_costs_its_pages(drive: Mount, sandbox: Sandbox) -> None:
+    where = drive.path / "basespace" / "Large things"
+    run(f"ls '{where}'")
+    drive.refresh(where / "Five thousand files")
+    sandbox.reset()
+    done = run(f"ls -l '{where}/Five thousand files' | wc -l")
+    assert done.stdout.strip() == "5001"
+    assert sandbox.requests() == {"GET /v1pre3/appresults/{id}/files": 5}
+
+
+def test_reading_a_file_of_1_mb_costs_two(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
+    behind.put("f", random.Random(1).randbytes(MB))
+    drive.refresh(folder)
+    run(f"ls -l '{folder}'")
+    sandbox.reset()
+    assert run(f"cat '{folder}/f' | wc -c").stdout.strip() == str(MB)
+    assert sandbox.requests() == {"GET /v1pre3/files/{id}/content": 1, BLOB: 1}
+    sandbox.reset()
+    assert run(f"cat '{folder}/f' | wc -c; head -c 10 '{folder}/f' | wc -c").returncode == 0
+    assert sandbox.requests() == {}, "what the kernel has of this version, it keeps"
+
+
+def test_saving_a_file_of_1_mb_costs_two(folder: Path, sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(random.Random(1).randbytes(MB))
+    run(f"ls '{folder}'")
+    sandbox.reset()
+    assert run(f"cp '{tmp_path}/f' '{folder}/f'").returncode == 0
+    assert sandbox.requests() == {"POST /v1pre3/appresults/{id}/files": 1, "GET /v1pre3/files/{id}": 1}
+    sandbox.reset()
+    assert run(f"ls -l '{folder}'; stat '{folder}/f'").returncode == 0
+    assert sandbox.requests() == {}, "a save is put into the listing that is there"
+
+
+def test_fifty_processes_reading_one_cold_file_ask_for_each_block_once(
+    folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox
+) -> None:
+    data = random.Random(2).randbytes(4 * MB + 7)
+    behind.put("f", data)
+    drive.refresh(folder)
+    run(f"ls '{folder}'")
+    sandbox.reset()
+    readers = [subprocess.Popen(["md5sum", folder / "f"], stdout=subprocess.PIPE) for _ in range(50)]
+    sums = {reader.communicate(timeout=60)[0].split()[0] for reader in readers}
+    assert len(sums) == 1
+    assert sandbox.requests() == {"GET /v1pre3/files/{id}/content": 1, BLOB: 4}
+
+
+def test_walking_a_tree_costs_its_listings(drive: Mount, sandbox: Sandbox) -> None:
+    where = drive.path / "basespace" / "Tumour panel 2026"
+    drive.refresh(where)
+    sandbox.reset()
+    assert run(f"find '{where}' -type f -size +1k | wc -l").stdout.strip() != "0"
+    counts = sandbox.requests()
+    assert counts.pop("GET /v1pre3/projects/{id}/appresults") == 1
+    assert counts.pop("GET /v1pre3/projects/{id}/samples") == 1
+    records = counts.pop("GET /v1pre3/appresults/{id}/files") + counts.pop("GET /v1pre3/samples/{id}/files")
+    assert records == len([p for p in where.iterdir() if p.is_dir()])
+    counts.pop("GET /v1pre3/users/current/projects", None)
+    assert not counts
+
+
+def test_a_sniffer_costs_one_block(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
+    behind.put("film.mov", random.Random(3).randbytes(5 * MB))
+    drive.refresh(folder)
+    run(f"ls '{folder}'")
+    sandbox.reset()
+    code = "import os; fd = os.open('film.mov', os.O_RDONLY); os.read(fd, 4096); os.close(fd)"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=30)
+    assert sandbox.requests()[BLOB] == 1
+
+
+def test_odd_orders_and_short_pages_lose_nothing(drive: Mount, sandbox: Sandbox) -> None:
+    where = drive.path / "basespace" / "Large things" / "Five thousand files"
+    for switches in ({"short_pages": 700}, {"sort_ignored": True}):
+        sandbox.switch(**switches)
+        drive.refresh(where)
+        assert run(f"ls '{where}' | sort | md5sum").stdout == run("seq -f 'well-%04g.csv' 0 4999 | sort | md5sum").stdout
+        sandbox.calm()
