@@ -318,7 +318,8 @@ def _kept(place: mounts.Place) -> list[dict[str, Any]]:
     from labfs.spool import leftovers
 
     alive = place.in_use()
-    return [note for note in leftovers(place.spool) if not alive or note["state"] == "failed"]
+    kept = [note for note in leftovers(place.spool) if note["state"] != "local" and note["bytes"]]
+    return [note for note in kept if not alive or note["state"] != "writing"]
 
 
 def _find(name: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from pyreqwest.exceptions import PyreqwestError
 
 from labfs import errors
 from labfs.backend import Buffer, Source
+from labfs.breaker import Breaker
 from labfs.errors import LabfsError, Malformed, Stale, Unanswered, Unavailable
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Client:
         self._timeout_s = timeout_s
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
-        self._breakers: dict[str, _Breaker] = {}
+        self._breakers: dict[str, Breaker] = {}
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
         self._api = httpx.AsyncClient(timeout=httpx.Timeout(timeout_s, pool=None), limits=limits, transport=transport)
         # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
@@ -176,7 +177,9 @@ class Client:
 
     # -- file bytes ----------------------------------------------------------------------------------
 
-    async def fetch(self, url: str, start: int, stop: int, version: str | None, patience: Patience = Patience.PROMPT) -> Buffer:
+    async def fetch(
+        self, url: str, start: int, stop: int, version: str | None, patience: Patience = Patience.PROMPT
+    ) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
 
         Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
@@ -224,64 +227,16 @@ class Client:
             await trio.sleep(pause)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    def _breaker(self, url: str) -> _Breaker:
+    def _breaker(self, url: str) -> Breaker:
         origin = urlsplit(url).netloc
         if origin not in self._breakers:
-            self._breakers[origin] = _Breaker(self.site, self._timeout_s)
+            self._breakers[origin] = Breaker(self.site, self._timeout_s)
         return self._breakers[origin]
 
     @property
     def outage(self) -> str | None:
         """Why requests are being refused at once at present, or None."""
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
-
-
-class _Breaker:
-    """Fails requests at once to an origin that was silent several times in a row, and probes it later."""
-
-    THRESHOLD = 4  # silences in a row
-    FIRST_REST, LONGEST_REST = 0.25, 2.5  # in multiples of the longest silence
-
-    def __init__(self, site: str, timeout_s: float) -> None:
-        self._site = site
-        self._timeout_s = timeout_s
-        self._silences = 0
-        self._since = 0.0
-        self._rest_until = 0.0
-
-    async def guard(self, once: Callable[[], Awaitable[T]]) -> T:
-        """Run one try, or refuse it at once while the origin rests; any answer ends the silence."""
-        if reason := self.reason():
-            raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1))
-        try:
-            result = await once()
-        except LabfsError as error:
-            if isinstance(error, Unavailable) and error.silent:
-                self._silent()
-            else:
-                self._answered()
-            raise
-        self._answered()
-        return result
-
-    def reason(self) -> str | None:
-        if trio.current_time() >= self._rest_until:
-            return None
-        since = time.strftime("%H:%M:%S", time.localtime(self._since))
-        return f"{self._site} has not answered since {since}; labfs tries again every few seconds."
-
-    def _silent(self) -> None:
-        if not self._silences:
-            self._since = time.time()
-        self._silences += 1
-        excess = self._silences - self.THRESHOLD
-        if excess >= 0:
-            rest = min(self.FIRST_REST * 2.0 ** min(excess, 10), self.LONGEST_REST)
-            self._rest_until = trio.current_time() + rest * self._timeout_s
-
-    def _answered(self) -> None:
-        self._silences = 0
-        self._rest_until = 0.0
 
 
 def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from stage import Folder, Mount, Sandbox, start_sandbox
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from stage import Mount, Sandbox, labfs, mounted, run
 
 pytestmark = pytest.mark.mount
@@ -265,11 +264,13 @@ def test_kill_9_leaves_a_mount_that_the_next_one_replaces(mount: Mount, sandbox:
     os.kill(pid, signal.SIGKILL)
     assert gone(pid)
     assert mounted(mount.path)
-    assert "Transport endpoint is not connected" in run(f"ls '{mount.path}'").stderr
+    assert run(f"ls '{mount.path}'").returncode != 0
     assert "dead" in labfs("status", env=mount.env).stdout
     mount.start()
     assert os.listdir(mount.path) == ["basespace"]
-    assert sum(line.split()[4] == str(mount.path) for line in Path("/proc/self/mountinfo").read_text().splitlines()) == 1
+    assert (
+        sum(line.split()[4] == str(mount.path) for line in Path("/proc/self/mountinfo").read_text().splitlines()) == 1
+    )
 
 
 def test_kill_9_loses_no_written_byte(mount: Mount, sandbox: Sandbox) -> None:

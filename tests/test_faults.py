@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from stage import Folder, Mount, Sandbox, run
 
 pytestmark = pytest.mark.mount
@@ -61,7 +60,9 @@ SMALL = [("POST", "*/files", 0), ("GET", "*/v1pre3/files/*", 0)]
 
 
 @pytest.mark.parametrize(("action", "argument"), ACTIONS)
-@pytest.mark.parametrize(("size", "method", "route", "skip"), [(9_000_000, *r) for r in LARGE] + [(70_000, *r) for r in SMALL])
+@pytest.mark.parametrize(
+    ("size", "method", "route", "skip"), [(9_000_000, *r) for r in LARGE] + [(70_000, *r) for r in SMALL]
+)
 @pytest.mark.parametrize("times", [1, None])
 def test_a_fault_at_any_request_of_a_save(
     size: int, method: str, route: str, skip: int, action: str, argument: object, times: int | None,
@@ -157,7 +158,9 @@ def test_a_corrupted_byte_of_a_multipart_file_is_found_out(
     assert run(f"cmp '{folder}/f' '{tmp_path}/f'").returncode == 0
 
 
-def test_a_multipart_file_of_odd_parts_is_read_without_complaint(place: tuple[Path, Folder], sandbox: Sandbox, hasty: Mount) -> None:
+def test_a_multipart_file_of_odd_parts_is_read_without_complaint(
+    place: tuple[Path, Folder], sandbox: Sandbox, hasty: Mount
+) -> None:
     folder, behind = place
     data, step = noise(17_000_000), 5_999_999
     params, kind = {"name": "odd", "multipart": "true"}, {"Content-Type": "a/b"}

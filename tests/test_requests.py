@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from stage import Folder, Mount, Sandbox, run
 
 pytestmark = pytest.mark.mount
@@ -93,5 +92,7 @@ def test_odd_orders_and_short_pages_lose_nothing(drive: Mount, sandbox: Sandbox)
     for switches in ({"short_pages": 700}, {"sort_ignored": True}):
         sandbox.switch(**switches)
         drive.refresh(where)
-        assert run(f"ls '{where}' | sort | md5sum").stdout == run("seq -f 'well-%04g.csv' 0 4999 | sort | md5sum").stdout
+        assert (
+            run(f"ls '{where}' | sort | md5sum").stdout == run("seq -f 'well-%04g.csv' 0 4999 | sort | md5sum").stdout
+        )
         sandbox.calm()

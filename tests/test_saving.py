@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from stage import Folder, Mount, Sandbox, run
 
 pytestmark = pytest.mark.mount
@@ -147,7 +146,10 @@ def test_an_empty_file_fails_where_it_does_not(folder: Path, behind: Folder, dri
     assert "Invalid argument" in done.stderr
     assert run("for i in $(seq 50); do [ -e f ] || exit 0; sleep 0.02; done; exit 1", folder).returncode == 0
     assert behind.stored == {}
-    assert "does not take empty files" in run(f"getfattr -n user.labfs.error --only-values '{folder}'/..").stderr + drive.log
+    assert (
+        "does not take empty files"
+        in run(f"getfattr -n user.labfs.error --only-values '{folder}'/..").stderr + drive.log
+    )
 
 
 # -- large files ---------------------------------------------------------------------------------------
@@ -157,8 +159,7 @@ def test_300_mb_arrive_byte_for_byte_in_legal_parts(
     folder: Path, behind: Folder, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     with open(tmp_path / "big", "wb") as file:
-        for seed in range(300):
-            file.write(noise(1_000_000, seed))
+        file.writelines(noise(1_000_000, seed) for seed in range(300))
     done = run(f"cp '{tmp_path}/big' '{folder}/big'")
     assert (done.returncode, done.stderr) == (0, "")
     (row,) = sandbox.rows(behind.record)
@@ -202,7 +203,9 @@ def test_an_open_file_keeps_the_version_it_was_opened_with(folder: Path, behind:
         behind.put("f", noise(3 * MIB, 2))
         drive.refresh(folder)
         os.listdir(folder)
-        assert first + os.pread(file.fileno(), 1000, 2 * MIB) == noise(3 * MIB)[:1000] + noise(3 * MIB)[2 * MIB :][:1000]
+        assert (
+            first + os.pread(file.fileno(), 1000, 2 * MIB) == noise(3 * MIB)[:1000] + noise(3 * MIB)[2 * MIB :][:1000]
+        )
 
 
 def test_pending_uploads_are_not_shown(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
@@ -289,7 +292,9 @@ def test_a_removed_record_disappears(sandbox: Sandbox, drive: Mount) -> None:
     session = sandbox.api("GET", f"appresults/{made.record}")["AppSession"]["Id"]
     import httpx
 
-    httpx.delete(f"{sandbox.url}/v2/appsessions/{session}", headers={"x-access-token": sandbox.token}).raise_for_status()
+    httpx.delete(
+        f"{sandbox.url}/v2/appsessions/{session}", headers={"x-access-token": sandbox.token}
+    ).raise_for_status()
     drive.refresh(folder)
     run("sleep 1.1")
     with pytest.raises(FileNotFoundError):
@@ -316,7 +321,9 @@ def test_temporary_and_desktop_files_never_leave_this_machine(folder: Path, behi
     run("echo x > .~lock.a.odt#; echo x > '~$a.docx'; echo x > .DS_Store; echo x > .a.swp; mkdir .Trash-1000;"
         " echo x > .Trash-1000/b", folder)  # fmt: skip
     assert drive.status()["local_files"] == before + 5
-    assert run("cat .DS_Store; rm -r .~lock.a.odt# '~$a.docx' .DS_Store .a.swp .Trash-1000; ls -A", folder).stdout == "x\n"
+    assert (
+        run("cat .DS_Store; rm -r .~lock.a.odt# '~$a.docx' .DS_Store .a.swp .Trash-1000; ls -A", folder).stdout == "x\n"
+    )
     assert behind.paths == []
 
 
@@ -347,7 +354,7 @@ def test_a_file_that_is_unlinked_while_open_stays_readable(folder: Path, behind:
         "f.seek(0); assert f.read() == b'bytes'; f.close()\n"
         "g = open('never', 'wb'); g.write(b'x'); g.flush(); os.unlink('never'); g.close()\n"
     )
-    done = run(f"python3 -c \"{code}\"", folder)
+    done = run(f'python3 -c "{code}"', folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert (behind.paths, os.listdir(folder)) == ([], [])
 

@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from stage import Folder, Mount, run
 
 pytestmark = pytest.mark.mount
@@ -53,12 +52,17 @@ def fill(path: Path, count: int = 12) -> None:
 
 def test_cp_in_and_out(folder: Path, local: Path, behind: Folder) -> None:
     (local / "a").write_bytes(noise(3 * MB))
-    assert run(f"cp '{local}/a' '{folder}/a' && cp '{folder}/a' '{local}/b' && cmp '{local}/a' '{local}/b'").returncode == 0
+    assert (
+        run(f"cp '{local}/a' '{folder}/a' && cp '{folder}/a' '{local}/b' && cmp '{local}/a' '{local}/b'").returncode
+        == 0
+    )
     assert behind.stored == {"a": noise(3 * MB)}
 
 
 @pytest.mark.parametrize("tool", ["cp -a {0}/. {1}", "rsync -a {0}/ {1}", "tar -C {0} -cf - . | tar -C {1} -xf -"])
-def test_a_tree_goes_in_and_comes_out_the_same(tool: str, folder: Path, local: Path, tmp_path: Path, behind: Folder) -> None:
+def test_a_tree_goes_in_and_comes_out_the_same(
+    tool: str, folder: Path, local: Path, tmp_path: Path, behind: Folder
+) -> None:
     fill(local)
     back = tmp_path / "back"
     back.mkdir()
@@ -122,7 +126,11 @@ def test_find_grep_head_tail(folder: Path, local: Path) -> None:
         (path / "small.csv").write_text("a,b\n1,2\n")
     same("grep -r TP53 . | sort", folder, local)
     same("find . -type f -size +1000k | sort; find . -type f -size -2 | sort", folder, local)
-    same("head -c 100 deep/big.bin | md5sum; tail -c 100 deep/big.bin | md5sum; tail -n 1 deep/er/notes.txt", folder, local)
+    same(
+        "head -c 100 deep/big.bin | md5sum; tail -c 100 deep/big.bin | md5sum; tail -n 1 deep/er/notes.txt",
+        folder,
+        local,
+    )
     same("find . -type f | sort | xargs wc -c", folder, local)
     same("du -b --apparent-size deep/big.bin | cut -f1; stat -c '%s %F' small.csv; stat -c %F deep", folder, local)
 

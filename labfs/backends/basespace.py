@@ -247,7 +247,9 @@ class BaseSpace:
         """Look for an upload whose answer was lost among the newest files of the record."""
         params = {"SortBy": "Id", "SortDir": "Desc", "Offset": "0", "Limit": str(LOOK_BACK)}
         path = "/".join((*target.folders, target.name))
-        answer = await self._client.call("GET", f"{API}/{target.parent.id}/files", params=params, patience=Patience.PERSISTENT)
+        answer = await self._client.call(
+            "GET", f"{API}/{target.parent.id}/files", params=params, patience=Patience.PERSISTENT
+        )
         for item in _response(answer).get("Items", []):
             same = (item.get("Path"), item.get("Size"), item.get("ETag")) == (path, size, md5)
             # An hour of slack: their clock is not ours, and an equal older file is the same bytes anyway.

@@ -120,7 +120,8 @@ def _range(header: str | None, size: int) -> tuple[int, int] | None:
     try:
         if not first:
             return max(size - int(last), 0), size
-        start, end = int(first), int(last) if last else size - 1
+        start = int(first)
+        end = int(last) if last else max(size - 1, start)
     except ValueError:
         return None
     return None if end < start else (start, min(end + 1, size))

@@ -1,0 +1,31 @@
+# Each target stands alone on a fresh machine; scripts/bootstrap installs what it needs and says so.
+.PHONY: demo test check bench soak fmt clean
+
+demo:    ## mount a sandbox and give a tour of it
+	@scripts/bootstrap
+	@.venv/bin/labfs demo
+
+test: check    ## formatting, lint, types and all tests
+	.venv/bin/pytest -q
+
+check:   ## formatting, lint and types
+	@scripts/bootstrap --test
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+bench:   ## speed beside other tools, in the same run
+	@scripts/bootstrap --test
+	.venv/bin/python scripts/bench
+
+soak:    ## a fault at every request of a 300 MB save, and more of everything; takes many minutes
+	@scripts/bootstrap --test
+	LABFS_SOAK=1 .venv/bin/pytest -q tests/test_faults.py tests/test_saving.py
+
+fmt:     ## format and mend what can be mended
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean:   ## remove everything that is not in the repository
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

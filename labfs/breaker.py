@@ -1,0 +1,61 @@
+"""The circuit breaker of one origin: while it is silent, requests fail at once instead of waiting in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from labfs.errors import LabfsError, Unavailable
+
+T = TypeVar("T")
+
+
+class Breaker:
+    """Fails requests at once to an origin that was silent several times in a row, and probes it later."""
+
+    THRESHOLD = 4  # silences in a row
+    FIRST_REST, LONGEST_REST = 0.25, 2.5  # in multiples of the longest silence
+
+    def __init__(self, site: str, timeout_s: float) -> None:
+        self._site = site
+        self._timeout_s = timeout_s
+        self._silences = 0
+        self._since = 0.0
+        self._rest_until = 0.0
+
+    async def guard(self, once: Callable[[], Awaitable[T]]) -> T:
+        """Run one try, or refuse it at once while the origin rests; any answer ends the silence."""
+        if reason := self.reason():
+            raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1))
+        try:
+            result = await once()
+        except LabfsError as error:
+            if isinstance(error, Unavailable) and error.silent:
+                self._silent()
+            else:
+                self._answered()
+            raise
+        self._answered()
+        return result
+
+    def reason(self) -> str | None:
+        if trio.current_time() >= self._rest_until:
+            return None
+        since = time.strftime("%H:%M:%S", time.localtime(self._since))
+        return f"{self._site} has not answered since {since}; labfs tries again every few seconds."
+
+    def _silent(self) -> None:
+        if not self._silences:
+            self._since = time.time()
+        self._silences += 1
+        excess = self._silences - self.THRESHOLD
+        if excess >= 0:
+            rest = min(self.FIRST_REST * 2.0 ** min(excess, 10), self.LONGEST_REST)
+            self._rest_until = trio.current_time() + rest * self._timeout_s
+
+    def _answered(self) -> None:
+        self._silences = 0
+        self._rest_until = 0.0

@@ -1,0 +1,137 @@
+"""The import law: arrows point down, the waist knows nobody, the sandbox stands alone."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import labfs
+
+PRODUCT = Path(labfs.__file__).parent
+
+# module → what it may import of labfs, each line a level of the map in labfs/__init__.py
+WAIST = {"backend", "errors"}
+LAW: dict[str, set[str]] = {
+    "errors": set(),
+    "reasons": set(),
+    "backend": {"errors"},
+    "names": {"backend"},
+    "scratch": set(),
+    "blocks": WAIST,
+    "proof": WAIST,
+    "spool": {"backend"},
+    "breaker": {"errors"},
+    "client": WAIST | {"breaker"},
+    "presigned": WAIST | {"client"},
+    "reader": WAIST | {"blocks", "proof"},
+    "writer": WAIST | {"reader", "spool"},
+    "tree": WAIST | {"names", "writer"},
+    "rules": WAIST | {"scratch", "tree"},
+    "files": WAIST | {"names", "proof", "reader", "reasons", "rules", "spool", "tree", "writer"},
+    "vfs": WAIST | {"blocks", "files", "names", "reader", "reasons", "rules", "spool", "tree"},
+    "inodes": set(),
+    "holders": set(),
+    "fuse": {"errors", "files", "holders", "inodes", "tree", "vfs"},
+    "control": {"errors"},
+    "config": WAIST | {"backends"},
+    "mounts": {"config", "errors"},
+    "daemon": WAIST | {"blocks", "config", "control", "fuse", "holders", "mounts", "spool", "vfs"},
+    "demo": set(),
+    "cli": {"config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox", "spool"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+BACKEND = WAIST | {"client", "presigned", "backends"}
+OUTSIDE = {
+    "httpx": {"client"},
+    "pyreqwest": {"client"},
+    "pyfuse3": {"fuse", "daemon"},
+    "cachetools": {"blocks", "reader", "reasons"},
+    "trio": {"blocks", "breaker", "proof", "reader", "writer", "tree", "files", "vfs", "client", "presigned", "fuse", "control",
+             "daemon", "backends/basespace"},
+    "click": {"cli", "demo"},
+    "keyring": {"config"},
+    "platformdirs": {"config"},
+}  # fmt: skip
+REASON = "labfs/__init__.py draws who may import whom; change the shape before you change this table"
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PRODUCT.rglob("*.py")):
+        name = str(path.relative_to(PRODUCT).with_suffix("")).removesuffix("/__init__")
+        found[name] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file imports, at its top or within a function."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            module = str(node.module)
+            package = module in ("labfs", "labfs.backends", "labfs.sandbox")
+            found |= {f"{module}.{alias.name}" for alias in node.names} if package else {module}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("labfs.") and "__version__" not in name}
+
+
+CORE = {name: path for name, path in modules().items() if "/" not in name and name not in ("backends", "sandbox")}
+BACKENDS = {name: path for name, path in modules().items() if name.startswith("backends/")}
+SANDBOX = {name: path for name, path in modules().items() if name.startswith("sandbox")}
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_a_module_imports_only_what_lies_below_it(name: str) -> None:
+    assert name in LAW, f"{name} is not in the law; {REASON}"
+    assert ours(CORE[name]) <= LAW[name], REASON
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_knows_the_waist_and_the_client(name: str) -> None:
+    assert ours(BACKENDS[name]) <= BACKEND, "a backend knows URLs and bodies of one system and nothing of the core"
+
+
+@pytest.mark.parametrize("name", SANDBOX)
+def test_the_sandbox_shares_no_code_with_the_rest(name: str) -> None:
+    assert ours(SANDBOX[name]) <= {"sandbox"}, "a shared helper would make a shared misreading invisible"
+
+
+@pytest.mark.parametrize("library", OUTSIDE)
+def test_a_library_stays_where_it_belongs(library: str) -> None:
+    users = {
+        name for name, path in {**CORE, **BACKENDS}.items() if any(i.split(".")[0] == library for i in imports(path))
+    }
+    assert users <= OUTSIDE[library]
+
+
+def test_no_vendor_is_named_above_the_waist() -> None:
+    for name, path in CORE.items():
+        if name not in ("__init__", "demo"):
+            text = path.read_text().lower()
+            for vendor in ("basespace", "illumina", "redcap", "clarity", "genestack"):
+                assert vendor not in text, f"{name} names {vendor}"
+
+
+def test_the_map_names_every_module() -> None:
+    named = (labfs.__doc__ or "").split()
+    for name in CORE:
+        if not name.startswith("__"):
+            assert name in named, f"the map in labfs/__init__.py does not name {name}"
+
+
+def test_functions_and_modules_stay_small() -> None:
+    for name, path in modules().items():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, f"{name} is too long"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{name}.{node.name} is too long"
