@@ -29,11 +29,14 @@ def tour(*, keep: bool) -> int:
     _say("labfs shows the files of lab systems as ordinary files. This tour needs no account and no network:")
     _say("it starts a stand-in of Illumina BaseSpace on this machine and mounts that.")
     try:
-        with tempfile.TemporaryDirectory(prefix="labfs-demo-") as temporary, _sandbox(Path(temporary)) as sandbox:
-            with _mounted(Path(temporary), sandbox) as guide:
-                guide.walk()
-                if keep:
-                    click.prompt(f"\nLook around in {guide.mount}; press Enter to end", default="", show_default=False)
+        with (
+            tempfile.TemporaryDirectory(prefix="labfs-demo-") as temporary,
+            _sandbox(Path(temporary)) as sandbox,
+            _mounted(Path(temporary), sandbox) as guide,
+        ):
+            guide.walk()
+            if keep:
+                click.prompt(f"\nLook around in {guide.mount}; press Enter to end", default="", show_default=False)
     except Stopped as error:
         click.secho(f"\nThe tour stopped: {error}", fg="red", err=True)
         return 1
@@ -81,7 +84,7 @@ def _mounted(directory: Path, sandbox: Path) -> Iterator[_Guide]:
         yield guide
     finally:
         done = subprocess.run(
-            [sys.executable, "-m", "labfs", "umount", str(mount)], env=env, capture_output=True, text=True
+            [sys.executable, "-m", "labfs", "umount", str(mount)], env=env, capture_output=True, text=True, check=False
         )
         if done.returncode:
             subprocess.run(["fusermount3", "-u", "-z", str(mount)], check=False)
@@ -106,7 +109,7 @@ class _Guide:
         click.secho(f"$ {shown}", bold=True)
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", command], env=self._env, cwd=self._work, timeout=STEP_S,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
         )  # fmt: skip
         lines = done.stdout.replace(str(self.mount), "~/lab").replace(str(self._work), "~").splitlines()
         click.echo("\n".join(lines[:LINES]) + ("\n…" if len(lines) > LINES else ""))
@@ -116,51 +119,76 @@ class _Guide:
         return done.stdout
 
     def walk(self) -> None:
-        hub = shlex.quote(str(self.mount / "basespace"))
-        panel = shlex.quote(str(self.mount / "basespace" / "Tumour panel 2026"))
-        large = shlex.quote(str(self.mount / "basespace" / "Large things" / "One large file" / "run42.raw.bin"))
-        self.step("Its projects are folders.", f"ls -l {hub}")
-        self.step("Records hold the files of analyses and samples, with their true sizes.",
-                  f"cd {panel} && find . -type f -printf '%p  %s bytes\\n' | sort | head -12")  # fmt: skip
-        self.step("Read a sequencing file: bytes are fetched as they are needed.",
-                  f"zcat {panel}/NA12871/Data/Intensities/BaseCalls/*_R1_*.fastq.gz | head -4")  # fmt: skip
-        self.step("Search in compressed results with the usual tools.",
-                  f"zcat {panel}/*/S1.variants.vcf.gz | grep -v '^#' | head -3; zgrep -c PASS {panel}/*/*.vcf.gz")  # fmt: skip
-        self._partial_read(large)
-        self.step("Copy a report out, and compare it with the original.",
-                  f"cp {panel}/'Variant calls S1'/report.pdf {self._work}/ && cmp {self._work}/report.pdf "
-                  f"{panel}/'Variant calls S1'/report.pdf && md5sum {self._work}/report.pdf")  # fmt: skip
-        self._save(panel)
+        hub = self.mount / "basespace"
+        panel = shlex.quote(str(hub / "Tumour panel 2026"))
+        results = f"{panel}/'Variant calls S1'"
+        self.step("Its projects are folders.", f"ls -l {shlex.quote(str(hub))}")
         self.step(
-            "What the system cannot do is refused, and labfs says why.",
-            f"rm {panel}/'Upload here'/plate.csv",
-            fails=True,
+            "Records hold the files of analyses and samples, with their true sizes.",
+            f"cd {panel} && find . -type f -printf '%p  %s bytes\\n' | sort | head -12",
         )
-        self.step("", f"labfs why {panel}/'Upload here'/plate.csv")
+        self.step(
+            "Read a sequencing file: bytes are fetched as they are needed.",
+            f"zcat {panel}/NA12871/Data/Intensities/BaseCalls/*_R1_*.fastq.gz | head -4",
+        )
+        self.step("Search in compressed results.", f"zcat {results}/*.vcf.gz | grep -v '^#' | head -3")
+        self._partial_read(shlex.quote(str(hub / "Large things" / "One large file" / "run42.raw.bin")))
+        self.step(
+            "Copy a report out, and compare it with the original.",
+            f"cp {results}/report.pdf . && cmp report.pdf {results}/report.pdf && md5sum report.pdf",
+        )
+        self._save(f"{panel}/'Upload here'")
         self.step("See what is mounted and what is on its way.", "labfs status")
 
     def _partial_read(self, large: str) -> None:
         self._control("POST", "reset")
-        self.step("A quarter of a gigabyte, of which only the beginning is wanted.",
-                  f"ls -lh {large} && head -c 64 {large} | od -A d -t x1 | head -3")  # fmt: skip
+        self.step(
+            "A quarter of a gigabyte, of which only the beginning is wanted.",
+            f"ls -lh {large} && head -c 64 {large} | od -A d -t x1 | head -3",
+        )
         fetched = self._control("GET", "requests")["bytes_out"].get("blobs", 0)
         _say(f"labfs fetched {fetched / 1e6:.1f} MB of the 268 MB.")
 
-    def _save(self, panel: str) -> None:
-        upload = f"{panel}/'Upload here'"
-        plate = self._work / "plate.csv"
-        plate.write_text("well,concentration\n" + "".join(f"A{i:02d},{i * 1.5}\n" for i in range(1, 13)))
+    def _save(self, upload: str) -> None:
+        plate = f"{upload}/plate.csv"
+        rows = "".join(f"A{i:02d},{i * 1.5}\n" for i in range(1, 13))
+        (self._work / "plate.csv").write_text(f"well,concentration\n{rows}")
         (self._work / "reads.bin").write_bytes(os.urandom(20_000_000))
-        self.step("Save: when the copy is done, the hub has the file, and its length and checksum were compared.",
-                  f"cp {plate} {upload}/ && cmp {plate} {upload}/plate.csv && ls -l {upload}")  # fmt: skip
-        self.step("Edit in place, append: each save is one new version.",
-                  f"sed -i s/A01/B01/ {upload}/plate.csv && echo C01,99 >> {upload}/plate.csv && tail -2 {upload}/plate.csv")  # fmt: skip
+        self.step(
+            "Save: when the copy is done, the hub has the file, and its length and checksum were compared.",
+            f"cp plate.csv {upload}/ && cmp plate.csv {plate} && ls -l {upload}",
+        )
+        self.step(
+            "Edit in place, append: each save is one new version.",
+            f"sed -i s/A01/B01/ {plate} && echo C01,99 >> {plate} && head -2 {plate} && tail -1 {plate}",
+        )
         self._control("POST", "reset")
-        self.step("A large file goes up in parts, each with its checksum.",
-                  f"cp {self._work}/reads.bin {upload}/ && cmp {self._work}/reads.bin {upload}/reads.bin && echo identical")  # fmt: skip
-        rows = self._control("GET", "requests")["requests"]
-        parts = sum(row["count"] for row in rows if row["method"] == "PUT")
-        _say(f"The hub received {parts} parts.")
+        self.step(
+            "A large file goes up in parts, each with its checksum.",
+            f"cp reads.bin {upload}/ && cmp reads.bin {upload}/reads.bin && echo identical",
+        )
+        sent = self._control("GET", "requests")["requests"]
+        _say(f"The hub received {sum(row['count'] for row in sent if row['method'] == 'PUT')} parts.")
+        self.step("What the system cannot do is refused …", f"rm {plate}", fails=True)
+        self.step("… and labfs says why.", f"labfs why {plate}")
+        self._show_in_the_system()
+
+    def _show_in_the_system(self) -> None:
+        """Ask the hub's own interface, without labfs, for what was saved."""
+        url, token = self._known["sites"]["basespace"], self._known["credentials"]["basespace"]["token"]
+        found = self._get(f"{url}/v1pre3/users/current/projects?Name=Tumour%20panel%202026", token)["Items"][0]["Id"]
+        records = self._get(f"{url}/v1pre3/projects/{found}/appresults", token)["Items"]
+        number = next(item["Id"] for item in records if item["Name"] == "Upload here")
+        click.echo()
+        click.secho("# The same files, as the hub itself lists them: every version is still there.", fg="cyan")
+        click.secho(f"$ curl …/v1pre3/appresults/{number}/files", bold=True)
+        for item in self._get(f"{url}/v1pre3/appresults/{number}/files", token)["Items"]:
+            click.echo(f"{item['Id']}  {item['Path']:<12} {item['Size']:>9} bytes  ETag {item['ETag']}")
+
+    def _get(self, url: str, token: str) -> Any:
+        request = urllib.request.Request(url, headers={"x-access-token": token})  # noqa: S310, our own http
+        with urllib.request.urlopen(request, timeout=STEP_S) as answer:  # noqa: S310
+            return json.load(answer)["Response"]
 
     def _control(self, method: str, what: str) -> Any:
         request = urllib.request.Request(f"{self._known['control']}/{what}", method=method)  # noqa: S310, our own http

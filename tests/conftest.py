@@ -44,12 +44,12 @@ def drive(running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def folder(sandbox: Sandbox, drive: Mount) -> Iterator[Path]:
+def folder(sandbox: Sandbox, drive: Mount) -> Path:
     """The mounted directory of a fresh record; `behind` tells what is in its store."""
     made = sandbox.fresh()
     drive.refresh(drive.path / "basespace")
     sandbox.reset()
-    yield made.at(drive.path)
+    return made.at(drive.path)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -281,10 +282,8 @@ def test_kill_9_loses_no_written_byte(mount: Mount, sandbox: Sandbox) -> None:
         os.fsync(file.fileno())
         os.kill(mount.pid, signal.SIGKILL)
         run("sleep 0.1")
-        try:
+        with contextlib.suppress(OSError):
             file.close()
-        except OSError:
-            pass
     (name,) = [line.split()[0] for line in labfs("outbox", "list", env=mount.env).stdout.splitlines()]
     target = mount.path.parent / "saved"
     assert labfs("outbox", "export", name, target, env=mount.env).returncode == 0

@@ -205,7 +205,7 @@ def test_a_listing_that_fails_is_an_error_or_the_last_one_and_never_an_empty_fol
 
 
 def test_it_answers_while_the_site_is_silent(place: tuple[Path, Folder], sandbox: Sandbox, hasty: Mount) -> None:
-    folder, behind = place
+    folder, _ = place
     sandbox.faults({"service": "basespace", "action": "stall", "times": None})
     hasty.refresh(folder)
     began = time.monotonic()

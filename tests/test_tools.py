@@ -85,7 +85,7 @@ def test_rsync_again_sends_nothing(folder: Path, local: Path, sandbox, behind: F
     sandbox.reset()
     again = run(f"rsync -ai '{local}/' '{folder}'")
     assert again.returncode == 0
-    assert not [line for line in again.stdout.splitlines() if line.startswith("<f") or line.startswith(">f")]
+    assert not [line for line in again.stdout.splitlines() if line.startswith(("<f", ">f"))]
     assert not [key for key in sandbox.requests() if key.startswith(("POST", "PUT"))]
 
 
