@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 IDLE_S = 5.0  # a proof that nobody fed for so long may be begun anew
+COMMON = (5, 8, 10, 15, 16, 20, 24, 25, 32, 50, 64, 100, 128)  # MiB that uploaders use
 CANDIDATES = 8  # part sizes to try at most: each costs one MD5 over the file
 
 
@@ -165,4 +166,4 @@ def part_sizes(size: int, count: int) -> list[int]:
     least = -(-size // count)
     greatest = size if count == 1 else (size - 1) // (count - 1)
     sizes = range(-(-least // MIB) * MIB, greatest + 1, MIB) if count > 1 else [max(size, MIB)]
-    return list(sizes)[:CANDIDATES]
+    return sorted(sizes, key=lambda part: (part // MIB not in COMMON, part))[:CANDIDATES]

@@ -162,9 +162,11 @@ class Writer:
 
 def part_size(size: int, rules: Parts) -> int:
     """Return a legal part size in bytes for a file of `size` bytes: the preferred one, or larger."""
-    fewest = -(-size // rules.count)
-    mib = 1024 * 1024
-    return min(max(rules.preferred, rules.least, -(-fewest // mib) * mib), rules.greatest)
+    needed = -(-size // rules.count)
+    if needed <= rules.preferred:
+        return rules.preferred
+    mib = 1024 * 1024  # whole ones, from which a reader can guess the part size
+    return min(-(-needed // mib) * mib, rules.greatest)
 
 
 async def _put(upload: Upload, number: int, source: Source) -> Receipt:

@@ -1,0 +1,165 @@
+"""A lab system in memory: a backend whose rules a test chooses, and whose faults it hands over as values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import trio
+
+from labfs.backend import Accept, Buffer, Capabilities, Entry, Page, Parts, Receipt, Source, Target
+from labfs.errors import LabfsError, NotFound, Stale
+
+MIB = 1024 * 1024
+RULES = Capabilities(
+    ranged=True,
+    deletable=False,
+    same_path_is_newer=True,
+    whole=64,
+    parts=Parts(least=16, greatest=64, count=1000, preferred=32),
+    connections=4,
+)
+
+
+@dataclass
+class MemoryBackend:
+    """One directory, `box`, of files. `faults` holds, by operation, errors for its next calls."""
+
+    capabilities: Capabilities = RULES
+    page_size: int = 3
+    latency_s: float = 0.01
+    files: dict[int, tuple[Entry, bytes]] = field(default_factory=dict)
+    faults: dict[str, list[LabfsError | None]] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    outage: str | None = None
+    under_way: int = 0
+    most_at_once: int = 0
+    _ids: int = 100
+
+    root = Entry(id="", name="memory", is_dir=True, accepts=frozenset({Accept.DIRECTORY}))
+    box = Entry(id="box", name="box", is_dir=True, accepts=frozenset({Accept.FILE, Accept.FOLDER}))
+
+    def put(self, name: str, data: bytes, folders: tuple[str, ...] = ()) -> Entry:
+        """Change the server behind labfs's back."""
+        self._ids += 1
+        digest = hashlib.md5(data).hexdigest()
+        entry = Entry(
+            id=f"files/{self._ids}", name=name, is_dir=False, age=self._ids, label=str(self._ids), folders=folders,
+            size=len(data), version=digest, checksum=f"md5:{digest}", modified_ns=self._ids * 10**9,
+        )  # fmt: skip
+        self.files[self._ids] = (entry, data)
+        return entry
+
+    def newest(self) -> dict[str, bytes]:
+        return {"/".join((*entry.folders, entry.name)): data for _, (entry, data) in sorted(self.files.items())}
+
+    async def _call(self, operation: str) -> None:
+        self.calls[operation] += 1
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
+        try:
+            await trio.sleep(self.latency_s)
+        finally:
+            self.under_way -= 1
+        waiting = self.faults.get(operation)
+        error = waiting.pop(0) if waiting else None
+        if error is not None:
+            raise error
+
+    async def check(self) -> str:
+        await self._call("check")
+        return "somebody"
+
+    async def page(self, parent: Entry, cursor: str | None) -> Page:
+        await self._call("page")
+        if parent.id == "":
+            return Page((self.box,))
+        start = int(cursor or 0)
+        entries = [entry for _, (entry, _) in sorted(self.files.items())]
+        more = start + self.page_size < len(entries)
+        return Page(tuple(entries[start : start + self.page_size]), str(start + self.page_size) if more else None)
+
+    async def stat(self, entry_id: str) -> Entry:
+        await self._call("stat")
+        return self._held(entry_id)[0]
+
+    def _held(self, entry_id: str) -> tuple[Entry, bytes]:
+        try:
+            return self.files[int(entry_id.partition("/")[2])]
+        except KeyError:
+            raise NotFound("gone") from None
+
+    async def describe(self, entry: Entry) -> Mapping[str, Any]:
+        await self._call("describe")
+        return {"id": entry.id}
+
+    def content(self, entry: Entry) -> MemoryContent:
+        return MemoryContent(self, entry)
+
+    async def make(self, parent: Entry, name: str) -> Entry:
+        await self._call("make")
+        return replace(self.box, id=f"box {name}", name=name)
+
+    async def upload(self, target: Target, source: Source) -> Entry:
+        await self._call("upload")
+        return self.put(target.name, b"".join(source.chunks()), target.folders)
+
+    async def begin_upload(self, target: Target, size: int | None) -> MemoryUpload:
+        await self._call("begin")
+        return MemoryUpload(self, target)
+
+    async def delete(self, entry: Entry) -> None:
+        await self._call("delete")
+        self.files.pop(int(entry.label), None)
+
+    async def aclose(self) -> None:
+        pass
+
+
+@dataclass
+class MemoryContent:
+    backend: MemoryBackend
+    entry: Entry
+
+    async def prepare(self) -> None:
+        await self.backend._call("prepare")
+
+    async def read(self, start: int, stop: int) -> Buffer:
+        await self.backend._call("read")
+        entry, data = self.backend._held(self.entry.id)
+        if entry.version != self.entry.version:
+            raise Stale("changed")
+        assert 0 <= start < stop <= len(data), "a reader asks for nothing that is not there"
+        return data[start:stop]
+
+
+@dataclass
+class MemoryUpload:
+    backend: MemoryBackend
+    target: Target
+    token: str = "token"
+    parts: dict[int, bytes] = field(default_factory=dict)
+    aborted: bool = False
+
+    async def put_part(self, number: int, source: Source) -> Receipt:
+        await self.backend._call("part")
+        self.parts[number] = b"".join(source.chunks())
+        return Receipt(number, hashlib.md5(self.parts[number]).hexdigest(), source.size)
+
+    async def complete(self, receipts: list[Receipt], size: int) -> Entry:
+        await self.backend._call("complete")
+        assert [receipt.number for receipt in receipts] == sorted(self.parts) == list(range(1, len(self.parts) + 1))
+        rules = self.backend.capabilities.parts
+        assert rules is not None
+        assert all(len(self.parts[n]) >= rules.least for n in sorted(self.parts)[:-1])
+        assert all(len(part) <= rules.greatest for part in self.parts.values())
+        data = b"".join(self.parts[number] for number in sorted(self.parts))
+        assert len(data) == size
+        return self.backend.put(self.target.name, data, self.target.folders)
+
+    async def abort(self) -> None:
+        self.aborted = True
+        await self.backend._call("abort")

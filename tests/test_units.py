@@ -1,0 +1,271 @@
+"""The small parts by themselves: names, ranges, blocks, proof, inodes, scratch."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from dataclasses import dataclass
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labfs import names
+from labfs.backend import Entry
+from labfs.blocks import Blocks
+from labfs.errors import Unavailable
+from labfs.inodes import ROOT, Inodes
+from labfs.proof import MIB, Damaged, Proof, part_sizes
+from labfs.scratch import is_scratch
+from labfs.spool import Ranges
+
+# -- names -----------------------------------------------------------------------------------------------
+
+NAMES = st.text(max_size=90) | st.text(st.sampled_from("%2Ff./\n\0 aé\ud800"), max_size=40)
+
+
+@given(NAMES)
+def test_a_safe_name_is_one_path_component_and_turns_back(name: str) -> None:
+    safe = names.safe(name)
+    assert safe not in ("", ".", "..")
+    assert not set(safe) & {"/", "\0", "\n"}
+    assert len(safe.encode()) <= 255
+    if "~" not in safe:
+        assert names.original(safe) == name
+
+
+@given(st.text(min_size=100, max_size=400))
+def test_a_long_name_is_cut_and_stays_distinct(name: str) -> None:
+    assert len(names.safe(name).encode()) <= 255
+    assert names.safe(name) != names.safe(name + "x") or len(name) < 1
+
+
+def entry(name: str, age: int, is_dir: bool = False) -> Entry:
+    return Entry(id=str(age), name=name, is_dir=is_dir, age=age, label=str(age))
+
+
+@given(st.lists(st.sampled_from(["a.txt", "a [2].txt", "a", "A.txt", "..", "a/b", "a%2Fb", "x" * 300])))
+def test_every_entry_gets_a_name_of_its_own_and_the_oldest_the_plain_one(given: list[str]) -> None:
+    entries = [entry(name, age) for age, name in enumerate(given)]
+    assigned = names.assign(reversed(entries))
+    assert sorted(e.age for e in assigned.values()) == list(range(len(given)))
+    for name in set(given):
+        assert assigned[names.safe(name)].age == given.index(name)
+
+
+def test_twins_are_told_apart_before_the_extension() -> None:
+    twins = [entry("reads.fastq.gz", 1), entry("reads.fastq.gz", 22), entry("Run 7.1", 3, True), entry("Run 7.1", 4, True)]
+    assert set(names.assign(twins)) == {"reads.fastq.gz", "reads [22].fastq.gz", "Run 7.1", "Run 7.1 [4]"}
+
+
+# -- ranges ----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 60))), st.integers(0, 60), st.integers(0, 60))
+def test_ranges_agree_with_a_set(steps: list[tuple[bool, int, int]], start: int, stop: int) -> None:
+    ranges, model = Ranges(), set()
+    for add, a, b in steps:
+        if add:
+            ranges.add(a, b)
+            model |= set(range(a, b))
+        else:
+            ranges.cut(a)
+            model = {offset for offset in model if offset < a}
+    assert {offset for low, high in ranges.gaps(start, stop) for offset in range(low, high)} == set(range(start, stop)) - model
+    pieces = list(ranges)
+    assert all(high < low for (_, high), (low, _) in zip(pieces, pieces[1:], strict=False))
+
+
+# -- blocks ----------------------------------------------------------------------------------------------
+
+
+async def test_one_fetch_however_many_ask(autojump_clock: trio.testing.MockClock) -> None:
+    fetches = 0
+
+    async def fetch() -> bytes:
+        nonlocal fetches
+        fetches += 1
+        await trio.sleep(1)
+        return b"block"
+
+    async with trio.open_nursery() as background, trio.open_nursery() as readers:
+        blocks = Blocks(background, 1000)
+        got: list[bytes] = []
+
+        async def read() -> None:
+            got.append(bytes(await blocks.get(("f", 0), fetch)))
+
+        with trio.CancelScope() as first:
+            readers.start_soon(read)
+            for _ in range(50):
+                readers.start_soon(read)
+            await trio.sleep(0.5)
+            first.cancel()
+    assert (fetches, got) == (1, [b"block"] * 51)
+
+
+async def test_the_one_who_asked_first_may_be_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    async def fetch() -> bytes:
+        await trio.sleep(1)
+        return b"block"
+
+    async with trio.open_nursery() as background:
+        blocks = Blocks(background, 1000)
+        with trio.move_on_after(0.5) as impatient:
+            await blocks.get(("f", 0), fetch)
+        assert impatient.cancelled_caught
+        assert await blocks.get(("f", 0), fetch) == b"block"
+
+
+async def test_an_error_reaches_everyone_who_waits_and_is_not_remembered(autojump_clock: trio.testing.MockClock) -> None:
+    errors = [Unavailable("once")]
+
+    async def fetch() -> bytes:
+        await trio.sleep(1)
+        if errors:
+            raise errors.pop()
+        return b"block"
+
+    async with trio.open_nursery() as background:
+        blocks = Blocks(background, 1000)
+        blocks.start(("f", 0), fetch)
+        with pytest.raises(Unavailable, match="once"):
+            await blocks.get(("f", 0), fetch)
+        assert await blocks.get(("f", 0), fetch) == b"block"
+
+
+async def test_blocks_are_bounded_in_bytes(autojump_clock: trio.testing.MockClock) -> None:
+    async def fetch() -> bytes:
+        return bytes(100)
+
+    async with trio.open_nursery() as background:
+        blocks = Blocks(background, 1000)
+        for index in range(50):
+            await blocks.get(("f", index), fetch)
+            assert blocks.size <= 1000
+        blocks.drop("f")
+        assert blocks.size == 0
+
+
+# -- proof -----------------------------------------------------------------------------------------------
+
+BLOCK = 1000
+
+
+def blocks_of(data: bytes) -> list[bytes]:
+    return [data[start : start + BLOCK] for start in range(0, len(data), BLOCK)]
+
+
+async def feed(proof: Proof, data: bytes) -> None:
+    for index, block in enumerate(blocks_of(data)):
+        await proof.feed(index, block)
+
+
+async def test_a_right_file_is_proven_and_a_wrong_one_is_not() -> None:
+    data = bytes(range(256)) * 20
+    proof = Proof("md5:" + hashlib.md5(data).hexdigest(), len(data), BLOCK)
+    with pytest.raises(Damaged):
+        await feed(proof, data[:-1] + b"!")
+    assert (proof.proven, proof.failures) == (False, 1)
+    await feed(proof, data)
+    assert proof.proven
+
+
+async def test_readers_take_turns_in_one_proof() -> None:
+    data = bytes(5 * BLOCK)
+    proof = Proof("md5:" + hashlib.md5(data).hexdigest(), len(data), BLOCK)
+    for index, block in enumerate(blocks_of(data)):
+        for _ in range(3):
+            await proof.feed(index, block)
+    assert proof.proven
+
+
+@pytest.mark.parametrize("part", [5 * MIB, 8 * MIB, 25 * MIB])
+async def test_the_part_size_of_a_multipart_tag_is_found_out(part: int) -> None:
+    data = bytes(range(251)) * 120_000
+    parts = [data[start : start + part] for start in range(0, len(data), part)]
+    tag = hashlib.md5(b"".join(hashlib.md5(p).digest() for p in parts)).hexdigest()
+    proof = Proof(f"md5-of-parts:{tag}-{len(parts)}", len(data), 1 << 20)
+    for index, start in enumerate(range(0, len(data), 1 << 20)):
+        await proof.feed(index, data[start : start + (1 << 20)])
+    assert proof.proven
+
+
+async def test_odd_parts_are_believed_at_the_second_equal_download() -> None:
+    data = bytes(3 * BLOCK)
+    proof = Proof("md5-of-parts:" + "0" * 32 + "-2", len(data), BLOCK)
+    with pytest.raises(Damaged):
+        await feed(proof, data)
+    await feed(proof, data)
+    assert (proof.proven, proof.failures) == (True, 0)
+
+
+@given(st.integers(1, 300 * MIB), st.integers(1, 40))
+def test_part_sizes_give_that_many_parts(size: int, count: int) -> None:
+    for part in part_sizes(size, count):
+        assert -(-size // part) == count
+
+
+# -- inodes ----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Thing:
+    key: str
+
+
+@given(st.lists(st.tuples(st.sampled_from("lf"), st.integers(0, 5))))
+def test_inodes_agree_with_counts(steps: list[tuple[str, int]]) -> None:
+    root, things = Thing("root"), [Thing(str(i % 3)) for i in range(6)]  # two things for each key
+    inodes, counts, numbers = Inodes(root), dict.fromkeys(range(6), 0), {}
+    for step, index in steps:
+        if step == "l":
+            numbers[index] = inodes.remember(things[index])
+            counts[index] += 1
+        elif counts[index]:
+            inodes.forget(numbers[index], 1)
+            counts[index] -= 1
+        alive = [i for i in counts if counts[i]]
+        assert [inodes[numbers[i]] for i in alive] == [things[i] for i in alive]
+        assert len({numbers[i] for i in alive}) == len(alive)
+        assert len(inodes) == len(alive) + 1
+    inodes.forget(ROOT, 99)
+    assert inodes[ROOT] is root
+
+
+def test_a_number_follows_its_key_and_not_the_object() -> None:
+    one, two = Inodes(Thing("root")), Inodes(Thing("root"))
+    assert one.number(Thing("site\0files/7")) == two.number(Thing("site\0files/7"))
+
+
+def test_forgotten_nodes_are_let_go() -> None:
+    inodes: Inodes[Thing] = Inodes(Thing("root"))
+    thing = Thing("x")
+    inodes.forget(inodes.remember(thing), 1)
+    del thing
+    gc.collect()
+    assert len(inodes._numbers) == 1
+
+
+# -- scratch ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [".~lock.a.odt#", "~$a.docx", ".a.swp", ".a.swo", "4913", "a.txt~", ".#a", "#a#",
+                                  ".DS_Store", "._a", "Thumbs.db", ".Trash-1000", ".goutputstream-XY12Z3"])  # fmt: skip
+def test_temporary_names_stay_local(name: str) -> None:
+    assert is_scratch(name, "", ())
+
+
+@pytest.mark.parametrize("name", ["a.txt", ".hidden.config", ".project.backup", "sedimentation", "sed123456", "data-wal",
+                                  "notes.swp.txt", "5913", ".bashrc", "x-journal", "#1 sample.csv"])  # fmt: skip
+def test_ordinary_names_do_not(name: str) -> None:
+    assert not is_scratch(name, "", ("a.txt",))
+    assert not is_scratch(name, "cp", ("a.txt",))
+
+
+def test_some_names_count_only_for_their_program_or_beside_their_file() -> None:
+    assert is_scratch(".a.txt.Xy12Zq", "rsync", ())
+    assert not is_scratch(".a.txt.Xy12Zq", "cp", ())
+    assert is_scratch("sedAb12Cd", "sed", ())
+    assert is_scratch("d.db-journal", "python3", ("d.db",))

@@ -1,0 +1,348 @@
+"""The file system over a system in memory, in virtual time: histories, races and faults."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from labfs.backend import Site
+from labfs.blocks import Blocks
+from labfs.errors import Denied, LabfsError, NotFound, Stale, Unavailable
+from labfs.spool import Spool
+from labfs.tree import LISTING_S, Node
+from labfs.vfs import Vfs
+from memory import RULES, MemoryBackend
+
+Clock = trio.testing.MockClock
+
+
+@asynccontextmanager
+async def opened(path: Path, backend: MemoryBackend, **site: Any) -> AsyncIterator[tuple[Vfs, Node]]:
+    async with trio.open_nursery() as nursery:
+        vfs = Vfs([Site("memory", "memory", backend, **site)], Blocks(nursery, 1 << 20), Spool(path / "spool"))
+        yield vfs, await vfs.resolve("/memory/box")
+        nursery.cancel_scope.cancel()
+
+
+async def read(vfs: Vfs, node: Node) -> bytes:
+    handle = await vfs.files.open(node, read=True, write=False)
+    try:
+        return bytes(await vfs.files.read(handle, 0, 1 << 20))
+    finally:
+        await vfs.files.release(handle)
+
+
+async def save(vfs: Vfs, box: Node, name: str, data: bytes) -> None:
+    handle = await vfs.files.create(box, name)
+    if handle.node.entry is not None:
+        await vfs.files.truncate(handle.node, 0)
+    try:
+        await vfs.files.write(handle, 0, data)
+        await vfs.files.flush(handle, shared=False)
+    finally:
+        await vfs.files.release(handle)
+
+
+async def test_a_listing_is_asked_for_once_in_its_time(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    for index in range(7):
+        backend.put(f"f{index}", b"x")
+    async with opened(tmp_path, backend) as (vfs, box):
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(vfs.listing, box)
+        assert backend.calls["page"] == 1 + 3
+        await trio.sleep(LISTING_S + 1)
+        await vfs.listing(box)
+        assert backend.calls["page"] == 1 + 3 + 3
+
+
+async def test_a_dead_site_shows_its_last_listing_and_denies_nothing(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"x")
+    async with opened(tmp_path, backend) as (vfs, box):
+        node = await vfs.lookup(box, "f")
+        await trio.sleep(LISTING_S + 1)
+        backend.faults["page"] = [Unavailable("down")] * 2
+        assert await vfs.lookup(box, "f") is node
+        with pytest.raises(Unavailable):
+            await vfs.lookup(box, "new since then")
+        await trio.sleep(LISTING_S + 1)
+        await vfs.listing(box)  # the second fault
+        await trio.sleep(LISTING_S + 1)
+        with pytest.raises(NotFound):
+            await vfs.lookup(box, "new since then")
+
+
+async def test_a_node_keeps_its_identity_while_listings_change(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"one")
+    async with opened(tmp_path, backend) as (vfs, box):
+        node = await vfs.lookup(box, "f")
+        before = node.generation
+        backend.put("f", b"two")
+        vfs.refresh(box)
+        assert await vfs.lookup(box, "f") is node
+        assert node.generation == before + 1, "the kernel's pages are no longer good"
+        assert await read(vfs, node) == b"two"
+
+
+async def test_our_own_save_is_no_news_to_the_kernel(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f", b"data")
+        node = await vfs.lookup(box, "f")
+        generation = node.generation
+        vfs.refresh(box)
+        assert (await vfs.lookup(box, "f"), node.generation) == (node, generation)
+
+
+async def test_a_version_that_changes_under_an_open_file_is_stale(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    entry = backend.put("f", bytes(100))
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.open(await vfs.lookup(box, "f"), read=True, write=False)
+        backend.files[entry.age] = (replace(entry, version="other"), b"y" * 100)
+        with pytest.raises(Stale) as caught:
+            await vfs.files.read(handle, 0, 10)
+        assert caught.value.errno == errno.ESTALE
+
+
+@pytest.mark.parametrize("operation", ["upload", "begin", "part", "complete"])
+async def test_a_save_that_fails_keeps_its_bytes_and_leaves_the_old_file(
+    operation: str, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"old")
+    size = 10 if operation == "upload" else 200
+    async with opened(tmp_path, backend) as (vfs, box):
+        backend.faults[operation] = [Denied("no")] * 99
+        with pytest.raises(Denied):
+            await save(vfs, box, "f", b"n" * size)
+        (note,) = vfs.files.spool.leftovers()
+        assert (note["state"], note["error"], note["path"]) == ("failed", "no", "/memory/box/f")
+        assert Path(note["file"]).read_bytes() == b"n" * size
+        assert await read(vfs, await vfs.lookup(box, "f")) == b"old"
+        assert backend.newest() == {"f": b"old"}
+        assert operation in ("upload", "begin") or backend.calls["abort"] == 1
+        assert "no" in str(vfs.xattrs(await vfs.lookup(box, "f"))["user.labfs.error"])
+
+
+async def test_a_new_file_that_cannot_be_saved_is_not_shown(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(faults={"upload": [Denied("no")]})
+    async with opened(tmp_path, backend) as (vfs, box):
+        with pytest.raises(Denied):
+            await save(vfs, box, "f", b"n")
+        assert await vfs.listing(box) == []
+        await save(vfs, box, "f", b"second try")
+        assert backend.newest() == {"f": b"second try"}
+
+
+async def test_parts_are_sent_again_one_by_one(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(faults={"part": [Unavailable("lost"), None, Unavailable("lost")]})
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f", bytes(range(200)))
+    assert backend.newest() == {"f": bytes(range(200))}
+    assert backend.calls["part"] == 7 + 2
+    assert backend.calls["abort"] == 0
+
+
+async def test_never_more_parts_at_once_than_agreed(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f", bytes(4000))
+    assert 1 < backend.most_at_once <= backend.capabilities.connections
+
+
+async def test_a_write_during_a_commit_is_saved_by_the_next(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(latency_s=1)
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"first")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vfs.files.commit, handle.node)
+            await trio.sleep(0.1)
+            assert bytes(await vfs.files.read(handle, 0, 9)) == b"first"
+            await vfs.files.write(handle, 0, b"FIRST")
+        assert backend.newest() == {"f": b"first"}, "never a mixture"
+        await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+    assert backend.newest() == {"f": b"FIRST"}
+
+
+async def test_a_refresh_in_the_middle_of_a_save_loses_nothing(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(latency_s=1)
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"data")
+        vfs.refresh(box)
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vfs.files.commit, handle.node)
+            vfs.refresh(box)
+            nursery.start_soon(vfs.listing, box)
+        await vfs.files.release(handle)
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+        assert (await vfs.lookup(box, "f")) is handle.node
+
+
+async def test_deleting_where_it_is_allowed(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(capabilities=replace(RULES, deletable=True))
+    backend.put("f", b"x")
+    async with opened(tmp_path, backend) as (vfs, box):
+        with pytest.raises(LabfsError, match="access") as caught:
+            await vfs.unlink(box, "f")
+        assert caught.value.errno == errno.EPERM
+    async with opened(tmp_path, backend, may_delete=True) as (vfs, box):
+        await vfs.unlink(box, "f")
+        assert (await vfs.listing(box), backend.newest()) == ([], {})
+        backend.put("g", b"x")
+        vfs.refresh(box)
+        with pytest.raises(LabfsError) as caught:
+            await vfs.rename(box, "g", box, "h")
+        assert caught.value.errno == errno.EXDEV, "mv then copies and deletes"
+
+
+async def test_saving_a_scratch_file_under_a_name_is_all_or_nothing(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(faults={"upload": [Denied("no")]})
+    backend.put("f", b"old")
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f~", b"new")
+        with pytest.raises(Denied):
+            await vfs.rename(box, "f~", box, "f")
+        assert await read(vfs, await vfs.lookup(box, "f")) == b"old"
+        assert await read(vfs, await vfs.lookup(box, "f~")) == b"new"
+        await vfs.rename(box, "f~", box, "f")
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+        assert await read(vfs, await vfs.lookup(box, "f")) == b"new"
+    assert backend.newest() == {"f": b"new"}
+    assert backend.calls["upload"] == 2
+
+
+# -- histories against a plain model -----------------------------------------------------------------------
+
+OPERATIONS = st.one_of(
+    st.tuples(st.just("save"), st.sampled_from("abc"), st.binary(min_size=1, max_size=150)),
+    st.tuples(st.just("patch"), st.sampled_from("abc"), st.integers(0, 160), st.binary(min_size=1, max_size=60)),
+    st.tuples(st.just("append"), st.sampled_from("abc"), st.binary(min_size=1, max_size=40)),
+    st.tuples(st.just("cut"), st.sampled_from("abc"), st.integers(0, 200)),
+    st.tuples(st.just("read"), st.sampled_from("abc")),
+    st.tuples(st.just("theirs"), st.sampled_from("abc"), st.binary(min_size=1, max_size=150)),
+    st.tuples(st.just("swap"), st.sampled_from("abc"), st.binary(min_size=1, max_size=80)),
+    st.tuples(st.just("backup"), st.sampled_from("abc"), st.binary(min_size=1, max_size=80)),
+    st.tuples(st.just("wait"), st.floats(0, 2 * LISTING_S)),
+    st.tuples(st.just("refresh")),
+)
+FAULTS = st.dictionaries(
+    st.sampled_from(["upload", "begin", "part", "complete", "read"]),
+    st.lists(st.sampled_from([None, None, Unavailable("fault")]), max_size=4),
+)
+
+
+class History:
+    """Runs operations on the file system and on a dictionary; only an error may make them differ, and then not."""
+
+    def __init__(self, vfs: Vfs, box: Node, backend: MemoryBackend) -> None:
+        self.vfs, self.box, self.backend = vfs, box, backend
+        self.model: dict[str, bytes] = {}
+
+    async def step(self, operation: tuple[Any, ...]) -> None:
+        kind, *arguments = operation
+        try:
+            await getattr(self, kind)(*arguments)
+        except Unavailable:
+            # Whether a save that failed was carried out is the server's to say.
+            self.model = self.backend.newest()
+        except NotFound:
+            assert kind != "save"
+            assert arguments[0] not in self.model
+
+    async def save(self, name: str, data: bytes) -> None:
+        await save(self.vfs, self.box, name, data)
+        self.model[name] = data
+
+    async def edit(self, name: str, change: Any) -> None:
+        handle = await self.vfs.files.open(await self.vfs.lookup(self.box, name), read=True, write=True)
+        try:
+            await change(handle)
+            await self.vfs.files.flush(handle, shared=False)
+        finally:
+            await self.vfs.files.release(handle)
+
+    async def patch(self, name: str, offset: int, data: bytes) -> None:
+        await self.edit(name, lambda handle: self.vfs.files.write(handle, offset, data))
+        old = self.model[name].ljust(offset, b"\0")
+        self.model[name] = old[:offset] + data + old[offset + len(data) :]
+
+    async def append(self, name: str, data: bytes) -> None:
+        async def change(handle: Any) -> None:
+            handle.append = True
+            await self.vfs.files.write(handle, 0, data)
+
+        await self.edit(name, change)
+        self.model[name] += data
+
+    async def cut(self, name: str, size: int) -> None:
+        await self.vfs.files.truncate(await self.vfs.lookup(self.box, name), size)
+        self.model[name] = self.model[name][:size].ljust(size, b"\0")
+
+    async def read(self, name: str) -> None:
+        assert await read(self.vfs, await self.vfs.lookup(self.box, name)) == self.model[name]
+
+    async def theirs(self, name: str, data: bytes) -> None:
+        self.backend.put(name, data)
+        self.vfs.refresh(self.box)
+        await self.vfs.listing(self.box)
+        self.model[name] = data
+
+    async def swap(self, name: str, data: bytes) -> None:
+        await save(self.vfs, self.box, f".{name}.swp", data)
+        await self.vfs.rename(self.box, f".{name}.swp", self.box, name)
+        self.model[name] = data
+
+    async def backup(self, name: str, data: bytes) -> None:
+        await self.vfs.rename(self.box, name, self.box, name + "~")
+        await save(self.vfs, self.box, name, data)
+        self.model[name] = data
+        await self.vfs.unlink(self.box, name + "~")
+
+    async def wait(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async def refresh(self) -> None:
+        self.vfs.refresh(self.box)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(operations=st.lists(OPERATIONS, max_size=14), faults=FAULTS)
+def test_every_history_agrees_with_a_dictionary(operations: list[Any], faults: dict[str, Any], tmp_path: Path) -> None:
+    run_history(operations, faults, tmp_path)
+
+
+def run_history(operations: list[Any], faults: dict[str, Any], tmp_path: Path) -> None:
+    async def main() -> None:
+        backend = MemoryBackend()
+        async with opened(tmp_path / str(random.getrandbits(64)), backend) as (vfs, box):
+            history = History(vfs, box, backend)
+            backend.faults = {kind: list(errors) for kind, errors in faults.items()}
+            for operation in operations:
+                await history.step(operation)
+            backend.faults = {}
+            await trio.sleep(2 * LISTING_S)
+            shown = {node.name: await read(vfs, node) for node in await vfs.listing(box) if not node.local}
+            assert shown == backend.newest()
+            if not faults:
+                assert shown == history.model
+            assert vfs.files.unsaved() == []
+
+    trio.run(main, clock=Clock(autojump_threshold=0))
