@@ -14,7 +14,7 @@ Obligations on every backend:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -231,20 +231,15 @@ async def scan(backend: Backend, parent: Entry) -> list[Entry]:
     """
     for _ in range(SCANS):
         seen: dict[str, Entry] = {}
-        total, left_out = None, 0
-        async for page in _pages(backend, parent):
+        left_out = 0
+        cursor: str | None = None
+        while True:
+            page = await backend.page(parent, cursor)
             seen.update((entry.id, entry) for entry in page.entries)
-            total, left_out = page.total, left_out + page.left_out
-        if total is None or len(seen) + left_out >= total:
+            left_out += page.left_out
+            cursor = page.cursor
+            if cursor is None:
+                break
+        if page.total is None or len(seen) + left_out >= page.total:
             return list(seen.values())
     raise Unavailable(f"The list of “{parent.name}” kept changing while it was read.")
-
-
-async def _pages(backend: Backend, parent: Entry) -> AsyncIterator[Page]:
-    cursor: str | None = None
-    while True:
-        page = await backend.page(parent, cursor)
-        yield page
-        cursor = page.cursor
-        if cursor is None:
-            return

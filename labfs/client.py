@@ -16,7 +16,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -162,10 +162,11 @@ class Client:
         response = await self._api.send(request, stream=True)
         try:
             body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > LONGEST_ANSWER:
-                    raise Malformed(f"{what} sent an answer of more than {LONGEST_ANSWER >> 20} MiB.")
+            async with aclosing(response.aiter_bytes()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > LONGEST_ANSWER:
+                        raise Malformed(f"{what} sent an answer of more than {LONGEST_ANSWER >> 20} MiB.")
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await response.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -55,14 +56,21 @@ def test_every_entry_gets_a_name_of_its_own_and_the_oldest_the_plain_one(given: 
 
 
 def test_twins_are_told_apart_before_the_extension() -> None:
-    twins = [entry("reads.fastq.gz", 1), entry("reads.fastq.gz", 22), entry("Run 7.1", 3, True), entry("Run 7.1", 4, True)]
+    twins = [
+        entry("reads.fastq.gz", 1),
+        entry("reads.fastq.gz", 22),
+        entry("Run 7.1", 3, True),
+        entry("Run 7.1", 4, True),
+    ]
     assert set(names.assign(twins)) == {"reads.fastq.gz", "reads [22].fastq.gz", "Run 7.1", "Run 7.1 [4]"}
 
 
 # -- ranges ----------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 60))), st.integers(0, 60), st.integers(0, 60))
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.integers(0, 60))), st.integers(0, 60), st.integers(0, 60)
+)
 def test_ranges_agree_with_a_set(steps: list[tuple[bool, int, int]], start: int, stop: int) -> None:
     ranges, model = Ranges(), set()
     for add, a, b in steps:
@@ -72,9 +80,11 @@ def test_ranges_agree_with_a_set(steps: list[tuple[bool, int, int]], start: int,
         else:
             ranges.cut(a)
             model = {offset for offset in model if offset < a}
-    assert {offset for low, high in ranges.gaps(start, stop) for offset in range(low, high)} == set(range(start, stop)) - model
+    assert {offset for low, high in ranges.gaps(start, stop) for offset in range(low, high)} == set(
+        range(start, stop)
+    ) - model
     pieces = list(ranges)
-    assert all(high < low for (_, high), (low, _) in zip(pieces, pieces[1:], strict=False))
+    assert all(high < low for (_, high), (low, _) in itertools.pairwise(pieces))
 
 
 # -- blocks ----------------------------------------------------------------------------------------------
@@ -118,7 +128,9 @@ async def test_the_one_who_asked_first_may_be_cancelled(autojump_clock: trio.tes
         assert await blocks.get(("f", 0), fetch) == b"block"
 
 
-async def test_an_error_reaches_everyone_who_waits_and_is_not_remembered(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_error_reaches_everyone_who_waits_and_is_not_remembered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     errors = [Unavailable("once")]
 
     async def fetch() -> bytes:

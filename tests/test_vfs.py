@@ -14,6 +14,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from memory import RULES, MemoryBackend
 
 from labfs.backend import Site
 from labfs.blocks import Blocks
@@ -21,7 +22,6 @@ from labfs.errors import Denied, LabfsError, NotFound, Stale, Unavailable
 from labfs.spool import Spool
 from labfs.tree import LISTING_S, Node
 from labfs.vfs import Vfs
-from memory import RULES, MemoryBackend
 
 Clock = trio.testing.MockClock
 

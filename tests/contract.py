@@ -1,0 +1,224 @@
+"""The suite that every backend must pass. Set-up and checks go around the backend, straight to the store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pytest
+import trio
+
+from labfs.backend import Accept, Backend, Entry, Target, scan
+from labfs.errors import Exists, Invalid, LabfsError, NotFound, Stale
+
+MIB = 1024 * 1024
+
+
+class Bytes:
+    """A body in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def chunks(self) -> Iterator[bytes]:
+        for start in range(0, len(self._data), MIB):
+            yield self._data[start : start + MIB]
+
+    def md5(self) -> bytes:
+        return hashlib.md5(self._data).digest()
+
+
+class Ground(Protocol):
+    """What a system's tests provide: a fresh record, and a way to its store that is not the backend."""
+
+    backend: Backend
+    record: Entry  # a writable one, empty
+
+    def put(self, path: str, data: bytes) -> str:
+        """Save a file behind the backend's back; return its label."""
+        ...
+
+    def stored(self) -> dict[str, bytes]: ...
+
+    def uploads(self) -> int:
+        """Return how many complete files the record has, versions counted."""
+        ...
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+async def whole(ground: Ground, entry: Entry) -> bytes:
+    if not entry.size:
+        return b""
+    content = ground.backend.content(entry)
+    await content.prepare()
+    return bytes(await content.read(0, entry.size))
+
+
+def target(ground: Ground, name: str, *folders: str) -> Target:
+    return Target(ground.record, folders, name)
+
+
+class Contract:
+    """Subclass it with a fixture `ground`."""
+
+    async def test_it_says_who_we_are(self, ground: Ground) -> None:
+        assert await ground.backend.check()
+
+    async def test_the_record_is_found_from_the_root(self, ground: Ground) -> None:
+        async def find(parent: Entry, depth: int) -> bool:
+            for entry in await scan(ground.backend, parent):
+                if entry.id == ground.record.id:
+                    return True
+                if entry.is_dir and depth < 2 and await find(entry, depth + 1):
+                    return True
+            return False
+
+        assert await find(ground.backend.root, 0)
+        assert Accept.FILE in ground.record.accepts
+
+    @pytest.mark.parametrize("count", [0, 1, 7])
+    async def test_a_list_shows_each_file_once_as_stat_does(self, ground: Ground, count: int) -> None:
+        labels = [ground.put(f"f{index}", noise(index + 1)) for index in range(count)]
+        entries = await scan(ground.backend, ground.record)
+        assert sorted(entry.label for entry in entries) == sorted(labels)
+        for entry in entries:
+            assert await ground.backend.stat(entry.id) == entry
+            assert (entry.size, entry.is_dir) == (int(entry.name[1:]) + 1, False)
+
+    async def test_reads_are_the_slices_of_what_is_stored(self, ground: Ground) -> None:
+        data = noise(300_000)
+        ground.put("f", data)
+        (entry,) = await scan(ground.backend, ground.record)
+        assert entry.version is not None or not ground.backend.capabilities.ranged
+        content = ground.backend.content(entry)
+        chance = random.Random(7)
+        ranges = [(0, 1), (0, len(data)), (len(data) - 1, len(data))]
+        ranges += [tuple(sorted(chance.sample(range(len(data)), 2))) for _ in range(10)]  # type: ignore[misc]
+        for start, stop in ranges:
+            assert bytes(await content.read(start, stop)) == data[start:stop]
+
+    async def test_what_is_not_there_is_not_found(self, ground: Ground) -> None:
+        ground.put("f", b"x")
+        (entry,) = await scan(ground.backend, ground.record)
+        kind = entry.id.rpartition("/")[0]
+        with pytest.raises(LabfsError) as caught:
+            await ground.backend.stat(f"{kind}/999999999")
+        assert caught.value.errno in (2, 13)
+
+    @pytest.mark.parametrize("size", [1, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1])
+    async def test_one_body(self, ground: Ground, size: int) -> None:
+        if size > ground.backend.capabilities.whole:
+            return
+        data = noise(size)
+        entry = await ground.backend.upload(target(ground, "f", "a", "b"), Bytes(data))
+        assert ground.stored() == {"a/b/f": data}
+        assert (entry.name, entry.folders, entry.size) == ("f", ("a", "b"), size)
+        assert entry == await ground.backend.stat(entry.id)
+        assert [e.id for e in await scan(ground.backend, ground.record)] == [entry.id]
+
+    async def test_an_empty_file_works_or_fails_and_never_half(self, ground: Ground) -> None:
+        try:
+            await ground.backend.upload(target(ground, "f"), Bytes(b""))
+        except Invalid:
+            assert ground.stored() == {}
+        else:
+            assert ground.stored() == {"f": b""}
+
+    @pytest.mark.parametrize("sizes", [[1], [0, 1], [0, -1], [0, 0, 5]])
+    async def test_parts(self, ground: Ground, sizes: list[int]) -> None:
+        rules = ground.backend.capabilities.parts
+        if rules is None:
+            return
+        parts = [noise(rules.least + size if size <= 0 else size, seed) for seed, size in enumerate(sizes)]
+        upload = await ground.backend.begin_upload(target(ground, "big", "folder"), sum(map(len, parts)))
+        numbers = reversed(range(1, len(parts) + 1))  # any order
+        receipts = [await upload.put_part(number, Bytes(parts[number - 1])) for number in numbers]
+        receipts[0] = await upload.put_part(len(parts), Bytes(parts[-1]))  # again
+        assert ground.stored() == {}, "nothing is visible before the end"
+        assert await scan(ground.backend, ground.record) == []
+        receipts.sort(key=lambda receipt: receipt.number)
+        entry = await upload.complete(receipts, sum(map(len, parts)))
+        assert ground.stored() == {"folder/big": b"".join(parts)}
+        assert await upload.complete(receipts, sum(map(len, parts))) == entry, "after a lost answer"
+        assert ground.uploads() == 1
+        await upload.abort()  # harmless now
+        assert ground.stored() == {"folder/big": b"".join(parts)}
+
+    async def test_an_abort_leaves_no_trace(self, ground: Ground) -> None:
+        if ground.backend.capabilities.parts is None:
+            return
+        upload = await ground.backend.begin_upload(target(ground, "f"), None)
+        await upload.put_part(1, Bytes(b"x"))
+        await upload.abort()
+        await upload.abort()
+        assert (ground.stored(), await scan(ground.backend, ground.record)) == ({}, [])
+
+    async def test_a_changed_file_is_stale_or_still_the_old_one(self, ground: Ground) -> None:
+        ground.put("f", noise(1000, 1))
+        (entry,) = await scan(ground.backend, ground.record)
+        ground.put("f", noise(1000, 2))
+        with contextlib.suppress(Stale):
+            assert await whole(ground, entry) == noise(1000, 1)
+
+    @pytest.mark.parametrize("name", ["größe.txt", "e\u0301", "a b", " lead", "trail ", "%2F", "a&b=c?d#e+f", "quo\"te'", "x" * 200,
+                                      ".hidden", "日本語.csv", "semi;colon", "back\\slash"])  # fmt: skip
+    async def test_names_survive_the_round_trip(self, ground: Ground, name: str) -> None:
+        entry = await ground.backend.upload(target(ground, name), Bytes(b"x"))
+        assert entry.name == name
+        assert set(ground.stored()) == {name}
+        assert [e.name for e in await scan(ground.backend, ground.record)] == [name]
+
+    @pytest.mark.parametrize("name", ["a/b", "..", "."])
+    async def test_names_that_would_escape_are_refused_or_kept_whole(self, ground: Ground, name: str) -> None:
+        try:
+            entry = await ground.backend.upload(target(ground, name), Bytes(b"x"))
+        except LabfsError:
+            assert ground.stored() == {}
+        else:
+            assert (entry.name, entry.folders) == (name, ())
+
+    async def test_making_what_is_there_is_not_silent(self, ground: Ground) -> None:
+        if Accept.DIRECTORY not in ground.backend.root.accepts:
+            return
+        made = await ground.backend.make(ground.backend.root, f"Made {id(ground)}")
+        assert made.is_dir
+        with pytest.raises(Exists):
+            await ground.backend.make(ground.backend.root, made.name)
+
+    async def test_cancelled_anywhere_it_still_works(self, ground: Ground) -> None:
+        ground.put("f", noise(50_000))
+        (entry,) = await scan(ground.backend, ground.record)
+        for wait_ms in (0, 1, 2, 3, 5, 8, 13):
+            with trio.move_on_after(wait_ms / 1000):
+                await scan(ground.backend, ground.record)
+                await whole(ground, entry)
+        assert await whole(ground, entry) == noise(50_000)
+
+    async def test_describe_is_the_systems_own_record(self, ground: Ground) -> None:
+        import json
+
+        found: Any = await ground.backend.describe(ground.record)
+        assert ground.record.label in json.dumps(found)
+
+    async def test_deleting_does_what_the_capability_says(self, ground: Ground) -> None:
+        ground.put("f", b"x")
+        (entry,) = await scan(ground.backend, ground.record)
+        if not ground.backend.capabilities.deletable:
+            with pytest.raises(LabfsError):
+                await ground.backend.delete(entry)
+            return
+        await ground.backend.delete(entry)
+        assert ground.stored() == {}
+        with pytest.raises((NotFound, LabfsError)):
+            await ground.backend.stat(entry.id)
+        await ground.backend.delete(entry)  # what is gone is no error

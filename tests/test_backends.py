@@ -1,0 +1,67 @@
+"""The contract suite over every backend, each against its half of the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from contract import Contract
+from stage import Folder, Sandbox
+
+from labfs.backend import Backend, Entry, scan
+from labfs.backends import KINDS
+from labfs.errors import Unavailable
+
+
+class BaseSpaceGround:
+    def __init__(self, backend: Backend, record: Entry, folder: Folder) -> None:
+        self.backend = backend
+        self.record = record
+        self._folder = folder
+
+    def put(self, path: str, data: bytes) -> str:
+        return self._folder.put(path, data)
+
+    def stored(self) -> dict[str, bytes]:
+        return self._folder.stored
+
+    def uploads(self) -> int:
+        return len(self._folder.paths)
+
+
+@pytest.fixture
+async def ground(sandbox: Sandbox) -> AsyncIterator[BaseSpaceGround]:
+    folder = sandbox.fresh()
+    backend = KINDS["basespace"].build("hub", sandbox.url, {"token": lambda: sandbox.token}, 8.0)
+    try:
+        yield BaseSpaceGround(backend, await backend.stat(f"appresults/{folder.record}"), folder)
+    finally:
+        await backend.aclose()
+
+
+class TestBaseSpace(Contract):
+    """And its own oddities."""
+
+    async def test_an_order_that_is_ignored_is_found_out(self, ground: BaseSpaceGround, sandbox: Sandbox) -> None:
+        for index in range(5):
+            ground.put(f"f{index}", b"x")
+        sandbox.switch(sort_ignored=True, short_pages=2)
+        assert len(await scan(ground.backend, ground.record)) == 5
+
+    async def test_both_created_statuses_are_taken(self, ground: BaseSpaceGround, sandbox: Sandbox) -> None:
+        sandbox.switch(created_status=200)
+        made = await ground.backend.make(ground.backend.root, f"Made with 200 {id(ground)}")
+        assert made.is_dir
+
+    async def test_a_list_that_keeps_changing_is_an_error_and_not_a_short_list(
+        self, ground: BaseSpaceGround, sandbox: Sandbox
+    ) -> None:
+        class Shifting:
+            """A backend whose list always claims one more than it shows."""
+
+            async def page(self, parent: Entry, cursor: str | None) -> object:
+                page = await ground.backend.page(parent, cursor)
+                return type(page)(page.entries, page.cursor, (page.total or 0) + 1)
+
+        with pytest.raises(Unavailable, match="kept changing"):
+            await scan(Shifting(), ground.record)  # type: ignore[arg-type]

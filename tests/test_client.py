@@ -1,0 +1,256 @@
+"""HTTP for one site, in virtual time: retries, deadlines, credentials and what each answer means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from labfs import errors
+from labfs.client import Answer, Client, Patience
+
+Clock = trio.testing.MockClock
+Handler = Callable[[httpx.Request], Any]
+
+
+class Script(httpx.AsyncBaseTransport):
+    """Answers requests in turn, and remembers them. An exception is raised, a number is a status."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+        self.times: list[float] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.requests.append(request)
+        self.times.append(trio.current_time())
+        await trio.sleep(0.01)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if answer == "hang":
+            await trio.sleep_forever()
+        return httpx.Response(answer) if isinstance(answer, int) else answer
+
+
+def client(transport: Script, **options: Any) -> Client:
+    return Client("hub", "https://hub.example/api", lambda: {"x-access-token": "secret"}, transport=transport,
+                  bulk_transport=httpx.MockTransport(lambda _: httpx.Response(500)), **options)  # fmt: skip
+
+
+OK = httpx.Response(200, json={"fine": True})
+
+
+@pytest.mark.parametrize("first", [429, 500, 502, 503, 504, httpx.ReadError("x"), httpx.ReadTimeout("x"), httpx.ConnectError("x"),
+                                   httpx.RemoteProtocolError("x")])  # fmt: skip
+async def test_what_may_pass_is_tried_again(first: Any, autojump_clock: Clock) -> None:
+    script = Script(first, first, OK)
+    answer = await client(script).call("GET", "v1/things")
+    assert (answer.json(), len(script.requests)) == ({"fine": True}, 3)
+    assert str(script.requests[0].url) == "https://hub.example/api/v1/things"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, errors.Invalid), (401, errors.Denied), (403, errors.Denied), (404, errors.NotFound), (405, errors.Unsupported),
+     (409, errors.Exists), (410, errors.NotFound), (412, errors.Stale), (413, errors.TooLarge), (302, errors.Malformed)],
+)  # fmt: skip
+async def test_what_is_meant_is_not(status: int, error: type[Exception], autojump_clock: Clock) -> None:
+    script = Script(status)
+    with pytest.raises(error) as caught:
+        await client(script).call("GET", "v1/things")
+    assert len(script.requests) == 1
+    assert "secret" not in str(caught.value)
+
+
+async def test_patience_ends_below_the_kernels(autojump_clock: Clock) -> None:
+    for answer in (503, httpx.ConnectError("x"), "hang"):
+        began = trio.current_time()
+        with pytest.raises(errors.Unavailable):
+            await client(Script(answer)).call("GET", "v1/things")
+        assert trio.current_time() - began < 17
+
+
+async def test_a_wait_longer_than_patience_is_refused_at_once(autojump_clock: Clock) -> None:
+    script = Script(httpx.Response(429, headers={"Retry-After": "14388"}))
+    with pytest.raises(errors.Unavailable):
+        await client(script).call("GET", "v1/things")
+    assert trio.current_time() < 1
+
+
+async def test_the_servers_wish_is_kept(autojump_clock: Clock) -> None:
+    script = Script(httpx.Response(503, headers={"Retry-After": "7"}), OK)
+    await client(script).call("GET", "v1/things")
+    assert 7 <= script.times[1] - script.times[0] < 8
+
+
+@pytest.mark.parametrize(
+    ("first", "again"), [(500, False), (httpx.ReadError("x"), False), (503, True), (httpx.ConnectError("x"), True)]
+)
+async def test_what_may_have_been_carried_out_is_not_sent_twice(first: Any, again: bool, autojump_clock: Clock) -> None:
+    script = Script(first, OK)
+    if again:
+        await client(script).call("POST", "v1/things", json={}, repeatable=False, patience=Patience.PERSISTENT)
+    else:
+        with pytest.raises(errors.Unanswered):
+            await client(script).call("POST", "v1/things", json={}, repeatable=False, patience=Patience.PERSISTENT)
+    assert len(script.requests) == 1 + again
+
+
+async def test_a_silent_origin_is_left_alone_and_probed_later(autojump_clock: Clock) -> None:
+    script = Script(httpx.ConnectError("x"))
+    hub = client(script)
+    for _ in range(3):
+        with pytest.raises(errors.Unavailable):
+            await hub.call("GET", "v1/things")
+    asked, now = len(script.requests), trio.current_time()
+    with pytest.raises(errors.Unavailable, match="has not answered since"):
+        await hub.call("GET", "v1/things")
+    assert trio.current_time() - now < 13
+    assert hub.outage is not None
+    script.answers = [OK]
+    await trio.sleep(21)
+    await hub.call("GET", "v1/things")
+    assert (hub.outage, len(script.requests) > asked) == (None, True)
+
+
+async def test_an_origin_that_answers_with_errors_is_not_silent(autojump_clock: Clock) -> None:
+    script = Script(500)
+    hub = client(script)
+    for _ in range(3):
+        with pytest.raises(errors.Unavailable):
+            await hub.call("GET", "v1/things")
+    assert hub.outage is None
+
+
+async def test_never_more_requests_at_once_than_agreed(autojump_clock: Clock) -> None:
+    most = now = 0
+
+    class Counting(Script):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal most, now
+            now += 1
+            most = max(most, now)
+            try:
+                return await super().handle_async_request(request)
+            finally:
+                now -= 1
+
+    hub = client(Counting(OK), connections=3)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(hub.call, "GET", "v1/things")
+    assert most == 3
+
+
+async def test_a_cancelled_call_gives_its_place_back(autojump_clock: Clock) -> None:
+    script = Script("hang", OK)
+    hub = client(script, connections=1)
+    with trio.move_on_after(1):
+        await hub.call("GET", "v1/things")
+    assert (await hub.call("GET", "v1/things")).json() == {"fine": True}
+
+
+@pytest.mark.parametrize("body", [b"<html><body>Sign in</body></html>", b"", b"{", b"\xff\xfe"])
+async def test_what_is_not_json_is_told_plainly(body: bytes, autojump_clock: Clock) -> None:
+    answer = await client(Script(httpx.Response(200, content=body))).call("GET", "v1/things")
+    with pytest.raises(errors.Malformed):
+        answer.json()
+
+
+async def test_an_endless_answer_is_cut_off(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labfs.client.LONGEST_ANSWER", 1000)
+    with pytest.raises(errors.Malformed, match="more than"):
+        await client(Script(httpx.Response(200, content=bytes(1001)))).call("GET", "v1/things")
+
+
+# -- file bytes ------------------------------------------------------------------------------------------
+
+
+def fetching(handler: Handler) -> Client:
+    return Client("hub", "https://hub.example", lambda: {"x-access-token": "secret"}, transport=Script(OK),
+                  bulk_transport=httpx.MockTransport(handler), timeout_s=1)  # fmt: skip
+
+
+DATA = bytes(range(256)) * 4
+
+
+def body(status: int, data: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+    """Return an answer whose body arrives as a stream, as it does from a socket."""
+    return httpx.Response(status, stream=httpx.ByteStream(data), headers=headers)
+
+
+def partial(request: httpx.Request, **headers: str) -> httpx.Response:
+    start, stop = (int(n) for n in request.headers["range"].removeprefix("bytes=").split("-"))
+    return body(206, DATA[start : stop + 1],
+                          headers={"Content-Range": f"bytes {start}-{stop}/{len(DATA)}", **headers})  # fmt: skip
+
+
+async def test_exactly_the_range_without_credentials() -> None:
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return partial(request, ETag='"v1"')
+
+    assert bytes(await fetching(handler).fetch("https://store.example/f?Signature=s", 10, 20, "v1")) == DATA[10:20]
+    (request,) = seen
+    assert request.headers["if-match"] == '"v1"'
+    assert request.headers["accept-encoding"] == "identity"
+    assert not {"authorization", "x-access-token", "cookie"} & set(request.headers)
+
+
+async def test_a_range_that_is_ignored_is_cut_out_of_the_whole() -> None:
+    assert bytes(await fetching(lambda _: body(200, DATA)).fetch("https://s/f", 10, 20, None)) == DATA[10:20]
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda request: body(206, DATA[:10], headers={"Content-Range": "bytes 0-9/1024"}),
+        lambda request: body(206, DATA[10:19], headers={"Content-Range": "bytes 10-19/1024"}),
+        lambda request: body(206, DATA[10:20]),
+        lambda request: body(200, DATA[:15]),
+        lambda request: httpx.Response(503, headers={"Retry-After": "0"}),
+    ],
+)
+async def test_a_body_that_is_not_the_range_is_no_answer(handler: Handler) -> None:
+    with pytest.raises(errors.Unavailable):
+        await fetching(handler).fetch("https://s/f", 10, 20, None)
+
+
+async def test_another_version_is_stale() -> None:
+    with pytest.raises(errors.Stale):
+        await fetching(lambda request: partial(request, ETag='"v2"')).fetch("https://s/f", 10, 20, "v1")
+    with pytest.raises(errors.Stale):
+        await fetching(lambda _: httpx.Response(412)).fetch("https://s/f", 10, 20, "v1")
+
+
+async def test_packed_bytes_are_refused() -> None:
+    with pytest.raises(errors.Malformed):
+        await fetching(lambda request: partial(request, **{"Content-Encoding": "gzip"})).fetch(
+            "https://s/f", 10, 20, None
+        )
+
+
+async def test_redirects_are_followed_a_few_times() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "one":
+            return httpx.Response(302, headers={"Location": "https://two/f"})
+        return (
+            partial(request) if request.url.host == "two" else httpx.Response(302, headers={"Location": "https://x/"})
+        )
+
+    assert bytes(await fetching(handler).fetch("https://one/f", 0, 5, None)) == DATA[:5]
+    with pytest.raises(errors.Malformed, match="redirected"):
+        await fetching(handler).fetch("https://loop/f", 0, 5, None)
+
+
+def test_an_answer_that_is_html_names_the_url() -> None:
+    answer = Answer(200, {"content-type": "text/html"}, b"<html>", "hub: GET /x")
+    with pytest.raises(errors.Malformed, match="a web page"):
+        answer.json()
