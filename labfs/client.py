@@ -15,13 +15,13 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -162,7 +162,7 @@ class Client:
         response = await self._api.send(request, stream=True)
         try:
             body = bytearray()
-            async with aclosing(response.aiter_bytes()) as chunks:
+            async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > LONGEST_ANSWER:
