@@ -13,7 +13,6 @@ import trio
 
 from labfs import control, holders, mounts
 from labfs.backend import Site
-from labfs.blocks import Blocks
 from labfs.config import Config, SiteSettings
 from labfs.errors import ConfigError, LabfsError
 from labfs.fuse import Door
@@ -57,10 +56,12 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 spool = Spool(self._place.spool)
                 spool.adopt()
-                self._vfs = Vfs(sites, Blocks(nursery, self._config.cache_bytes), spool)
-                self._mount()
+                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool)
+                door = Door(self._vfs)
+                self._mount(door)
                 try:
                     nursery.start_soon(self._watch_signals)
+                    nursery.start_soon(self._widen_read_ahead, door)
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
                     await pyfuse3.main(max_tasks=99)
@@ -93,16 +94,20 @@ class Daemon:
             raise ConfigError(" ".join(doubts.values()))
         return list(doubts.values())
 
-    def _mount(self) -> None:
+    def _mount(self, door: Door) -> None:
         options = {"fsname=labfs", "subtype=labfs", "default_permissions", "noatime"}
         if self._allow_other:
             options.add("allow_other")
         if self._read_only:
             options.add("ro")
         try:
-            pyfuse3.init(Door(self._vfs), self._place.mountpoint, options)
+            pyfuse3.init(door, self._place.mountpoint, options)
         except RuntimeError as error:
             raise ConfigError(f"{self._place.mountpoint} cannot be mounted; the log says why.") from error
+
+    async def _widen_read_ahead(self, door: Door) -> None:
+        await door.greeted.wait()
+        await trio.sleep(0.1)  # the kernel sets its own value when it has our greeting
         mounts.widen_read_ahead(self._place.mountpoint)
 
     def _welcome(self, doubts: list[str]) -> str:

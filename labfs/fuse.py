@@ -83,6 +83,10 @@ class Door(pyfuse3.Operations):
         self._numbers = iter(range(1, 1 << 62))
         self._cached: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # generation of the kernel's pages
         self._owner = (os.getuid(), os.getgid())
+        self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
+
+    def init(self) -> None:
+        self.greeted.set()
 
     def fail(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> NoReturn:
         """Answer with an errno; keep the reason where the user can find it."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import deque
 from typing import Protocol
 
 import trio
@@ -24,13 +25,15 @@ from labfs.errors import Unavailable
 log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
+WAITING = 64  # blocks that wait to be hashed, at most: their memory is not the cache's
 IDLE_S = 5.0  # a proof that nobody fed for so long may be begun anew
-COMMON = (5, 8, 10, 15, 16, 20, 24, 25, 32, 50, 64, 100, 128)  # MiB that uploaders use
-CANDIDATES = 8  # part sizes to try at most: each costs one MD5 over the file
+COMMON = (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128)  # MiB that uploaders use
+CANDIDATES = 4  # part sizes to try at most: each costs one MD5 over the file
 
 
 class _Digest(Protocol):
     def update(self, data: Buffer, /) -> None: ...
+    def value(self) -> str: ...
     def matches(self) -> bool: ...
 
 
@@ -38,17 +41,20 @@ class Proof:
     """The running proof of one version of one file of `size` bytes, cut into blocks of `block` bytes.
 
     Shared by all readers of the version, who share the blocks too: whoever comes to the next block in
-    order feeds it. `failures` counts the whole reads that proved wrong, so that a reader who handed out
-    some of those blocks without feeding them can tell.
+    order offers it, and a task in `nursery` hashes it while the reading goes on. `failures` counts the
+    whole reads that proved wrong: a reader that was there must not hand out the end of the file.
     """
 
-    def __init__(self, checksum: str | None, size: int, block: int) -> None:
+    def __init__(self, nursery: trio.Nursery, checksum: str | None, size: int, block: int) -> None:
+        self._nursery = nursery
         self._checksum = checksum
         self._size = size
         self._last = max(size - 1, 0) // block
-        self._lock = trio.Lock()
-        self._fed_at = 0.0
-        self.found: bytes | None = None  # MD5 of the last whole read that proved nothing
+        self._queue: deque[Buffer] = deque()
+        self._idle = trio.Event()
+        self._idle.set()
+        self._offered_at = 0.0
+        self.found: str | None = None  # what the last whole read that proved nothing came to
         self.proven = checksum is None
         self.failures = 0
         self._begin()
@@ -59,36 +65,54 @@ class Proof:
         return bool(self._checksum and self._checksum.startswith("md5-of-parts:"))
 
     def _begin(self) -> None:
-        self._next = 0
-        self._plain = hashlib.md5(usedforsecurity=False)
+        self._next = self._hashed = 0
         self._digests = _digests(self._checksum, self._size)
 
     def wants(self, index: int) -> bool:
         """Tell whether this block continues the proof, or begins it anew after a reader gave up."""
         if self.proven:
             return False
-        return index == self._next or (index == 0 and trio.current_time() - self._fed_at > IDLE_S)
+        abandoned = self._idle.is_set() and trio.current_time() - self._offered_at > IDLE_S
+        return index == self._next or (index == 0 and abandoned)
 
-    async def feed(self, index: int, block: Buffer) -> None:
-        """Hash a block. Raises Damaged where the last one shows that the bytes were not right."""
-        async with self._lock:
-            if not self.wants(index):
-                return
-            if index == 0:
-                self._begin()
-            self._fed_at = trio.current_time()
-            await trio.to_thread.run_sync(self._update, block)
-            self._next = index + 1
-            if index == self._last:
-                self._settle()
+    async def offer(self, index: int, block: Buffer) -> None:
+        """Have a block hashed if it is the next one; waits only while very many are waiting already."""
+        if not self.wants(index):
+            return
+        if index == 0:
+            self._begin()
+        self._next = index + 1
+        self._offered_at = trio.current_time()
+        self._queue.append(block)
+        if self._idle.is_set():
+            self._idle = trio.Event()
+            self._nursery.start_soon(self._hash)
+        if len(self._queue) > WAITING:
+            await self._idle.wait()
 
-    def _update(self, block: Buffer) -> None:
-        self._plain.update(block)
-        for digest in self._digests:
-            digest.update(block)
+    async def settled(self) -> None:
+        """Wait until everything that was offered is hashed."""
+        await self._idle.wait()
+
+    async def _hash(self) -> None:
+        try:
+            while self._queue:
+                blocks = list(self._queue)
+                self._queue.clear()
+                await trio.to_thread.run_sync(self._update, blocks)
+                self._hashed += len(blocks)
+                if self._hashed > self._last:
+                    self._settle()
+        finally:
+            self._idle.set()
+
+    def _update(self, blocks: list[Buffer]) -> None:
+        for block in blocks:
+            for digest in self._digests:
+                digest.update(block)
 
     def _settle(self) -> None:
-        found = self._plain.digest()
+        found = self._digests[0].value()
         twice_the_same = self.odd_parts and found == self.found
         self.proven = twice_the_same or any(digest.matches() for digest in self._digests)
         before, self.found = self.found, found
@@ -98,8 +122,7 @@ class Proof:
             return
         self.failures += 1
         self._begin()
-        log.warning("A whole read did not match the checksum (digest %s, before %s).", found.hex(), before)
-        raise Damaged("The bytes that arrived do not match the server's checksum of the file.")
+        log.warning("A whole read did not match the checksum (%s, before %s).", found, before)
 
 
 class Damaged(Unavailable):
@@ -114,8 +137,11 @@ class _Whole:
     def update(self, data: Buffer, /) -> None:
         self._md5.update(data)
 
+    def value(self) -> str:
+        return self._md5.hexdigest()
+
     def matches(self) -> bool:
-        return self._md5.hexdigest() == self._expected
+        return self.value() == self._expected
 
 
 class _OfParts:
@@ -142,11 +168,14 @@ class _OfParts:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._room = self._part
 
-    def matches(self) -> bool:
+    def value(self) -> str:
         outer = self._outer.copy()
         if self._room < self._part:
             outer.update(self._md5.digest())
-        return outer.hexdigest() == self._expected
+        return outer.hexdigest()
+
+    def matches(self) -> bool:
+        return self.value() == self._expected
 
 
 def _digests(checksum: str | None, size: int) -> list[_Digest]:
@@ -155,7 +184,7 @@ def _digests(checksum: str | None, size: int) -> list[_Digest]:
         return [_Whole(value)]
     if kind == "md5-of-parts":
         expected, _, count = value.partition("-")
-        return [_OfParts(expected, part) for part in part_sizes(size, int(count))]
+        return [_OfParts(expected, part) for part in part_sizes(size, int(count))] or [_Whole(expected)]
     return []
 
 

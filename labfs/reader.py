@@ -32,6 +32,7 @@ class Reader:
         self._key = key
         self._proof = proof
         self._failures = proof.failures
+        self._damaged = False
         self._next = 0  # block that a sequential reader will touch next
         self._window = 0  # blocks ahead, now
         self._end = max(size - 1, 0) // BLOCK  # index of the last block
@@ -57,31 +58,32 @@ class Reader:
 
     async def _block(self, index: int) -> Buffer:
         block = await self._blocks.get((self._key, index), self._fetch(index))
-        if self._proof.wants(index):
-            try:
-                await self._proof.feed(index, block)
-            except Damaged as damage:
-                self._blocks.drop(self._key)
-                block = await self._second_opinion(index, damage)
-        if self._failures != self._proof.failures:
-            # Also when the fault has passed: this reader has handed out some of the wrong bytes.
-            raise Damaged("Some of the bytes that were read did not match the server's checksum of the file.")
-        return block
-
-    async def _second_opinion(self, last: int, damage: Damaged) -> Buffer:
-        """Download once more. Good news only if nothing wrong was handed out before."""
-        found = self._proof.found
-        if last > 0 and not self._proof.odd_parts:
-            raise damage
-        block: Buffer = b""
-        with trio.move_on_after(OPINION_S):
-            for index in range(last + 1):
-                block = await self._blocks.get((self._key, index), self._fetch(index))
-                await self._proof.feed(index, block)
-        if self._proof.proven and (last == 0 or self._proof.found == found):
-            self._failures = self._proof.failures
+        await self._proof.offer(index, block)
+        if index == self._end:
+            await self._proof.settled()
+        if self._failures == self._proof.failures:
             return block
-        raise damage
+        self._blocks.drop(self._key)
+        if index == self._end and not self._damaged and await self._second_opinion():
+            return await self._blocks.get((self._key, index), self._fetch(index))
+        # For good, also when the fault has passed: this reader has handed out some of the wrong bytes.
+        self._damaged = True
+        raise Damaged("The bytes that arrived do not match the server's checksum of the file.")
+
+    async def _second_opinion(self) -> bool:
+        """Download once more; true only if nothing wrong was handed out before."""
+        found = self._proof.found
+        if self._end > 0 and not self._proof.odd_parts:
+            return False
+        with trio.move_on_after(OPINION_S):
+            for index in range(self._end + 1):
+                block = await self._blocks.get((self._key, index), self._fetch(index))
+                await self._proof.offer(index, block)
+            await self._proof.settled()
+        if self._proof.proven and (self._end == 0 or self._proof.found == found):
+            self._failures = self._proof.failures
+            return True
+        return False
 
     def _fetch(self, index: int) -> Fetch:
         async def fetch() -> Buffer:
@@ -110,7 +112,8 @@ class Readers:
 
     KEPT = 4096  # versions
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, nursery: trio.Nursery, blocks: Blocks) -> None:
+        self._nursery = nursery
         self._blocks = blocks
         self._shared: LRUCache[Hashable, tuple[Content, Proof]] = LRUCache(maxsize=self.KEPT)
 
@@ -119,6 +122,6 @@ class Readers:
         size = entry.size or 0
         key: Hashable = (site, entry.id, entry.version if entry.version is not None else object())
         if key not in self._shared:
-            self._shared[key] = (backend.content(entry), Proof(entry.checksum, size, BLOCK))
+            self._shared[key] = (backend.content(entry), Proof(self._nursery, entry.checksum, size, BLOCK))
         content, proof = self._shared[key]
         return Reader(self._blocks, content, key, size, proof)

@@ -35,14 +35,17 @@ class Attributes:
 
 
 class Vfs:
-    """All mounted sites as one tree. Bytes are cached in `blocks` and written to `spool`."""
+    """All mounted sites as one tree. At most `cache_bytes` are cached, and writes go to `spool`.
 
-    def __init__(self, sites: Iterable[Site], blocks: Blocks, spool: Spool) -> None:
+    What goes on behind the requests (read-ahead, hashing) runs in `nursery`.
+    """
+
+    def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], cache_bytes: int, spool: Spool) -> None:
         self.sites = tuple(sites)
         self.tree = Tree(self.sites)
-        self.blocks = blocks
+        self.blocks = Blocks(nursery, cache_bytes)
         self.reasons = Reasons()
-        self.files = Files(self.tree, Readers(blocks), spool, self.reasons)
+        self.files = Files(self.tree, Readers(nursery, self.blocks), spool, self.reasons)
         self._started_ns = time.time_ns()
 
     @property

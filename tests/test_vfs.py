@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from memory import RULES, MemoryBackend
 
 from labfs.backend import Site
-from labfs.blocks import Blocks
 from labfs.errors import Denied, LabfsError, NotFound, Stale, Unavailable
 from labfs.spool import Spool
 from labfs.tree import LISTING_S, Node
@@ -29,7 +28,7 @@ Clock = trio.testing.MockClock
 @asynccontextmanager
 async def opened(path: Path, backend: MemoryBackend, **site: Any) -> AsyncIterator[tuple[Vfs, Node]]:
     async with trio.open_nursery() as nursery:
-        vfs = Vfs([Site("memory", "memory", backend, **site)], Blocks(nursery, 1 << 20), Spool(path / "spool"))
+        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, Spool(path / "spool"))
         yield vfs, await vfs.resolve("/memory/box")
         nursery.cancel_scope.cancel()
 
