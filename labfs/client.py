@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
 LONGEST_SKIP = 64 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
+PIECE = 8 * 1024 * 1024  # bytes taken from the transport at a time
 REDIRECTS = 5
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 
@@ -283,10 +284,10 @@ def _exactly(response: httpx.Response, start: int, stop: int, version: str | Non
 
 
 def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffer:
-    pieces: list[bytes] = []
+    pieces: list[Buffer] = []
     got = -skip
-    for chunk in response.iter_raw():
-        pieces.append(chunk if got >= 0 else chunk[-got:])
+    for chunk in _chunks(response, skip + size):
+        pieces.append(chunk if got >= 0 else memoryview(chunk)[-got:])
         got += len(chunk)
         if got >= size:
             break
@@ -294,6 +295,16 @@ def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffe
         raise Unavailable(f"{what} sent {max(got, 0)} bytes where {size} were asked for.")
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     return memoryview(body)[:size] if len(body) > size else body
+
+
+def _chunks(response: httpx.Response, size: int) -> Iterator[Buffer]:
+    """Yield the body; from the Rust transport in one piece if it can be, which saves two copies of it."""
+    native = response.extensions.get("pyreqwest_response")
+    if native is None:
+        yield from response.iter_raw()
+        return
+    while (chunk := native.body_reader.read(min(size, PIECE))) is not None:
+        yield chunk
 
 
 @contextmanager
