@@ -52,7 +52,7 @@ class SiteSettings:
 class Config:
     path: Path
     sites: tuple[SiteSettings, ...]
-    cache_bytes: int = 256 * 1024 * 1024
+    cache_bytes: int = 128 * 1024 * 1024
 
     def only(self, names: tuple[str, ...]) -> Config:
         """Return the configuration with just these sites; all of them if none is named."""
@@ -202,7 +202,7 @@ def _check_private(path: Path) -> None:
 
 
 def _cache_bytes(path: Path, table: Any) -> int:
-    mib = table.get("mib", 256) if isinstance(table, dict) else None
+    mib = table.get("mib", 128) if isinstance(table, dict) else None
     if not isinstance(mib, int) or not 64 <= mib <= 1 << 20 or set(table) - {"mib"}:
         raise ConfigError(f"{path}: the section cache takes one key, mib, a whole number from 64.")
     return mib * 1024 * 1024

@@ -5,8 +5,10 @@ contract cannot hide by being made twice.
 
     serve     several applications on loopback ports     store      SQLite and blobs in a directory
     faults    faults as values, and counters             control    the origin that sets and shows them
-    blobs     the presigned object store                 basespace  that service
-    specimens small valid lab files
+    blobs     the presigned object store                 specimens  small valid lab files
+    service   what a service must be                     basespace  … one package each
+
+A new service is a package with a class that is a `Service`, and a row in SERVICES.
 """
 
 from __future__ import annotations
@@ -20,34 +22,40 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from labfs.sandbox import basespace, blobs, serve
+from labfs.sandbox import blobs, serve
+from labfs.sandbox.basespace import BaseSpace
 from labfs.sandbox.control import control
 from labfs.sandbox.faults import Layer, Watch
+from labfs.sandbox.service import Service
 from labfs.sandbox.store import Store
+
+SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace,)
 
 
 def run(directory: Path, port: int, say: Callable[[str], None]) -> None:
     """Serve a sandbox until it is told to end; `say` gets a line that starts with `ready`.
 
-    With a port, the control origin takes it and the services take the next ones; with 0 all take free
-    ones. Raises OSError for a port that is taken or a directory that cannot be used.
+    With a port, the control origin takes it and the blob origin and the services take the next ones, in
+    the order of SERVICES; with 0 all take free ones. Raises OSError for a port that is taken or a
+    directory that cannot be used.
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     store, watch = Store(directory), Watch()
     origin = blobs.Blobs(store, _secret(directory))
-    hub = basespace.BaseSpace(store, origin)
-    switches: dict[str, Any] = {basespace.SERVICE: hub.switches}
+    services = [build(store, origin) for build in SERVICES]
     apps: dict[str, ASGIApp] = {
-        "control": control(watch, switches),
+        "control": control(watch, {service.name: service.switches for service in services}),
         "blobs": Layer(origin.app, "blobs", watch, blobs.error),
-        basespace.SERVICE: Layer(hub.app, basespace.SERVICE, watch, basespace.error),
+        **{service.name: Layer(service.app, service.name, watch, service.error) for service in services},
     }
     listeners = {name: serve.bind(port + index if port else 0) for index, name in enumerate(apps)}
     urls = {name: serve.address(listener) for name, listener in listeners.items()}
     origin.url = urls["blobs"]
-    basespace.seed(hub.shelf)
-    _describe(directory, urls)
+    for service in services:
+        service.url = urls[service.name]
+        service.seed()
+    _describe(directory, urls, services)
     pairs = [(listeners[name], app) for name, app in apps.items()]
     serve.serve(pairs, lambda: say(f"ready {directory} control {urls['control']}"))
 
@@ -59,25 +67,27 @@ def _secret(directory: Path) -> bytes:
     return path.read_bytes()
 
 
-def _describe(directory: Path, urls: dict[str, str]) -> None:
+def _describe(directory: Path, urls: dict[str, str], services: list[Service]) -> None:
     """Write what clients need: `labfs.toml` for labfs, `sandbox.json` for everybody else."""
-    sites = {"basespace": urls[basespace.SERVICE]}
     known = {
         "control": urls["control"],
-        "sites": sites,
+        "sites": {service.name: service.url for service in services},
         "blobs": urls["blobs"],
-        "credentials": {"basespace": {"token": basespace.TOKEN}},
+        "credentials": {service.name: service.credentials for service in services},
     }
     _write(directory / "sandbox.json", json.dumps(known, indent=2))
+    sections = [_section(service) for service in services if service.site]
     _write(
         directory / "labfs.toml",
-        "# Written by `labfs sandbox`; it is written anew at every start.\n"
-        "[sites.basespace]\n"
-        'kind = "basespace"\n'
-        f'url = "{sites["basespace"]}"\n'
-        f'token = "{basespace.TOKEN}"\n'
-        'access = "full"\n',
+        "\n".join(["# Written by `labfs sandbox`; it is written anew at every start.", *sections]),
     )
+
+
+def _section(service: Service) -> str:
+    values: dict[str, Any] = {"kind": service.name, "url": service.url, **service.site}
+    # A JSON string, number or list of them is valid TOML too.
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    return f"[sites.{service.name}]\n{lines}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -17,10 +17,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from labfs.sandbox.basespace import seed as seeds
 from labfs.sandbox.basespace.answers import (
     FORBIDDEN,
     Compact,
     Refusal,
+    error,
     json_of,
     moment,
     paging,
@@ -42,8 +44,13 @@ RECORDS = ("appresults", "samples", "runs")
 class BaseSpace:
     """The service: routes over a store, bytes in the blob origin."""
 
-    def __init__(self, store: Store, blobs: Blobs, switches: Switches | None = None) -> None:
-        self.switches = switches or Switches()
+    name = "basespace"
+
+    def __init__(self, store: Store, blobs: Blobs) -> None:
+        self.url = ""
+        self.switches = Switches()
+        self.credentials: dict[str, Any] = {"token": seeds.TOKEN}
+        self.site: dict[str, Any] = {"token": seeds.TOKEN, "access": "full"}
         self.shelf = Shelf(store, blobs, self.switches)
         self._store = store
         self._uploads = Uploads(self.shelf)
@@ -80,6 +87,12 @@ class BaseSpace:
             ],
             exception_handlers={Refusal: refused, HTTPException: unknown},
         )
+
+    def error(self, status: int) -> Response:
+        return error(status)
+
+    def seed(self) -> None:
+        seeds.seed(self.shelf)
 
     # -- who asks, and for what ------------------------------------------------------------------------
 
