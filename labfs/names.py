@@ -1,10 +1,9 @@
 """Server names ⇄ file names: pure functions, one reversible rule.
 
-The rule, as the README prints it: a character that no file name can hold is written `%` and two
-hexadecimal digits for each byte of its UTF-8 form, as in a web address. That is `/`, NUL and the other
-control characters, and a `%` that would otherwise read as such an escape. The names `.` and `..`
-become `%2E` and `%2E%2E`, an empty name becomes `%`. A name longer than 255 bytes is cut, before its
-extension, and marked with `~` and eight digits of its hash.
+The rule, as the README prints it: what no file name can hold is written `%` and two hexadecimal digits for
+each byte, as in a web address. That is `/` and the control characters, and as whole names `.` and `..`; an
+empty name becomes `%`. A `%` that would read as such an escape becomes `%25`; any other stays as it is. A
+name longer than 255 bytes is cut before its extension, and marked with `~` and eight digits of its hash.
 
 Of several equal names the oldest keeps the plain one, the others get ` [id]` before the extension.
 """
@@ -16,27 +15,47 @@ import re
 from collections.abc import Iterable
 
 from labfs.backend import Entry
+from labfs.errors import Invalid, NameTooLong
 
 LONGEST = 255  # bytes, the limit of Linux file systems
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})")
-_ESCAPE = re.compile(r"(?:%[0-9A-F]{2})+")
+_BAD = re.compile(r"[\x00-\x1f\x7f/\ud800-\udfff]")
+# The digits of an escape: a control character, a slash, or half a surrogate pair in its UTF-8 form.
+_DIGITS = r"(?:[01][0-9A-F]|7F|2F|ED%[AB][0-9A-F]%[89AB][0-9A-F])"
+_ESCAPE = re.compile(f"%{_DIGITS}")
+# A `%` that reads as an escape, or as an escaped `%` before one, is escaped itself: so nothing is ambiguous.
+_PERCENT = re.compile(f"%(?=(?:25)*{_DIGITS})")
+_ESCAPED_PERCENT = re.compile(f"%25(?=(?:25)*{_DIGITS})")
+_DOTS = re.compile(r"%((?:25)*)(2E(?:%2E)?)?")
 
 
 def safe(name: str) -> str:
     """Return the file name for a server's name."""
-    if name in (".", ".."):
-        return name.replace(".", "%2E")
-    if name in ("", "%"):
-        return "%25" if name else "%"
-    return _fit(_UNSAFE.sub(_escape, name))
+    if name in ("", ".", ".."):
+        return name.replace(".", "%2E") or "%"
+    if _DOTS.fullmatch(name):
+        return "%25" + name[1:]
+    return _fit(_BAD.sub(_escape, _PERCENT.sub("%25", name)))
 
 
 def original(name: str) -> str:
     """Return the server's name for a file name: the inverse of `safe` for names that were not cut."""
-    if name == "%":
-        return ""
-    return _ESCAPE.sub(_unescape, name)
+    match = _DOTS.fullmatch(name)
+    if match:
+        return "%" + name[3:] if match[1] else (match[2] or "").replace("%", "").replace("2E", ".")
+    pieces = re.split(f"({_ESCAPED_PERCENT.pattern}|{_ESCAPE.pattern})", name)
+    return "".join(_decoded(piece) if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def for_saving(name: str) -> str:
+    """Return the server's name for a file that is to be made. Raises for a name that no file can have."""
+    if _BAD.search(name):
+        raise Invalid("A name cannot hold control characters.")
+    if len(name.encode()) > LONGEST:
+        raise NameTooLong(f"A name can have {LONGEST} bytes at most.")
+    if not original(name):
+        raise Invalid("“%” stands for an empty name, which cannot be made.")
+    return original(name)
 
 
 def assign(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -73,8 +92,8 @@ def _escape(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
 
-def _unescape(match: re.Match[str]) -> str:
-    return bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "surrogatepass")
+def _decoded(escape: str) -> str:
+    return "%" if escape == "%25" else bytes.fromhex(escape.replace("%", "")).decode("utf-8", "surrogatepass")
 
 
 def _fit(name: str) -> str:

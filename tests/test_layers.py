@@ -17,7 +17,7 @@ LAW: dict[str, set[str]] = {
     "errors": set(),
     "reasons": set(),
     "backend": {"errors"},
-    "names": {"backend"},
+    "names": WAIST,
     "scratch": set(),
     "blocks": WAIST,
     "proof": WAIST,
