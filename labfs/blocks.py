@@ -59,6 +59,10 @@ class Blocks:
             raise flight.error
         return flight.block
 
+    def peek(self, key: Key) -> Buffer | None:
+        """Return a block that is there already."""
+        return self._cache.get(key)
+
     def start(self, key: Key, fetch: Fetch) -> None:
         """Begin to fetch a block that will probably be asked for."""
         if key not in self._cache:

@@ -21,6 +21,7 @@ import click
 
 from labfs import __version__, config, control, holders, mounts
 from labfs.errors import ConfigError, LabfsError
+from labfs.spool import leftovers, remove
 
 START_S = 60.0  # for a mount to serve: sites are asked who we are first
 END_S = 60.0  # for a daemon to end after its mount is gone
@@ -314,9 +315,6 @@ def outbox() -> None:
 
 def _kept(place: mounts.Place) -> list[dict[str, Any]]:
     """Return what lies in the spool of a mount and is no living daemon's work."""
-    # Imported here, since nothing else of the command line needs the spool.
-    from labfs.spool import leftovers
-
     alive = place.in_use()
     kept = [note for note in leftovers(place.spool) if note["state"] != "local" and note["bytes"]]
     return [note for note in kept if not alive or note["state"] != "writing"]
@@ -342,9 +340,16 @@ def outbox_list() -> None:
 @outbox.command("export")
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def outbox_export(name: str, file: Path) -> None:
+@click.option("--partial", is_flag=True, help="Also an edit of which bytes are missing.")
+def outbox_export(name: str, file: Path, partial: bool) -> None:
     """Copy the bytes of NAME to FILE, which must not exist."""
     note = _find(name)
+    missing = sum(stop - start for start, stop in note.get("missing", []))
+    if missing and not partial:
+        raise ConfigError(
+            f"{name} was an edit of a file on the server and lacks {_size(missing)} that are only there; "
+            "get that file first, or export what there is, zeros between, with --partial."
+        )
     with open(note["file"], "rb") as source, open(file, "xb") as sink:
         while chunk := source.read(1024 * 1024):
             sink.write(chunk)
@@ -354,9 +359,7 @@ def outbox_export(name: str, file: Path) -> None:
 @click.argument("name")
 def outbox_discard(name: str) -> None:
     """Delete the bytes of NAME for good."""
-    path = Path(_find(name)["file"])
-    path.unlink(missing_ok=True)
-    path.with_suffix(".json").unlink(missing_ok=True)
+    remove(Path(_find(name)["file"]))
 
 
 # -- sandbox and demo ----------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Answer:
         """Return the body's JSON. Raises Malformed for anything else, a web page above all."""
         try:
             return json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             kind = self.headers.get("content-type", "")
             page = "html" in kind or self.body.lstrip()[:1] == b"<"
             found = "a web page" if page else "something that is not JSON"
@@ -359,9 +359,9 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     text = headers.get("retry-after")
     if text is None:
         return None
-    if text.isdigit():
+    if text.isdecimal() and text.isascii():
         return float(text)
     try:
         return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

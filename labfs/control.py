@@ -62,8 +62,10 @@ async def listen(path: Path, handle: Callable[[Request], Awaitable[dict[str, Any
             line = await stream.receive_some(LONGEST)
             try:
                 answer = await handle(json.loads(line))
-            except (LabfsError, ValueError, KeyError) as error:
+            except LabfsError as error:
                 answer = {"error": str(error)}
+            except Exception as error:  # whatever somebody sends, it must not end the mount
+                answer = {"error": f"The request was not understood ({type(error).__name__})."}
             await stream.send_all(json.dumps(answer).encode() + b"\n")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the asker went away

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,8 @@ class Daemon:
     def run(self) -> None:
         """Serve until unmounted or told to end. Raises ConfigError if the mount cannot begin."""
         os.chdir("/")  # the working directory could lie below the mount point
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
         trio.run(self._serve)
 
     async def _serve(self) -> None:
@@ -64,7 +67,8 @@ class Daemon:
                     nursery.start_soon(self._widen_read_ahead, door)
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
-                    await pyfuse3.main(max_tasks=99)
+                    # A task waits for each request under way, also for each of many closes on a slow site.
+                    await pyfuse3.main(max_tasks=10_000)
                     await self._vfs.files.finish(LAST_SAVES_S)
                 finally:
                     pyfuse3.close(unmount=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import trio
@@ -35,6 +36,7 @@ class Handle:
         self.writable = writable
         self.append = append
         self.reader: Reader | None = None
+        self.saves = node.saves  # at which the reader was made
 
 
 class Files:
@@ -64,20 +66,30 @@ class Files:
         self._handles[node].add(handle)
         return handle
 
-    async def create(self, parent: Node, name: str, *, program: str = "", exclusive: bool = False) -> Handle:
+    async def create(
+        self,
+        parent: Node,
+        name: str,
+        *,
+        program: str = "",
+        exclusive: bool = False,
+        truncate: bool = False,
+        append: bool = False,
+    ) -> Handle:
         """Make a file and open it for reading and writing; the server hears of it at the commit."""
         known = (await self._tree.children(parent)).get(name)
         if known is not None and exclusive:
             raise Exists(f"There already is a “{name}” in {parent.path}.")
         if known is not None:
-            return await self.open(known, read=True, write=True)
+            return await self.open(known, read=True, write=True, truncate=truncate, append=append)
         local = rules.stays_local(parent, name, program)
         if not local:
+            names.for_saving(name)
             rules.check_holds(parent, Accept.FILE, name)
         node = Node(name, parent, parent.site, is_dir=False, local=local)
         self.attach_writer(node, None)
         self._tree.attach(node, parent, name)
-        handle = Handle(node, readable=True, writable=True, append=False)
+        handle = Handle(node, readable=True, writable=True, append=append)
         self._handles[node].add(handle)
         return handle
 
@@ -87,10 +99,10 @@ class Files:
         if node.text is not None:
             return node.text[offset : offset + size]
         if node.writer is not None:
-            handle.reader = None
             return await node.writer.read(offset, size)
-        if handle.reader is None:
-            handle.reader = self.reader(node)
+        if handle.reader is None or handle.saves != node.saves:
+            # Our own saves move a handle along; what others save does not.
+            handle.reader, handle.saves = self.reader(node), node.saves
         try:
             return await handle.reader.read(offset, size)
         except Damaged:
@@ -130,14 +142,16 @@ class Files:
     async def release(self, handle: Handle) -> None:
         """Close for good. Late writes (a memory map's) are saved; a save that failed keeps its bytes."""
         node = handle.node
-        handles = self._handles[node]
-        handles.discard(handle)
+        self._handles[node].discard(handle)
         if handle.writable and not self.writers(node):
             await self._finish_writing(node)
-        if not self._handles[node]:
-            del self._handles[node]
-            if node.unlinked:
-                self.discard(node)
+        if self._handles[node]:
+            return
+        del self._handles[node]
+        if node.unlinked:
+            self.discard(node)
+        elif node.writer is not None:
+            node.writer.spool.close()  # a file that stays local: it must not hold a descriptor for ever
 
     def writers(self, node: Node) -> int:
         """Return how many handles may write to a file."""
@@ -153,11 +167,12 @@ class Files:
         assert node.site is not None
         try:
             entry = await writer.commit(node.site.backend, self._target(node))
-        except (LabfsError, OSError) as error:
+        except Exception as error:
             self._reasons.note(node.path, error)
             raise
         if entry is not None:
             node.entry = entry
+            node.saves += 1
             node.committed_at = trio.current_time()
             self._reasons.forget(node.path)
 
@@ -184,75 +199,89 @@ class Files:
         ]
 
     async def finish(self, seconds: float) -> None:
-        """Save what is still unsaved, for at most so long; the bytes of what is not stay in the spool."""
+        """Save what is closed and not saved, for at most so long; the bytes of the rest stay in the spool.
+
+        What a program still has open is not a whole file, and so it is not saved as one.
+        """
         with trio.move_on_after(seconds):
             for node in self.unsaved():
-                try:
-                    await self.commit(node)
-                except (LabfsError, OSError) as error:
-                    log.error("%s could not be saved: %s", node.path, error)
+                if not self.writers(node):
+                    await self._try_commit(node)
         for node in list(self._writing):
-            if node.writer is not None and node.writer.dirty and not node.local:
-                self._set_aside(node, node.writer)
+            if node.writer is not None and node.writer.dirty and not node.local and not node.unlinked:
+                await self._set_aside(node, node.writer)
             else:
                 self.discard(node)
 
     async def _begin_writing(self, node: Node, truncate: bool) -> None:
-        if node.writer is None:
-            base = None if truncate or node.entry is None or not node.entry.size else self.reader(node)
-            if base is not None:
-                await base.prepare()
-        if node.writer is None:  # still: nobody else came first while the base was prepared
-            self.attach_writer(node, base)
-            assert node.writer is not None
-            node.writer.dirty = truncate or node.entry is None
-        elif truncate:
+        while node.writer is None:
+            entry = node.entry
+            if truncate or entry is None or not entry.size:
+                self.attach_writer(node, None)
+                return
+            base = self.reader(node)
+            await base.prepare()
+            if node.writer is None and node.entry is entry:  # nobody came first while it was prepared
+                self.attach_writer(node, base)
+        if truncate:
             await node.writer.truncate(0)
-        for handle in self._handles.get(node, ()):
-            handle.reader = None
 
     async def _finish_writing(self, node: Node) -> None:
         writer = node.writer
         if writer is None or node.local or node.unlinked:
             return
         if writer.dirty and writer.error is None:
-            try:
-                await self.commit(node)
-            except (LabfsError, OSError) as error:
-                log.error("%s was closed but could not be saved: %s", node.path, error)
+            await self._try_commit(node)
         if node.writer is not writer or self.writers(node):
             return  # opened again meanwhile
         if writer.dirty:
-            self._set_aside(node, writer)
+            await self._set_aside(node, writer)
         else:
             self.discard(node)
 
-    def _set_aside(self, node: Node, writer: Writer) -> None:
+    async def _try_commit(self, node: Node) -> None:
+        try:
+            await self.commit(node)
+        except (LabfsError, OSError) as error:
+            log.error("%s could not be saved: %s", node.path, error)
+        except Exception:
+            log.exception("%s could not be saved; this is a mistake in labfs", node.path)
+
+    async def _set_aside(self, node: Node, writer: Writer) -> None:
         """Keep the bytes of a save that failed, and show again what the server has."""
-        assert node.site is not None
-        if writer.size:
-            note = {"site": node.site.name, "path": node.path, "state": "failed", "error": str(writer.error)}
-            writer.spool.describe(note)
-            writer.spool.sync()
-            writer.spool.close()
-            log.error("%s was not saved (%s); its bytes are in %s.", node.path, writer.error, writer.spool.path)
-            node.writer = None
-        self.discard(node)
+        node.writer = None
+        self._writing.discard(node)
         if node.entry is None:
             self._tree.detach(node)
         node.generation += 1
         self._tree.expire(node.parent or node)
+        if not writer.size:
+            writer.spool.discard()
+            return
+        reason = str(writer.error or "it was still being written when labfs ended")
+        keep = partial(writer.keep, path=node.path, state="failed", error=reason)
+        await trio.to_thread.run_sync(keep)
+        writer.spool.close()
+        log.error("%s was not saved (%s); its bytes are in %s.", node.path, reason, writer.spool.path)
 
     def attach_writer(self, node: Node, base: Reader | None) -> None:
         """Begin to write a file, on top of what `base` reads or from nothing."""
         assert node.site is not None
-        node.writer = Writer(self.spool.create(node.site.name, node.path, local=node.local), base)
+        lacks = base.size if base else 0
+        node.writer = Writer(self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks), base)
         self._writing.add(node)
 
-    def discard(self, node: Node) -> None:
-        """Forget what was written to a file."""
+    def relabel(self, node: Node, **news: Any) -> None:
+        """Write down where the bytes of a file belong now that its name has changed."""
         if node.writer is not None:
-            node.writer.spool.discard()
+            state = "local" if node.local else "writing"
+            node.writer.spool.describe(**{"path": node.path, "state": state, **news})
+
+    def discard(self, node: Node) -> None:
+        """Forget what was written to a file, but not the bytes of a save that failed."""
+        if node.writer is not None:
+            spool = node.writer.spool
+            spool.close() if spool.note["state"] == "failed" else spool.discard()
             node.writer = None
         self._writing.discard(node)
 
@@ -268,6 +297,8 @@ class Files:
         assert node.parent is not None
         container = node.parent.container
         assert container.entry is not None
+        if node.entry is not None:
+            return Target(container.entry, node.entry.folders, node.entry.name)
         return Target(container.entry, node.parent.folders, names.original(node.name))
 
     def drop(self, node: Node) -> None:

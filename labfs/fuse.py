@@ -10,6 +10,7 @@ What a file system means is decided in `vfs`. Here is only what the kernel makes
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -196,6 +197,8 @@ class Door(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         # The offset is an index into the listing as it was at opendir, so that no change skips a name.
         for index, (name, node) in enumerate(self._folders[fh][start_id:], start_id):
+            if node.unlinked:
+                continue  # removed since then
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(node), index + 1):
                 break
             if index >= 2:  # `.` and `..` are not references
@@ -218,7 +221,7 @@ class Door(pyfuse3.Operations):
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
         await self._vfs.rmdir(self._node(parent), _text(name))
 
-    @answered()
+    @answered(None)
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
         await self._vfs.unlink(self._node(parent), _text(name))
 
@@ -246,9 +249,13 @@ class Door(pyfuse3.Operations):
     ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
         program = await trio.to_thread.run_sync(holders.program, ctx.pid)
         handle = await self._vfs.files.create(
-            self._node(parent), _text(name), program=program, exclusive=bool(flags & os.O_EXCL)
+            self._node(parent),
+            _text(name),
+            program=program,
+            exclusive=bool(flags & os.O_EXCL),
+            truncate=bool(flags & os.O_TRUNC),
+            append=bool(flags & os.O_APPEND),
         )
-        handle.append = bool(flags & os.O_APPEND)
         return self._opened(handle), self._handed_out(handle.node)
 
     @answered()
@@ -285,21 +292,30 @@ class Door(pyfuse3.Operations):
     async def release(self, fh: FileHandleT) -> None:
         handle = self._files.pop(fh)
         node = handle.node
-        parent, name = node.parent, node.name
+        parent, name, generation = node.parent, node.name, node.generation
         await self._vfs.files.release(handle)
-        if parent is not None and not node.unlinked and parent.children.get(name) is not node:
-            # It was never saved, and so it is not there any more: the kernel must not believe it is.
-            inode = InodeT(self._inodes.number(parent))
-            pyfuse3.invalidate_entry_async(inode, FileNameT(name.encode()), ignore_enoent=True)
+        if node.generation != generation and parent is not None:
+            # It was not saved. The kernel must believe neither its pages nor, of a new file, its name.
+            await trio.to_thread.run_sync(self._disbelieve, node, parent, name)
+
+    def _disbelieve(self, node: Node, parent: Node, name: str) -> None:
+        """Blocks while the kernel lets go, which may need answers from us: call it in a thread."""
+        with contextlib.suppress(OSError):
+            pyfuse3.invalidate_inode(InodeT(self._inodes.number(node)))
+        if parent.children.get(name) is not node:
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_entry(InodeT(self._inodes.number(parent)), FileNameT(name.encode()))
 
     async def _shared(self, handle: Handle) -> bool:
         """Whether copies of this handle's descriptor are left: then a later flush is the last one."""
         node = handle.node
         if not handle.writable or node.local or node.writer is None or not node.writer.dirty:
             return False
+        if self._vfs.files.writers(node) > 1:
+            return False  # nobody can tell whose the other copies are: each close saves
         inode = self._inodes.number(node)
         left = await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name)
-        return left > self._vfs.files.writers(node) - 1
+        return left > 0
 
     # -- bookkeeping -----------------------------------------------------------------------------------
 

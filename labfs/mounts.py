@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -31,10 +32,12 @@ class Mounted:
 def table() -> list[Mounted]:
     """Return what is mounted, without touching any of it."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape").split("\n"):
+        if not line:
+            continue
         left, right = line.split(" - ", 1)
-        fields, (fstype, source, *_) = left.split(), right.split()
-        mountpoint = fields[4].encode().decode("unicode_escape").encode("latin-1").decode(errors="surrogateescape")
+        fields, (fstype, source, *_) = left.split(" "), right.split(" ")
+        mountpoint = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
         found.append(Mounted(mountpoint, fstype, source, fields[2]))
     return found
 

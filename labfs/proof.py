@@ -68,6 +68,16 @@ class Proof:
         self._next = self._hashed = 0
         self._digests = _digests(self._checksum, self._size)
 
+    @property
+    def next(self) -> int:
+        """The block that the proof goes on with."""
+        return self._next
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block has been offered, so that the outcome only has to be waited for."""
+        return self.proven or self._next > self._last
+
     def wants(self, index: int) -> bool:
         """Tell whether this block continues the proof, or begins it anew after a reader gave up."""
         if self.proven:

@@ -58,17 +58,27 @@ class Reader:
 
     async def _block(self, index: int) -> Buffer:
         block = await self._blocks.get((self._key, index), self._fetch(index))
-        await self._proof.offer(index, block)
-        if index == self._end:
-            await self._proof.settled()
+        last = await self._prove(index, block)
         if self._failures == self._proof.failures:
             return block
         self._blocks.drop(self._key)
-        if index == self._end and not self._damaged and await self._second_opinion():
+        if last and not self._damaged and await self._second_opinion():
             return await self._blocks.get((self._key, index), self._fetch(index))
         # For good, also when the fault has passed: this reader has handed out some of the wrong bytes.
         self._damaged = True
         raise Damaged("The bytes that arrived do not match the server's checksum of the file.")
+
+    async def _prove(self, index: int, block: Buffer) -> bool:
+        """Offer a block, and those behind it that came first; true for the one that makes the proof whole."""
+        if not self._proof.wants(index):
+            return False
+        await self._proof.offer(index, block)
+        while (early := self._blocks.peek((self._key, self._proof.next))) is not None:
+            await self._proof.offer(self._proof.next, early)
+        if not self._proof.complete:
+            return False
+        await self._proof.settled()
+        return True
 
     async def _second_opinion(self) -> bool:
         """Download once more; true only if nothing wrong was handed out before."""

@@ -26,6 +26,8 @@ def why_read_only(node: Node) -> str | None:
         return f'{node.site.name} is mounted read-only (access = "read" in the configuration).'
     if node.local:
         return None
+    if node.older:
+        return "This is an older version of the file, kept to be read."
     home = node if node.is_dir else node.parent
     assert home is not None
     entry = home.container.entry

@@ -62,52 +62,71 @@ class Ranges:
 
 
 class SpoolFile:
-    """Random writes in, rewindable sources out. All methods block, on a local disk."""
+    """Random writes in, rewindable sources out. All methods block, on a local disk.
 
-    def __init__(self, path: Path, label: dict[str, Any]) -> None:
+    `note` says where the bytes belong and what became of them; it lies beside them on disk.
+    """
+
+    def __init__(self, path: Path, note: dict[str, Any]) -> None:
         self.path = path
-        self._label = path.with_suffix(".json")
+        self.note = note
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self.describe(label)
+        self.describe()
 
-    def describe(self, label: dict[str, Any]) -> None:
-        """Write down where the bytes belong and what became of them."""
-        write_note(self._label, label)
+    def describe(self, **news: Any) -> None:
+        """Write the note anew, with some of it changed."""
+        self.note = {**self.note, **news}
+        write_note(self.path.with_suffix(".json"), self.note)
 
-    def write(self, offset: int, data: bytes) -> None:
+    @property
+    def fd(self) -> int:
+        """The open file; opened again if it was closed meanwhile."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        return self._fd
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`. Raises OSError, ENOSPC above all."""
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._fd, view, offset)
+            written = os.pwrite(self.fd, view, offset)
             offset += written
             view = view[written:]
 
     def read(self, start: int, stop: int) -> bytes:
         """Return `stop - start` bytes; what was never written reads as zeros."""
-        return os.pread(self._fd, stop - start, start).ljust(stop - start, b"\0")
+        return os.pread(self.fd, stop - start, start).ljust(stop - start, b"\0")
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
+        os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
         """Make the bytes, and the note that says where they belong, survive a power cut."""
-        os.fsync(self._fd)
-        for path in (self._label, self.path.parent):
+        os.fsync(self.fd)
+        for path in (self.path.with_suffix(".json"), self.path.parent):
             fd = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
 
+    def copy(self) -> SpoolFile:
+        """Return a second file with the same bytes and note."""
+        twin = SpoolFile(_new(self.path.parent), self.note)
+        size, offset = os.fstat(self.fd).st_size, 0
+        while offset < size:
+            offset += os.copy_file_range(self.fd, twin.fd, size - offset, offset, offset)
+        return twin
+
     def close(self) -> None:
+        """Give the descriptor back; the next use opens the file again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def discard(self) -> None:
         self.close()
-        self._label.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        remove(self.path)
 
     def source(self, start: int, stop: int) -> Slice:
         return Slice(self, start, stop)
@@ -144,18 +163,20 @@ class Spool:
         directory.chmod(0o700)
         self.directory = directory
 
-    def create(self, site: str, path: str, *, local: bool = False) -> SpoolFile:
-        """Make an empty spool file for bytes that belong at `path` of `site`, or nowhere but here."""
-        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}.data"
-        return SpoolFile(self.directory / name, {"site": site, "path": path, "state": "local" if local else "writing"})
+    def create(self, site: str, path: str, *, local: bool = False, lacks: int = 0) -> SpoolFile:
+        """Make an empty spool file for bytes that belong at `path` of `site`, or nowhere but here.
+
+        `lacks` is the size in bytes of the version on the server that still lends its bytes to this one.
+        """
+        note = {"site": site, "path": path, "state": "local" if local else "writing"}
+        return SpoolFile(_new(self.directory), {**note, "missing": [[0, lacks]]} if lacks else note)
 
     def adopt(self) -> None:
         """Take over what an earlier process left: its unfinished saves are failed ones now."""
         for note in self.leftovers():
             data = Path(note["file"])
             if note["state"] == "local" or (note["state"] == "writing" and not note["bytes"]):
-                data.unlink(missing_ok=True)
-                data.with_suffix(".json").unlink(missing_ok=True)
+                remove(data)
             elif note["state"] == "writing":
                 reason = {"state": "failed", "error": "labfs ended before it was saved"}
                 write_note(data.with_suffix(".json"), {**note, **reason})
@@ -167,6 +188,16 @@ class Spool:
         """Return the bytes that can still be written."""
         disk = os.statvfs(self.directory)
         return disk.f_bavail * disk.f_frsize
+
+
+def _new(directory: Path) -> Path:
+    return directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}.data"
+
+
+def remove(data: Path) -> None:
+    """Delete a spool file and its note, for good."""
+    data.with_suffix(".json").unlink(missing_ok=True)
+    data.unlink(missing_ok=True)
 
 
 def write_note(path: Path, note: dict[str, Any]) -> None:

@@ -47,9 +47,12 @@ class Node:
         "made_here",
         "modified_ns",
         "name",
+        "older",
         "parent",
+        "saves",
         "serial",
         "site",
+        "stamp",
         "text",
         "unlinked",
         "unlisted",
@@ -78,6 +81,8 @@ class Node:
         self.writer: Writer | None = None
         self.text: bytes | None = None  # content of a node that labfs itself writes
         self.modified_ns: int | None = None  # set by the user; the server keeps its own date
+        self.older = False  # not the newest version of its path: to read only
+        self.saves = 0  # how often this mount saved it
         self.generation = 0  # grows when the bytes changed behind the reader's back
         self.unlinked = False
         self.committed_at = float("-inf")
@@ -88,6 +93,7 @@ class Node:
             self.hidden: dict[str, str] = {}  # names that were moved aside here → id of what is hidden
             self.listed_at = float("-inf")
             self.lock: trio.Lock | None = None
+            self.stamp = 0  # grows whenever the listing is called old
             self.doubt: str | None = None  # why the listing could not be renewed
 
     def __repr__(self) -> str:
@@ -190,6 +196,7 @@ class Tree:
         container = (node if node.is_dir or node.parent is None else node.parent).container
         if container.parent is not None:
             container.listed_at = float("-inf")
+            container.stamp += 1
 
     def attach(self, node: Node, parent: Node, name: str) -> None:
         """Put a node at a place, which it takes from whatever was there."""
@@ -215,7 +222,7 @@ class Tree:
     async def _list(self, container: Node) -> None:
         assert container.site is not None
         assert container.entry is not None
-        backend = container.site.backend
+        backend, began, stamp = container.site.backend, trio.current_time(), container.stamp
         try:
             entries = await scan(backend, container.entry)
         except Unavailable as error:
@@ -229,12 +236,13 @@ class Tree:
             if container.parent:
                 self.expire(container.parent)
             raise
-        self._settle(container, _fold(entries, backend.capabilities.same_path_is_newer))
-        container.listed_at = trio.current_time()
+        self._settle(container, _fold(entries, backend.capabilities.same_path_is_newer), began)
+        if container.stamp == stamp:
+            container.listed_at = trio.current_time()
         container.doubt = None
 
-    def _settle(self, node: Node, layout: _Layout) -> None:
-        """Make the node's children what the layout says, keeping nodes that are still there."""
+    def _settle(self, node: Node, layout: _Layout, began: float) -> None:
+        """Make the node's children what a listing begun then says, keeping nodes that are still there."""
         before = node.children
         node.children = {}
         for name, folder in layout.folders.items():
@@ -243,23 +251,26 @@ class Tree:
                 child = Node(name, node, node.site, is_dir=True)
             child.local = child.made_here = False
             node.children[name] = child
-            self._settle(child, folder)
+            self._settle(child, folder, began)
         for name, entry in layout.files.items():
             if node.hidden.get(name) == entry.id:
                 continue
             node.hidden.pop(name, None)
-            node.children[name] = self._renewed(before.get(name), name, node, entry)
+            node.children[name] = self._renewed(before.get(name), name, node, entry, began)
         node.unlisted = {
-            name: self._renewed(node.unlisted.get(name), name, node, entry) for name, entry in layout.older.items()
+            name: self._renewed(node.unlisted.get(name), name, node, entry, began)
+            for name, entry in layout.older.items()
         }
         for name, child in before.items():
-            if name not in node.children and _ours(child):
+            if name not in node.children and _ours(child, began):
                 node.children[name] = child
 
-    def _renewed(self, known: Node | None, name: str, parent: Node, entry: Entry) -> Node:
+    def _renewed(self, known: Node | None, name: str, parent: Node, entry: Entry, began: float) -> Node:
         if known is None or known.is_dir != entry.is_dir:
             return Node(name, parent, parent.site, is_dir=entry.is_dir, entry=entry)
-        if _ours(known) and known.entry is not None and entry.age < known.entry.age:
+        if known.local and known.writer is not None:
+            return known  # a temporary file of ours, whatever somebody else calls by its name
+        if _ours(known, began) and known.entry is not None and entry.age < known.entry.age:
             return known  # our own, newer commit, which the listing does not show yet
         old = known.entry
         if old is not None and (old.id, old.version) != (entry.id, entry.version):
@@ -270,13 +281,13 @@ class Tree:
         return known
 
 
-def _ours(node: Node) -> bool:
-    """Whether a node stays although the server does not list it."""
+def _ours(node: Node, began: float) -> bool:
+    """Whether a node stays although a listing begun then does not show it."""
     if node.local or node.made_here or node.writer is not None:
         return True
-    if node.is_dir and node.entry is None and any(map(_ours, node.children.values())):
+    if node.is_dir and node.entry is None and any(_ours(child, began) for child in node.children.values()):
         return True
-    return trio.current_time() - node.committed_at < SETTLING_S
+    return began - node.committed_at < SETTLING_S
 
 
 def _fold(entries: Iterable[Entry], same_path_is_newer: bool) -> _Layout:

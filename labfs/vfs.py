@@ -81,7 +81,8 @@ class Vfs:
         if node.writer is not None:
             changed = node.writer.modified_ns if node.writer.dirty or entry is None else entry.modified_ns
             return Attributes(False, writable, node.writer.size, node.modified_ns or changed or self._started_ns)
-        assert entry is not None
+        if entry is None:  # removed while somebody still looks at it
+            return Attributes(False, False, 0, node.modified_ns or self._started_ns)
         return Attributes(False, writable, entry.size or 0, node.modified_ns or entry.modified_ns or self._started_ns)
 
     def xattrs(self, node: Node) -> dict[str, str]:
@@ -117,7 +118,9 @@ class Vfs:
         if name in await self.tree.children(parent):
             raise Exists(f"There already is a “{name}” in {parent.path}.")
         node = Node(name, parent, parent.site, is_dir=True)
-        if rules.stays_local(parent, name, ""):
+        if not rules.stays_local(parent, name):
+            names.for_saving(name)
+        if rules.stays_local(parent, name):
             node.local = True
         elif parent.entry is not None and Accept.DIRECTORY in parent.entry.accepts:
             rules.check_holds(parent, Accept.DIRECTORY, name)
@@ -142,7 +145,7 @@ class Vfs:
 
     async def unlink(self, parent: Node, name: str) -> None:
         """Remove a file: from the server where that is allowed, a local one always."""
-        node = await self.lookup(parent, name)
+        node = await self._settled(parent, name)
         if node.is_dir:
             raise IsDirectory(f"“{name}” is a directory.")
         if node.text is not None:
@@ -150,6 +153,14 @@ class Vfs:
         if node.entry is not None and not node.local:
             await self._delete(node, node.entry)
         self.files.drop(node)
+
+    async def _settled(self, parent: Node, name: str) -> Node:
+        """Return the node of that name when no upload of it is under way: that decides what it is."""
+        node = await self.lookup(parent, name)
+        while node.writer is not None and node.writer.committing:
+            await node.writer.settled()
+            node = await self.lookup(parent, name)
+        return node
 
     async def _delete(self, node: Node, entry: Entry) -> None:
         assert node.site is not None
@@ -162,22 +173,30 @@ class Vfs:
 
     async def rename(self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
-        node = await self.tree.child(parent, name)
+        node = await self._settled(parent, name)
         there = (await self.tree.children(into)).get(new)
         if there is node:
             return
         self._check_rename(node, there, into, new, replace)
-        local = rules.stays_local(into, new, "")
+        local = rules.stays_local(into, new)
+        if not local:
+            names.for_saving(new)
+            rules.check_holds(into, Accept.FOLDER if node.is_dir else Accept.FILE, new)
         if node.is_dir or local or self._unborn(node):
             self._move(node, there, into, new)
-            node.local = local if not node.is_dir else node.local
-            return
-        if there is None and node.entry is not None and into.hidden.get(new) == node.entry.id:
-            self._move(node, there, into, new)  # a backup that is put back
+            node.local = local
+        elif there is None and self._is_put_back(node, into, new):
+            self._move(node, there, into, new)
             node.local = False
+        else:
+            await self._save_as(node, there, into, new)
             return
-        rules.check_holds(into, Accept.FILE, new)
-        await self._save_as(node, there, into, new)
+        self.files.relabel(node)
+
+    def _is_put_back(self, node: Node, into: Node, new: str) -> bool:
+        """Whether this is a backup, unchanged, that gets its old name again."""
+        unchanged = node.writer is None or not node.writer.dirty
+        return unchanged and node.entry is not None and into.hidden.get(new) == node.entry.id
 
     def _unborn(self, node: Node) -> bool:
         """Whether a file was never saved and will be, under whatever name it has when it is closed."""
@@ -196,7 +215,7 @@ class Vfs:
         if node.text is not None:
             raise NotPermitted(f"“{node.name}” is labfs's own view of a record.")
         fixed = node.is_dir and not self._movable(node)
-        if fixed or (node.entry is not None and not node.local and not rules.stays_local(into, new, "")):
+        if fixed or (node.entry is not None and not node.local and not rules.stays_local(into, new)):
             assert node.site is not None
             if node.site.may_delete and node.site.backend.capabilities.deletable and not node.is_dir:
                 raise CrossDevice(f"{node.site.name} cannot rename “{node.name}”; copy it, then delete it.")
@@ -221,31 +240,34 @@ class Vfs:
 
     async def _save_as(self, node: Node, there: Node | None, into: Node, new: str) -> None:
         """Save a local file under an ordinary name, over whatever is there; all of it or nothing."""
-        parent, name = node.parent, node.name
+        parent, name, entry = node.parent, node.name, node.entry
         assert parent is not None
         if node.writer is None:
             self.files.attach_writer(node, self.files.reader(node))
         assert node.writer is not None
-        node.writer.dirty = True
-        if there is not None and there.writer is not None and not there.writer.committing:
-            there.writer.dirty = False  # replaced as a whole: its own changes are void
+        node.writer.touch()
         self.tree.detach(node)
         self.tree.attach(node, into, new)
-        node.local = False
-        if self.files.writers(node):
-            return  # still being written: its close is the save
+        node.local, node.entry = False, there.entry if there else None
+        self.files.relabel(node)
         try:
-            await self.files.commit(node)
-        except BaseException:
-            node.local = True
+            if not self.files.writers(node):  # else it is still being written: its close is the save
+                await self.files.commit(node)
+        except BaseException as error:
+            reason = str(error) or "the rename was interrupted"
+            self.files.relabel(node, state="failed", error=reason)
+            node.local, node.entry = True, entry
             self.tree.detach(node)
             self.tree.attach(node, parent, name)
             if there is not None:
                 self.tree.attach(there, into, new)
             raise
-        self.files.discard(node)
         if there is not None:
             there.unlinked = True
+            if there.writer is not None:
+                there.writer.void()  # replaced as a whole
+        if not self.files.writers(node):
+            self.files.discard(node)
 
     def set_modified(self, node: Node, modified_ns: int) -> None:
         """Remember a date that the user gave a file; the server keeps its own."""

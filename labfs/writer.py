@@ -1,8 +1,7 @@
 """One file being written: clean → dirty → committing → clean, or failed.
 
-All writes go to the spool. What was not written yet comes from the version that was opened, which is
-read when it is needed: for a reader at once, for the commit in one go. Parts of a large file go up while
-it is still being written; a part that is written over goes up again.
+All writes go to the spool, and none ever waits for the network. What was not written yet comes from the
+version that was opened, which is read when it is needed: for a reader at once, for the commit in one go.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import trio
 
 from labfs.backend import Backend, Buffer, Entry, Parts, Receipt, Source, Target, Upload
-from labfs.errors import Busy, LabfsError, TooLarge, Unavailable
+from labfs.errors import LabfsError, TooLarge, Unavailable
 from labfs.reader import Reader
 from labfs.spool import Ranges, SpoolFile
 
@@ -24,132 +24,169 @@ log = logging.getLogger(__name__)
 PARTS_AT_ONCE = 4
 PART_TRIES = 4
 ABORT_S = 8.0  # for telling the server to forget an upload
-WAIT_S = 15.0  # for a write that meets a commit; below the kernel's patience
-EARLY_PARTS = 2  # whole parts that must lie in the spool before they go up ahead of the commit
 
 
 class Writer:
-    """The bytes of one file on their way to the server."""
+    """The bytes of one file on their way to the server. `base` reads the version that was opened."""
 
     def __init__(self, spool: SpoolFile, base: Reader | None) -> None:
         self.spool = spool
-        self.dirty = base is None
         self.committing = False
         self.sent = 0  # bytes of the commit under way that the server has
-        self.error: LabfsError | OSError | None = None  # why the last commit failed
+        self.error: Exception | None = None  # why the last commit failed
         self.size = base.size if base else 0
         self.modified_ns = time.time_ns()
+        self._changes = 0 if base else 1  # a new file is one, also while it is empty
+        self._saved = 0  # the change up to which the server has the file
         self._base = base
         self._base_stop = self.size  # what lies beyond is not the opened version's any more
         self._written = Ranges()
-        self._lock = trio.Lock()
+        self._sending: SpoolFile | None = None  # must not change while it is read by a commit
+        self._commit = trio.Lock()
+        self._copy = trio.Lock()
 
     # -- bytes ---------------------------------------------------------------------------------------
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is something that the server does not have."""
+        return self._changes != self._saved
+
+    def touch(self) -> None:
+        """Count a change, so that the file is saved although no byte of it is new."""
+        self._changes += 1
+        self.error = None
+        self.modified_ns = time.time_ns()
+
+    def void(self) -> None:
+        """Give up all changes: something else has taken the file's place."""
+        self._saved = self._changes
 
     async def read(self, start: int, size: int) -> Buffer:
         """Return the bytes `[start, start + size)`, fewer only at the end."""
         stop = min(start + size, self.size)
         if start >= stop:
             return b""
-        if self._base is None:
-            return self.spool.read(start, stop)
-        data = bytearray(self.spool.read(start, stop))
-        for low, high in list(self._written.gaps(start, min(stop, self._base_stop))):
-            data[low - start : high - start] = await self._base.read(low, high - low)
-        return data
+        base, data = self._base, self.spool.read(start, stop)
+        gaps = list(self._written.gaps(start, min(stop, self._base_stop)))
+        if base is None or not gaps:
+            return data
+        whole = bytearray(data)
+        for low, high in gaps:
+            whole[low - start : high - start] = await base.read(low, high - low)
+        return whole
 
     async def write(self, offset: int | None, data: bytes) -> int:
         """Write at `offset`, or at the end where it is None. Raises OSError when the disk is full."""
-        async with self._unlocked():
-            offset = self.size if offset is None else offset
-            self.spool.write(offset, data)
-            self._written.add(offset, offset + len(data))
-            self.size = max(self.size, offset + len(data))
-            self._changed()
+        await self._separate()
+        offset = self.size if offset is None else offset
+        self.spool.write(offset, data)
+        self._written.add(offset, offset + len(data))
+        self.size = max(self.size, offset + len(data))
+        self.touch()
         return len(data)
 
     async def truncate(self, size: int) -> None:
-        async with self._unlocked():
-            if size == self.size and not (size == 0 and self._base):
-                return
-            self.spool.truncate(size)
-            self._written.cut(size)
-            self._base_stop = min(self._base_stop, size)
-            self.size = size
-            self._changed()
+        await self._separate()
+        if size == self.size and not (size == 0 and self._base):
+            return
+        self.spool.truncate(size)
+        self._written.cut(size)
+        self._base_stop = min(self._base_stop, size)
+        self.size = size
+        self.touch()
 
-    def _changed(self) -> None:
-        self.dirty, self.error = True, None
-        self.modified_ns = time.time_ns()
+    async def _separate(self) -> None:
+        """Leave the bytes that a commit is sending alone: change a copy of them instead."""
+        if self._sending is not self.spool:
+            return
+        async with self._copy:
+            if self._sending is self.spool:
+                self.spool = await trio.to_thread.run_sync(self.spool.copy)
 
     async def sync(self) -> None:
         """Make what was written so far survive a power cut on this machine."""
-        await trio.to_thread.run_sync(self.spool.sync)
+        await trio.to_thread.run_sync(self.keep)
 
-    def _unlocked(self) -> _Held:
-        return _Held(self._lock)
+    def keep(self, **news: Any) -> None:
+        """Write the note with what the spool still lacks of the file, and all of it to the disk. Blocks."""
+        missing = list(self._written.gaps(0, self._base_stop)) if self._base else []
+        self.spool.describe(missing=missing, size=self.size, **news)
+        self.spool.sync()
 
     # -- commit --------------------------------------------------------------------------------------
+
+    async def settled(self) -> None:
+        """Wait for the commit under way, if there is one."""
+        async with self._commit:
+            pass
 
     async def commit(self, backend: Backend, target: Target) -> Entry | None:
         """Bring the whole file to the server; None if there was nothing to do.
 
         Returns when the server holds every byte and confirmed what it can confirm. On any other way
-        out nothing of it stays visible there and the bytes stay in the spool.
+        out nothing of it stays visible there and the bytes stay in the spool. What is written
+        meanwhile is not part of it, and leaves the file dirty.
         """
-        async with self._lock:
+        async with self._commit:
             if not self.dirty:
                 return None
             self.committing, self.sent, self.error = True, 0, None
+            sending: SpoolFile | None = None
             try:
                 await self._fill()
-                entry = await self._send(backend, target)
-            except (LabfsError, OSError) as error:
+                sending = self._sending = self.spool
+                changes = self._changes
+                entry = await self._send(backend, target, sending, self.size)
+            except Exception as error:
                 self.error = error
                 raise
             finally:
-                self.committing = False
-            self.dirty = False
+                self.committing, self._sending = False, None
+                if sending is not None and sending is not self.spool:
+                    sending.discard()
+            self._saved = changes
             return entry
 
     async def _fill(self) -> None:
-        """Copy what the opened version still lends into the spool."""
-        if self._base is None:
-            return
-        for low, high in list(self._written.gaps(0, self._base_stop)):
-            while low < high:
-                data = await self._base.read(low, min(high - low, 1024 * 1024))
-                self.spool.write(low, bytes(data))
-                low += len(data)
-            self._written.add(0, high)
-        self.spool.truncate(self.size)
-        self._base = None
+        """Copy what the opened version still lends into the spool, but over nothing that was written."""
+        while self._base is not None:
+            low, high = next(self._written.gaps(0, self._base_stop), (0, 0))
+            if low == high:
+                self.spool.truncate(self.size)
+                self._base = None
+                return
+            high = min(high, low + 1024 * 1024)
+            data = memoryview(await self._base.read(low, high - low))
+            for start, stop in list(self._written.gaps(low, min(high, self._base_stop))):
+                self.spool.write(start, data[start - low : stop - low])
+                self._written.add(start, stop)
 
-    async def _send(self, backend: Backend, target: Target) -> Entry:
+    async def _send(self, backend: Backend, target: Target, spool: SpoolFile, size: int) -> Entry:
         rules = backend.capabilities.parts
-        if self.size <= backend.capabilities.whole:
-            return await backend.upload(target, self.spool.source(0, self.size))
-        if rules is None or self.size > rules.greatest * rules.count:
+        if size <= backend.capabilities.whole:
+            return await backend.upload(target, spool.source(0, size))
+        if rules is None or size > rules.greatest * rules.count:
             limit = backend.capabilities.whole if rules is None else rules.greatest * rules.count
-            raise TooLarge(f"“{target.name}” has {self.size} bytes; this system takes at most {limit}.")
-        upload = await backend.begin_upload(target, self.size)
+            raise TooLarge(f"“{target.name}” has {size} bytes; this system takes at most {limit}.")
+        upload = await backend.begin_upload(target, size)
         try:
-            receipts = await self._send_parts(upload, rules)
-            return await upload.complete(receipts, self.size)
+            receipts = await self._send_parts(upload, rules, spool, size)
+            return await upload.complete(receipts, size)
         except BaseException:
             with trio.move_on_after(ABORT_S, shield=True):
                 await _abort(upload)
             raise
 
-    async def _send_parts(self, upload: Upload, rules: Parts) -> list[Receipt]:
+    async def _send_parts(self, upload: Upload, rules: Parts, spool: SpoolFile, size: int) -> list[Receipt]:
         """Send all parts, a few at a time; the first one that fails for good stops the others."""
-        step = part_size(self.size, rules)
-        waiting = iter(enumerate(range(0, self.size, step), 1))
+        step = part_size(size, rules)
+        waiting = iter(enumerate(range(0, size, step), 1))
         receipts: list[Receipt] = []
 
         async def work() -> None:
             for number, start in waiting:
-                source = self.spool.source(start, min(start + step, self.size))
+                source = spool.source(start, min(start + step, size))
                 receipts.append(await _put(upload, number, source))
                 self.sent += source.size
 
@@ -199,19 +236,3 @@ def _first_error() -> Iterator[None]:
 
 def _leaf(error: BaseException) -> BaseException:
     return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
-
-
-class _Held:
-    """The writer's lock, waited for no longer than a FUSE write may take."""
-
-    def __init__(self, lock: trio.Lock) -> None:
-        self._lock = lock
-
-    async def __aenter__(self) -> None:
-        with trio.move_on_after(WAIT_S) as scope:
-            await self._lock.acquire()
-        if scope.cancelled_caught:
-            raise Busy("The file is being uploaded; it can be written to again afterwards.")
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lock.release()

@@ -259,13 +259,13 @@ class BaseSpace:
 
     async def _confirmed(self, sent: Json, size: int, md5: str | None) -> Entry:
         """Ask for a saved file once more and compare; what the answer to the save said is not proof."""
-        answer = await self._client.call("GET", f"{API}/files/{sent['Id']}", patience=Patience.PERSISTENT)
+        answer = await self._client.call("GET", f"{API}/files/{_id(sent)}", patience=Patience.PERSISTENT)
         found = _response(answer)
         if str(found.get("UploadStatus")).lower() != "complete" or found.get("Size") != size:
             raise Malformed(
                 f"{self._client.site} holds {found.get('Size')} bytes of the {size} that were sent; not saved."
             )
-        if md5 and re.fullmatch("[0-9a-f]{32}", found.get("ETag") or "") and found["ETag"] != md5:
+        if md5 and re.fullmatch("[0-9a-f]{32}", str(found.get("ETag") or "")) and found["ETag"] != md5:
             raise Malformed(f"{self._client.site} holds other bytes than those that were sent; not saved.")
         return entries.file(found)
 
@@ -275,7 +275,7 @@ class BaseSpace:
         path = f"{API}/{target.parent.id}/files"
         # A repetition after a lost answer leaves a pending upload behind that nobody sees.
         answer = await self._client.call("POST", path, params=params, headers=headers, patience=Patience.PERSISTENT)
-        return _Upload(self, self._client, str(_response(answer)["Id"]))
+        return _Upload(self, self._client, _id(_response(answer)))
 
     async def delete(self, entry: Entry) -> None:
         raise Denied(f"{self._client.site} cannot delete a single file.")
@@ -327,6 +327,13 @@ def _where(target: Target) -> dict[str, str]:
         raise Invalid("BaseSpace takes a / in a name for a folder; choose another name.")
     directory = "/".join(target.folders)
     return {"name": target.name, **({"directory": directory} if directory else {})}
+
+
+def _id(item: Json) -> str:
+    number = str(item.get("Id"))
+    if not number.isdecimal():
+        raise Malformed("The hub answered to an upload without saying what it is called.")
+    return number
 
 
 def _content_type(name: str) -> str:

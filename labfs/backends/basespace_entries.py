@@ -62,10 +62,10 @@ RECORDS: dict[str, Callable[[Json], Entry]] = {"appresults": app_result, "sample
 
 
 def file(item: Json) -> Entry:
-    size, tag = item["Size"], item.get("ETag") or None
+    size, tag = item["Size"], str(item.get("ETag") or "") or None
     if not isinstance(size, int) or not 0 <= size < 1 << 63:
         raise ValueError("a size that no file has")
-    *folders, name = [part for part in str(item.get("Path") or item["Name"]).split("/") if part] or [item["Name"]]
+    *folders, name = [part for part in str(item.get("Path") or item["Name"]).split("/") if part] or [str(item["Name"])]
     archived = f"“{name}” is archived; restore it in BaseSpace, which takes about two days."
     return Entry(
         id=f"files/{int(item['Id'])}",
