@@ -261,6 +261,8 @@ class Tree:
             name: self._renewed(node.unlisted.get(name), name, node, entry, began)
             for name, entry in layout.older.items()
         }
+        for child in node.unlisted.values():
+            child.older = True
         for name, child in before.items():
             if name not in node.children and _ours(child, began):
                 node.children[name] = child

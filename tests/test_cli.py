@@ -315,6 +315,51 @@ def test_umount_names_who_is_busy(mount: Mount) -> None:
     assert mount.stop().returncode == 0
 
 
+def test_an_edit_that_lacks_bytes_is_not_exported_as_a_file(mount: Mount, sandbox: Sandbox) -> None:
+    folder = sandbox.fresh()
+    folder.put("f", b"A" * 300_000)
+    mount.start()
+    with open(folder.at(mount.path) / "f", "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"EDIT", 1000)
+        os.fsync(file.fileno())
+        os.kill(mount.pid, signal.SIGKILL)
+        run("sleep 0.1")
+        with contextlib.suppress(OSError):
+            file.close()
+    (name,) = [line.split()[0] for line in labfs("outbox", "list", env=mount.env).stdout.splitlines()]
+    target = mount.path.parent / "saved"
+    done = labfs("outbox", "export", name, target, env=mount.env)
+    assert (done.returncode, "lacks 293.0 KiB" in done.stderr, target.exists()) == (1, True, False)
+    assert labfs("outbox", "export", "--partial", name, target, env=mount.env).returncode == 0
+    assert target.read_bytes() == bytes(1000) + b"EDIT"
+
+
+def test_a_hundred_closes_on_a_slow_site_do_not_stop_the_mount(mount: Mount, sandbox: Sandbox) -> None:
+    folder = sandbox.fresh()
+    mount.start()
+    run(f"ls '{folder.at(mount.path)}'")
+    sandbox.faults(
+        {
+            "service": "basespace",
+            "method": "POST",
+            "route": "*/files",
+            "action": "delay_s",
+            "argument": 4,
+            "times": None,
+        }
+    )
+    writers = subprocess.Popen(
+        ["bash", "-c", f"cd '{folder.at(mount.path)}'; for i in $(seq 120); do echo $i > f$i & done; wait"]
+    )
+    time.sleep(1.5)
+    began = time.monotonic()
+    assert run(f"df '{mount.path}'; ls '{mount.path}'").returncode == 0
+    assert time.monotonic() - began < 1.5
+    sandbox.faults()
+    assert writers.wait(60) == 0
+    assert len(folder.stored) == 120
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(mount: Mount, number: signal.Signals) -> None:
     mount.start()

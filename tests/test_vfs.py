@@ -228,6 +228,275 @@ async def test_saving_a_scratch_file_under_a_name_is_all_or_nothing(tmp_path: Pa
     assert backend.calls["upload"] == 2
 
 
+# -- what a review found: each of these lost, mixed or misplaced bytes once --------------------------------
+
+
+async def test_a_failed_edit_says_what_its_bytes_lack(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"A" * 300)
+    async with opened(tmp_path, backend) as (vfs, box):
+        node = await vfs.lookup(box, "f")
+        handle = await vfs.files.open(node, read=True, write=True)
+        await vfs.files.write(handle, 100, b"EDIT")
+        backend.faults["read"] = [Unavailable("down")] * 9
+        with pytest.raises(Unavailable):
+            await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        (note,) = vfs.files.spool.leftovers()
+        assert note["missing"] == [[0, 100], [104, 300]]
+
+
+async def test_fsync_writes_down_what_the_bytes_lack(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"A" * 300)
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.open(await vfs.lookup(box, "f"), read=True, write=True)
+        assert vfs.files.spool.leftovers()[0]["missing"] == [[0, 300]], (
+            "a crash right now must not be mistaken for a file"
+        )
+        await vfs.files.write(handle, 0, b"B" * 200)
+        await vfs.files.fsync(handle)
+        assert vfs.files.spool.leftovers()[0]["missing"] == [[200, 300]]
+        await vfs.files.release(handle)
+
+
+async def test_a_rename_is_written_down_before_its_upload(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(latency_s=5)
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f~", b"precious")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vfs.rename, box, "f~", box, "f")
+            await trio.sleep(1)
+            (note,) = vfs.files.spool.leftovers()
+            assert (note["state"], note["path"]) == ("writing", "/memory/box/f")
+
+
+async def test_a_rename_that_failed_keeps_its_bytes_at_the_end(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(faults={"upload": [Denied("no")]})
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f~", b"precious")
+        with pytest.raises(Denied):
+            await vfs.rename(box, "f~", box, "f")
+        await vfs.files.finish(10)
+        (note,) = vfs.files.spool.leftovers()
+        assert (note["state"], note["path"]) == ("failed", "/memory/box/f")
+        assert Path(note["file"]).read_bytes() == b"precious"
+
+
+async def test_a_rename_that_failed_voids_nobody_elses_changes(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"old")
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f~", b"temporary")
+        handle = await vfs.files.open(await vfs.lookup(box, "f"), read=False, write=True, truncate=True)
+        await vfs.files.write(handle, 0, b"mine")
+        backend.faults["upload"] = [Denied("no")]
+        with pytest.raises(Denied):
+            await vfs.rename(box, "f~", box, "f")
+        await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        assert backend.newest() == {"f": b"mine"}
+
+
+async def test_what_was_replaced_while_open_does_not_come_back(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with opened(tmp_path, backend) as (vfs, box):
+        temporary = await vfs.files.create(box, "f~")
+        await vfs.files.write(temporary, 0, b"new")
+        replaced = await vfs.files.create(box, "f")
+        await vfs.files.write(replaced, 0, b"replaced")
+        await vfs.rename(box, "f~", box, "f")
+        for handle in (temporary, replaced):
+            await vfs.files.flush(handle, shared=False)
+            await vfs.files.release(handle)
+        assert backend.newest() == {"f": b"new"}
+
+
+async def test_a_change_to_a_backup_is_saved_when_it_is_put_back(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"old")
+    async with opened(tmp_path, backend) as (vfs, box):
+        await vfs.rename(box, "f", box, "f~")
+        handle = await vfs.files.open(await vfs.lookup(box, "f~"), read=True, write=True)
+        await vfs.files.write(handle, 3, b" and more")
+        await vfs.files.release(handle)
+        await vfs.rename(box, "f~", box, "f")
+        assert backend.newest() == {"f": b"old and more"}
+
+
+async def test_a_half_written_file_is_not_saved_at_the_end(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "big.bam")
+        await vfs.files.write(handle, 0, b"only the beginning")
+        await vfs.files.finish(10)
+        (note,) = vfs.files.spool.leftovers()
+        assert (backend.newest(), note["state"]) == ({}, "failed")
+
+
+async def test_a_reader_keeps_its_version_whatever_others_open(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"1" * 50)
+    async with opened(tmp_path, backend) as (vfs, box):
+        node = await vfs.lookup(box, "f")
+        reading = await vfs.files.open(node, read=True, write=False)
+        backend.put("f", b"2" * 50)
+        vfs.refresh(box)
+        await vfs.listing(box)
+        await vfs.files.release(await vfs.files.open(node, read=True, write=True))
+        assert bytes(await vfs.files.read(reading, 0, 50)) == b"1" * 50
+        await save(vfs, box, "f", b"3" * 50)
+        assert bytes(await vfs.files.read(reading, 0, 50)) == b"3" * 50, "what this machine saves, it sees"
+
+
+async def test_a_slow_listing_does_not_undo_a_save(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"old")
+    async with opened(tmp_path, backend) as (vfs, box):
+        await vfs.listing(box)
+        vfs.refresh(box)
+        old = dict(backend.files)
+        backend.latency_s = 15
+
+        async def stale_page(parent: Any, cursor: str | None) -> Any:
+            from labfs.backend import Page
+
+            await trio.sleep(15)
+            return Page(tuple(entry for entry, _ in old.values()))
+
+        backend.page = stale_page  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vfs.listing, box)
+            await trio.sleep(0.1)
+            backend.latency_s = 0.01
+            node = box.children["f"]
+            handle = await vfs.files.open(node, read=False, write=True, truncate=True)
+            await vfs.files.write(handle, 0, b"new")
+            await vfs.files.flush(handle, shared=False)
+            await vfs.files.release(handle)
+        assert await read(vfs, await vfs.lookup(box, "f")) == b"new"
+
+
+async def test_opening_while_another_saves_starts_from_what_was_saved(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"one")
+    async with opened(tmp_path, backend) as (vfs, box):
+        node = await vfs.lookup(box, "f")
+        backend.latency_s = 5
+
+        async def append() -> None:
+            handle = await vfs.files.open(node, read=True, write=True, append=True)
+            await vfs.files.write(handle, 0, b"+")
+            await vfs.files.flush(handle, shared=False)
+            await vfs.files.release(handle)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(append)
+            await trio.sleep(6)
+            nursery.start_soon(append)
+        backend.latency_s = 0.01
+        assert await read(vfs, node) == b"one++"
+
+
+async def test_a_write_never_waits_for_an_upload(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(latency_s=600)
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"first")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vfs.files.commit, handle.node)
+            await trio.sleep(0.1)
+            with trio.fail_after(1):
+                await vfs.files.write(handle, 0, b"FIRST")
+        assert backend.newest() == {"f": b"first"}
+        await vfs.files.release(handle)
+        assert backend.newest() == {"f": b"FIRST"}
+
+
+async def test_a_temporary_file_is_not_taken_for_somebody_elses(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f~", b"mine")
+        backend.put("f~", b"theirs")
+        vfs.refresh(box)
+        node = await vfs.lookup(box, "f~")
+        assert (node.local, await read(vfs, node)) == (True, b"mine")
+        await vfs.files.finish(10)
+        assert backend.newest() == {"f~": b"theirs"}
+
+
+async def test_renaming_and_removing_wait_for_an_upload(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(latency_s=5)
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vfs.files.commit, handle.node)
+            await trio.sleep(1)
+            for attempt in (vfs.unlink(box, "f"), vfs.rename(box, "f", box, "g")):
+                with pytest.raises(LabfsError) as caught:
+                    await attempt
+                assert caught.value.errno == errno.EPERM
+        await vfs.files.release(handle)
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+
+
+async def test_an_older_version_is_only_to_be_read(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    first = backend.put("f", b"one")
+    backend.put("f", b"two")
+    async with opened(tmp_path, backend) as (vfs, box):
+        node = await vfs.lookup(box, f"f [{first.label}]")
+        assert await read(vfs, node) == b"one"
+        with pytest.raises(LabfsError, match="older version") as caught:
+            await vfs.files.open(node, read=True, write=True)
+        assert caught.value.errno == errno.EROFS
+
+
+async def test_a_mistake_in_a_backend_loses_nothing_and_ends_nothing(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(faults={"upload": [KeyError("Id")] * 2})  # type: ignore[list-item]
+    async with opened(tmp_path, backend) as (vfs, box):
+        with pytest.raises(KeyError):
+            await save(vfs, box, "f", b"x")
+        assert [note["state"] for note in vfs.files.spool.leftovers()] == ["failed"]
+        assert backend.calls["upload"] == 1, "and nothing is sent twice"
+        await vfs.files.finish(10)
+
+
+async def test_files_are_not_moved_to_where_none_can_be(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with opened(tmp_path, MemoryBackend()) as (vfs, box):
+        site = await vfs.resolve("/memory")
+        handle = await vfs.files.create(box, "f")
+        folder = await vfs.mkdir(box, "folder")
+        for name in ("f", folder.name):
+            with pytest.raises(LabfsError) as caught:
+                await vfs.rename(box, name, site, name)
+            assert caught.value.errno == errno.EPERM
+        vfs.files.drop(handle.node)
+
+
+async def test_names_that_are_too_long_or_hold_control_characters_are_refused(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with opened(tmp_path, MemoryBackend()) as (vfs, box):
+        for name, number in (("x" * 256, errno.ENAMETOOLONG), ("a\nb", errno.EINVAL)):
+            with pytest.raises(LabfsError) as caught:
+                await vfs.files.create(box, name)
+            assert caught.value.errno == number
+
+
+async def test_many_local_files_hold_no_descriptors(tmp_path: Path, autojump_clock: Clock) -> None:
+    import os
+
+    async with opened(tmp_path, MemoryBackend()) as (vfs, box):
+        before = len(os.listdir("/proc/self/fd"))
+        for index in range(200):
+            await save(vfs, box, f"._{index}", b"x")
+        assert len(os.listdir("/proc/self/fd")) < before + 20
+        assert await read(vfs, await vfs.lookup(box, "._7")) == b"x"
+        await vfs.files.finish(1)
+
+
 # -- histories against a plain model -----------------------------------------------------------------------
 
 OPERATIONS = st.one_of(

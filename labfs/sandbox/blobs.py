@@ -51,7 +51,7 @@ class Blobs:
     def address(self, key: str, name: str, content_type: str, life_s: float) -> tuple[str, float]:
         """Return a presigned address and when it ends, in seconds since 1970."""
         until = time.time() + life_s
-        path = f"/{key}/{quote(name if name.isprintable() else 'file')}"
+        path = f"/{key}/{quote(name if name.isprintable() and name.strip('.') else 'file')}"
         query = {
             "AWSAccessKeyId": ACCESS_KEY,
             "Expires": f"{until:.3f}" if life_s < 10 else str(int(until)),
