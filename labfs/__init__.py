@@ -14,6 +14,7 @@ holds that law and checks that every module is named here).
             rules  tree     │     │            client           the only module that knows httpx
               └──┐ ┌─┴──┐   │     │               │
             scratch names writer reader           │
+                   sizes                          │
                      │      │  └──┬──┤            │
                      │    spool blocks proof      │
                      └───────┴────┬────┴──────────┘
@@ -32,6 +33,7 @@ reader    one file being read, read-ahead      spool     written bytes on disk
 blocks    fetched bytes in memory              proof     that what was read is what the server has
 backend   the contract of a system             errors    every failure, its errno
 reasons   why, in a sentence, by path          client    HTTP: credentials, limits, retries, deadlines
+sizes     bytes that a listing does not tell
 presigned an address that expires              breaker   a silent origin is left alone
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

@@ -14,7 +14,7 @@ Obligations on every backend:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -32,6 +32,15 @@ class Accept(Enum):
     FOLDER = "folder"  # sub-directories that exist as part of the files' own paths
 
 
+class Replace(Enum):
+    """What saving over a file that is there means to a system."""
+
+    NEWER = "newer"  # a second upload to a path is its newer version; the older one stays reachable
+    IN_PLACE = "in place"  # the bytes behind an entry change, its id stays
+    BY_DELETE = "by delete"  # the new file is uploaded, then the old one is deleted
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One thing a server holds: a project, a record or an attachment."""
@@ -47,6 +56,7 @@ class Entry:
     version: str | None = None  # changes whenever the bytes do; None where there is no such token
     checksum: str | None = None  # "md5:<hex>", or "md5-of-parts:<hex>-<count>" of unknown part size
     accepts: frozenset[Accept] = frozenset()
+    offers: tuple[str, ...] = ()  # folders that can be entered although nothing is in them yet
     unreadable: str | None = None  # why the bytes cannot be had at present, as a sentence
     read_only: str | None = None  # why nothing can be written here, as a sentence
     url: str | None = None  # where a person finds it, free of secrets
@@ -82,7 +92,7 @@ class Capabilities:
 
     ranged: bool  # any byte range can be asked for
     deletable: bool  # a file can be deleted
-    same_path_is_newer: bool  # a second upload to a path is its newer version, not a sibling
+    replace: Replace
     whole: int  # largest file, in bytes, that goes up in one body
     parts: Parts | None  # how larger ones go up; None: they cannot
     connections: int  # greatest number of requests at the same time
@@ -152,6 +162,7 @@ class Target:
     parent: Entry
     folders: tuple[str, ...]
     name: str
+    replaces: Entry | None = None  # the file whose place this save takes
 
 
 class Backend(Protocol):
@@ -180,6 +191,13 @@ class Backend(Protocol):
 
     async def stat(self, entry_id: str) -> Entry:
         """Return the entry as `page` would. Raises NotFound."""
+        ...
+
+    async def measure(self, entry: Entry) -> int | None:
+        """Find out the size in bytes of a file that was listed without one, by the cheapest honest request.
+
+        Returns None where the system does not tell.
+        """
         ...
 
     async def describe(self, entry: Entry) -> Mapping[str, Any]:
@@ -218,6 +236,17 @@ class Site:
     backend: Backend
     may_write: bool = True
     may_delete: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a backend is built from: `secrets` are read anew at each request, `options` are the kind's own."""
+
+    name: str
+    url: str
+    secrets: Mapping[str, Callable[[], str]]
+    options: Mapping[str, str]
+    timeout_s: float  # the longest silence before a request is given up
 
 
 # A live list can shift while it is read page by page; three scans tell change from chaos.

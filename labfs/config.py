@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from labfs.backend import Backend, Site
+from labfs.backend import Backend, Settings, Site
 from labfs.backends import KINDS
 from labfs.errors import ConfigError
 
@@ -35,10 +35,14 @@ class SiteSettings:
     access: str = "write"
     timeout_s: float = 8.0
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, *, read_only: bool = False) -> Site:
         """Make the site; must be called where trio runs."""
-        backend: Backend = KINDS[self.kind].build(self.name, self.url, self.secrets, self.timeout_s)
+        settings = Settings(
+            name=self.name, url=self.url, secrets=self.secrets, options=self.options, timeout_s=self.timeout_s
+        )
+        backend: Backend = KINDS[self.kind].build(settings)
         return Site(
             self.name,
             self.kind,
@@ -117,7 +121,7 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
     if kind not in KINDS:
         given = f"unknown kind “{kind}”" if kind else "no kind"
         raise ConfigError(f"{where} has {given}; known are: {', '.join(KINDS)}.")
-    allowed = (*COMMON, *KINDS[kind].secrets)
+    allowed = (*COMMON, *KINDS[kind].secrets, *KINDS[kind].options)
     for key in table:
         if key not in allowed:
             raise ConfigError(f"{where} has an unknown key “{key}”; known are: {', '.join(allowed)}.")
@@ -128,7 +132,16 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
     if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 300:
         raise ConfigError(f"{where}: timeout_s must be a number of seconds up to 300.")
     secrets = {key: _secret(where, name, key, table.get(key)) for key in KINDS[kind].secrets}
-    return SiteSettings(name, kind, _url(where, table.get("url")), access, float(timeout_s), secrets)
+    options = {key: _option(where, key, table.get(key), known) for key, known in KINDS[kind].options.items()}
+    return SiteSettings(name, kind, _url(where, table.get("url")), access, float(timeout_s), secrets, options)
+
+
+def _option(where: str, key: str, value: Any, known: tuple[str, ...]) -> str:
+    if value is None:
+        return known[0]
+    if value not in known:
+        raise ConfigError(f"{where} has {key} “{value}”; it must be {' or '.join(known)}.")
+    return str(value)
 
 
 def _url(where: str, url: Any) -> str:

@@ -17,6 +17,7 @@ from labfs.backend import Site
 from labfs.config import Config, SiteSettings
 from labfs.errors import ConfigError, LabfsError
 from labfs.fuse import Door
+from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs
 
@@ -59,7 +60,8 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 spool = Spool(self._place.spool)
                 spool.adopt()
-                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool)
+                sizes = Sizes(self._place.directory / "sizes.sqlite")
+                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes)
                 door = Door(self._vfs)
                 self._mount(door)
                 try:

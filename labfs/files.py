@@ -298,7 +298,7 @@ class Files:
         container = node.parent.container
         assert container.entry is not None
         if node.entry is not None:
-            return Target(container.entry, node.entry.folders, node.entry.name)
+            return Target(container.entry, node.entry.folders, node.entry.name, node.entry)
         return Target(container.entry, node.parent.folders, names.original(node.name))
 
     def drop(self, node: Node) -> None:

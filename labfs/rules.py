@@ -5,7 +5,7 @@ A refusal carries the sentence that says why.
 
 from __future__ import annotations
 
-from labfs.backend import Accept
+from labfs.backend import Accept, Replace
 from labfs.errors import NotPermitted, ReadOnly
 from labfs.scratch import is_scratch
 from labfs.tree import Node
@@ -44,6 +44,17 @@ def check_writable(node: Node) -> None:
     reason = why_read_only(node)
     if reason is not None:
         raise ReadOnly(reason)
+    if node.entry is None or node.local or node.site is None:
+        return
+    site = node.site
+    match site.backend.capabilities.replace:
+        case Replace.NEVER:
+            raise NotPermitted(f"{site.name} cannot save over a file, and so not over “{node.name}”.")
+        case Replace.BY_DELETE if not site.may_delete:
+            raise NotPermitted(
+                f"Saving over “{node.name}” would delete the old one, which is off for {site.name};"
+                ' access = "full" in the configuration allows it.'
+            )
 
 
 def check_holds(parent: Node, what: Accept, name: str) -> None:

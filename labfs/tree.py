@@ -5,7 +5,7 @@ hang an inode number or an open file on it; what the server says about it is its
 
 The server lists a directory as a flat set of entries; those that lie in sub-directories (`Entry.folders`)
 are folded into folder nodes here. A folder exists as long as something is in it, or while this mount made
-it. Where a system keeps every upload to a path (`same_path_is_newer`), the newest one has the name and the
+it. Where a system keeps every upload to a path (`Replace.NEWER`), the newest one has the name and the
 older ones answer to the unlisted name `name [id]`.
 """
 
@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from labfs import names
-from labfs.backend import Entry, Site, scan
+from labfs.backend import Backend, Entry, Replace, Site, scan
 from labfs.errors import NotDirectory, NotFound, Unavailable
+from labfs.sizes import Sizes
 from labfs.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ class _Layout:
 class Tree:
     """The nodes of all sites, listed when somebody looks."""
 
-    def __init__(self, sites: Iterable[Site]) -> None:
+    def __init__(self, sites: Iterable[Site], sizes: Sizes) -> None:
+        self._sizes = sizes
         self.root = Node("", None, None, is_dir=True)
         self.root.listed_at = float("inf")
         for site in sites:
@@ -182,13 +184,20 @@ class Tree:
     async def child(self, parent: Node, name: str) -> Node:
         """Return the node of that name, listed or not. Raises NotFound."""
         children = await self.children(parent)
-        node = children.get(name) or parent.unlisted.get(name)
+        node = children.get(name) or parent.unlisted.get(name) or self._offered(parent, name)
         doubt = parent.container.doubt
         if node is None and doubt is not None:
             raise Unavailable(doubt)  # an old listing can show what was there, not what is absent
         if node is None:
             raise NotFound(f"There is no “{name}” in {parent.path}.")
         return node
+
+    def _offered(self, parent: Node, name: str) -> Node | None:
+        """Return a folder that the system has room for, although nothing is in it yet."""
+        if parent.entry is None or names.original(name) not in parent.entry.offers:
+            return None
+        parent.unlisted[name] = Node(name, parent, parent.site, is_dir=True)
+        return parent.unlisted[name]
 
     def expire(self, node: Node) -> None:
         """Have a directory, or the one that a file is in, listed anew when somebody looks next."""
@@ -225,6 +234,7 @@ class Tree:
         backend, began, stamp = container.site.backend, trio.current_time(), container.stamp
         try:
             entries = await scan(backend, container.entry)
+            entries = await self._measured(container.site.name, backend, entries)
         except Unavailable as error:
             if container.listed_at == float("-inf") and not container.children:
                 raise
@@ -236,10 +246,26 @@ class Tree:
             if container.parent:
                 self.expire(container.parent)
             raise
-        self._settle(container, _fold(entries, backend.capabilities.same_path_is_newer), began)
+        self._settle(container, _fold(entries, backend.capabilities.replace is Replace.NEWER), began)
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
         container.doubt = None
+
+    async def _measured(self, site: str, backend: Backend, entries: list[Entry]) -> list[Entry]:
+        """Fill in the sizes that a listing does not tell: remembered, or asked for once and for all."""
+        unknown = [e for e in entries if not e.is_dir and e.size is None and self._sizes.get(site, e) is None]
+        waiting = iter(unknown)
+
+        async def work() -> None:
+            for entry in waiting:
+                size = await backend.measure(entry)
+                if size is not None:
+                    self._sizes.set(site, entry, size)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(backend.capabilities.connections, len(unknown))):
+                nursery.start_soon(work)
+        return [e if e.is_dir or e.size is not None else _sized(e, self._sizes.get(site, e)) for e in entries]
 
     def _settle(self, node: Node, layout: _Layout, began: float) -> None:
         """Make the node's children what a listing begun then says, keeping nodes that are still there."""
@@ -283,6 +309,13 @@ class Tree:
         return known
 
 
+def _sized(entry: Entry, size: int | None) -> Entry:
+    if size is None:
+        reason = f"The system does not tell the size of “{entry.name}”, and so it cannot be shown truly."
+        return replace(entry, size=0, unreadable=reason)
+    return replace(entry, size=size)
+
+
 def _ours(node: Node, began: float) -> bool:
     """Whether a node stays although a listing begun then does not show it."""
     if node.local or node.made_here or node.writer is not None:
@@ -292,7 +325,7 @@ def _ours(node: Node, began: float) -> bool:
     return began - node.committed_at < SETTLING_S
 
 
-def _fold(entries: Iterable[Entry], same_path_is_newer: bool) -> _Layout:
+def _fold(entries: Iterable[Entry], keeps_versions: bool) -> _Layout:
     """Sort a flat list into folders, and in each folder the newest from the older, or twin from twin."""
     top = _Layout()
     flat: dict[tuple[str, ...], list[Entry]] = {(): []}
@@ -304,7 +337,7 @@ def _fold(entries: Iterable[Entry], same_path_is_newer: bool) -> _Layout:
         layout = top
         for folder in folders:
             layout = layout.folders.setdefault(names.safe(folder), _Layout())
-        newest, older = _by_age(group) if same_path_is_newer else (group, [])
+        newest, older = _by_age(group) if keeps_versions else (group, [])
         layout.files = names.assign(newest)
         layout.older = {names.with_label(names.safe(entry.name), entry): entry for entry in older}
     _part(top)

@@ -20,6 +20,7 @@ from labfs.errors import CrossDevice, Exists, IsDirectory, NotDirectory, NotEmpt
 from labfs.files import Files, state
 from labfs.reader import Readers
 from labfs.reasons import Reasons
+from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import Node, Tree
 
@@ -40,9 +41,11 @@ class Vfs:
     What goes on behind the requests (read-ahead, hashing) runs in `nursery`.
     """
 
-    def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], cache_bytes: int, spool: Spool) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, sites: Iterable[Site], cache_bytes: int, spool: Spool, sizes: Sizes
+    ) -> None:
         self.sites = tuple(sites)
-        self.tree = Tree(self.sites)
+        self.tree = Tree(self.sites, sizes)
         self.blocks = Blocks(nursery, cache_bytes)
         self.reasons = Reasons()
         self.files = Files(self.tree, Readers(nursery, self.blocks), spool, self.reasons)

@@ -10,14 +10,14 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Accept, Buffer, Capabilities, Entry, Page, Parts, Receipt, Source, Target
+from labfs.backend import Accept, Buffer, Capabilities, Entry, Page, Parts, Receipt, Replace, Source, Target
 from labfs.errors import LabfsError, NotFound, Stale
 
 MIB = 1024 * 1024
 RULES = Capabilities(
     ranged=True,
     deletable=False,
-    same_path_is_newer=True,
+    replace=Replace.NEWER,
     whole=64,
     parts=Parts(least=16, greatest=64, count=1000, preferred=32),
     connections=4,
@@ -34,6 +34,7 @@ class MemoryBackend:
     files: dict[int, tuple[Entry, bytes]] = field(default_factory=dict)
     faults: dict[str, list[LabfsError | None]] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
+    unmeasured: dict[str, int] = field(default_factory=dict)  # sizes of files that are listed without one
     outage: str | None = None
     under_way: int = 0
     most_at_once: int = 0
@@ -79,6 +80,7 @@ class MemoryBackend:
             return Page((self.box,))
         start = int(cursor or 0)
         entries = [entry for _, (entry, _) in sorted(self.files.items())]
+        entries = [replace(entry, size=None) if entry.id in self.unmeasured else entry for entry in entries]
         more = start + self.page_size < len(entries)
         return Page(tuple(entries[start : start + self.page_size]), str(start + self.page_size) if more else None)
 
@@ -91,6 +93,10 @@ class MemoryBackend:
             return self.files[int(entry_id.partition("/")[2])]
         except KeyError:
             raise NotFound("gone") from None
+
+    async def measure(self, entry: Entry) -> int | None:
+        await self._call("measure")
+        return self.unmeasured.get(entry.id)
 
     async def describe(self, entry: Entry) -> Mapping[str, Any]:
         await self._call("describe")

@@ -8,7 +8,7 @@ import pytest
 from contract import Contract
 from stage import Folder, Sandbox
 
-from labfs.backend import Backend, Entry, scan
+from labfs.backend import Backend, Entry, Settings, scan
 from labfs.backends import KINDS
 from labfs.errors import Unavailable
 
@@ -32,7 +32,9 @@ class BaseSpaceGround:
 @pytest.fixture
 async def ground(sandbox: Sandbox) -> AsyncIterator[BaseSpaceGround]:
     folder = sandbox.fresh()
-    backend = KINDS["basespace"].build("hub", sandbox.url, {"token": lambda: sandbox.token}, 8.0)
+    backend = KINDS["basespace"].build(
+        Settings(name="hub", url=sandbox.url, secrets={"token": lambda: sandbox.token}, options={}, timeout_s=8.0)
+    )
     try:
         yield BaseSpaceGround(backend, await backend.stat(f"appresults/{folder.record}"), folder)
     finally:

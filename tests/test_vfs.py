@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import RULES, MemoryBackend
 
-from labfs.backend import Site
+from labfs.backend import Replace, Site
 from labfs.errors import Denied, LabfsError, NotFound, Stale, Unavailable
+from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import LISTING_S, Node
 from labfs.vfs import Vfs
@@ -28,7 +29,9 @@ Clock = trio.testing.MockClock
 @asynccontextmanager
 async def opened(path: Path, backend: MemoryBackend, **site: Any) -> AsyncIterator[tuple[Vfs, Node]]:
     async with trio.open_nursery() as nursery:
-        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, Spool(path / "spool"))
+        vfs = Vfs(
+            nursery, [Site("memory", "memory", backend, **site)], 1 << 20, Spool(path / "spool"), Sizes(path / "sizes")
+        )
         yield vfs, await vfs.resolve("/memory/box")
         nursery.cancel_scope.cancel()
 
@@ -226,6 +229,56 @@ async def test_saving_a_scratch_file_under_a_name_is_all_or_nothing(tmp_path: Pa
         assert await read(vfs, await vfs.lookup(box, "f")) == b"new"
     assert backend.newest() == {"f": b"new"}
     assert backend.calls["upload"] == 2
+
+
+async def test_sizes_that_a_listing_does_not_tell_are_asked_for_once(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    for index in range(6):
+        entry = backend.put(f"f{index}", bytes(index + 1))
+        backend.unmeasured[entry.id] = index + 1
+    for _ in range(2):  # the second mount remembers
+        async with opened(tmp_path, backend) as (vfs, box):
+            sizes = {node.name: vfs.attributes(node).size for node in await vfs.listing(box)}
+            assert sizes == {f"f{index}": index + 1 for index in range(6)}
+            assert await read(vfs, await vfs.lookup(box, "f3")) == bytes(4)
+            vfs.refresh(box)
+            await vfs.listing(box)
+    assert backend.calls["measure"] == 6
+
+
+@pytest.mark.parametrize(
+    ("rule", "may_delete", "number"),
+    [(Replace.NEVER, True, errno.EPERM), (Replace.BY_DELETE, False, errno.EPERM), (Replace.BY_DELETE, True, None)],
+)
+async def test_saving_over_a_file_is_allowed_where_the_system_can(
+    rule: Replace, may_delete: bool, number: int | None, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend(capabilities=replace(RULES, replace=rule, deletable=True))
+    backend.put("f", b"old")
+    async with opened(tmp_path, backend, may_delete=may_delete) as (vfs, box):
+        if number is None:
+            await save(vfs, box, "f", b"new")
+            assert backend.newest() == {"f": b"new"}
+            return
+        with pytest.raises(LabfsError) as caught:
+            await vfs.files.open(await vfs.lookup(box, "f"), read=True, write=True)
+        assert caught.value.errno == number
+        await save(vfs, box, "another", b"x")
+
+
+async def test_a_folder_that_is_offered_can_be_entered_and_is_not_listed(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.box = replace(backend.box, offers=("Document", "A / B"))
+    async with opened(tmp_path, backend) as (vfs, box):
+        assert await vfs.listing(box) == []
+        folder = await vfs.lookup(box, "A %2F B")
+        await save(vfs, folder, "f", b"x")
+        with pytest.raises(NotFound):
+            await vfs.lookup(box, "Nonsense")
+        vfs.refresh(box)
+        assert [node.name for node in await vfs.listing(box)] == ["A %2F B"]
+    ((entry, _),) = backend.files.values()
+    assert (entry.folders, entry.name) == (("A / B",), "f")
 
 
 # -- what a review found: each of these lost, mixed or misplaced bytes once --------------------------------

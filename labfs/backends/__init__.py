@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from labfs.backend import Backend
+from labfs.backend import Backend, Settings
 from labfs.backends import basespace
-
-Build = Callable[[str, str, Mapping[str, Callable[[], str]], float], Backend]
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`build` takes the site's name, its url, its secrets by name, and the longest silence in seconds."""
+    """One system: the secrets that it needs, and options by name with their values, the usual one first."""
 
     title: str
-    build: Build
+    build: Callable[[Settings], Backend]
     secrets: tuple[str, ...]
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 KINDS: dict[str, Kind] = {

@@ -31,6 +31,8 @@ from labfs.backend import (
     Page,
     Parts,
     Receipt,
+    Replace,
+    Settings,
     Source,
     Target,
 )
@@ -61,21 +63,21 @@ LOOK_BACK = 50  # newest files of a record among which a lost upload is looked f
 CAPABILITIES = Capabilities(
     ranged=True,
     deletable=False,
-    same_path_is_newer=True,
+    replace=Replace.NEWER,
     whole=5 * MIB,
     parts=Parts(least=5 * MIB, greatest=25 * MIB, count=10_000, preferred=8 * MIB),
     connections=16,
 )
 
 
-def build(name: str, url: str, secrets: Mapping[str, Callable[[], str]], timeout_s: float) -> BaseSpace:
-    token = secrets["token"]
+def build(settings: Settings) -> BaseSpace:
+    token = settings.secrets["token"]
     client = Client(
-        name,
-        url,
+        settings.name,
+        settings.url,
         lambda: {"x-access-token": token()},
         connections=CAPABILITIES.connections,
-        timeout_s=timeout_s,
+        timeout_s=settings.timeout_s,
         explain=_explain,
     )
     return BaseSpace(client)
@@ -174,6 +176,9 @@ class BaseSpace:
         if convert is None:
             raise NotFound(f"There is no {entry_id}.")
         return convert(found)
+
+    async def measure(self, entry: Entry) -> int | None:
+        return (await self.stat(entry.id)).size
 
     async def describe(self, entry: Entry) -> Mapping[str, Any]:
         return await self._get(entry.id or "users/current")

@@ -1,0 +1,34 @@
+"""Sizes that a listing does not tell: learnt once, remembered by version, also by the next mount."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from labfs.backend import Entry
+
+
+class Sizes:
+    """A table in a file, or in memory where there is none. Entries without a version are not remembered."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS sizes (site TEXT, id TEXT, version TEXT, size INTEGER,"
+            " PRIMARY KEY (site, id)) WITHOUT ROWID"
+        )
+
+    def get(self, site: str, entry: Entry) -> int | None:
+        """Return the size in bytes of this version of a file, if it was learnt."""
+        row = self._db.execute(
+            "SELECT size FROM sizes WHERE site = ? AND id = ? AND version IS ?", (site, entry.id, entry.version)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def set(self, site: str, entry: Entry, size: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO sizes VALUES (?, ?, ?, ?)", (site, entry.id, entry.version, size))
+
+    def close(self) -> None:
+        self._db.close()
