@@ -10,10 +10,11 @@ holds that law and checks that every module is named here).
             └────────── vfs              backends/basespace     one file a system (and its entries)
                          │                        │
                        files                  presigned         bytes behind a presigned address
-              ┌─────┬────┴──┬─────┐               │
-            rules  tree     │     │            client           the only module that knows httpx
-              └──┐ ┌─┴──┐   │     │               │
-            scratch names writer reader           │
+              ┌─────┬────┴──┬─────┐         direct · forms      … or behind the site's own; bodies of forms
+            rules  tree     │     │               │
+              │     │       │     │            client           credentials, limits, retries, deadlines
+              └──┐ ┌─┴──┐   │     │        bulk · breaker       with verdicts, all that knows httpx
+            scratch names writer reader       verdicts
                    sizes                          │
                      │      │  └──┬──┤            │
                      │    spool blocks proof      │
@@ -33,6 +34,8 @@ reader    one file being read, read-ahead      spool     written bytes on disk
 blocks    fetched bytes in memory              proof     that what was read is what the server has
 backend   the contract of a system             errors    every failure, its errno
 reasons   why, in a sentence, by path          client    HTTP: credentials, limits, retries, deadlines
+bulk      blocks of bytes, in threads          verdicts  what a status or a broken answer means
+direct    bytes behind the site's own address  forms     a file in a multipart/form-data body
 sizes     bytes that a listing does not tell
 presigned an address that expires              breaker   a silent origin is left alone
 

@@ -1,8 +1,7 @@
 """One site's HTTP: credentials, limits, retries, deadlines, and answers turned into `labfs.errors`.
 
-The only product module that knows httpx. Two planes share one interface: API calls and uploads run on
-trio; file bytes come down through a Rust transport in worker threads, a whole block at a time, since
-parsing bulk bodies in Python costs half the speed (measured: 490 against 1,400 MB/s on loopback).
+With `bulk` and `verdicts` the only product modules that know httpx. API calls and uploads run on trio;
+file bytes come down through `bulk`.
 
 Credentials go to the site's own origin and nowhere else: file bytes are fetched by a client that has
 none, and redirects are followed by hand (httpx would carry an `x-access-token` header to another host).
@@ -14,34 +13,27 @@ import json
 import logging
 import math
 import random
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import trio
-from pyreqwest.client import SyncClientBuilder
-from pyreqwest.compatibility.httpx import SyncHttpxTransport
-from pyreqwest.exceptions import PyreqwestError
 
 from labfs import errors
 from labfs.backend import Buffer, Source
 from labfs.breaker import Breaker
-from labfs.errors import LabfsError, Malformed, Stale, Unanswered, Unavailable
+from labfs.bulk import Bulk
+from labfs.errors import Malformed, Unanswered, Unavailable
+from labfs.verdicts import refusal, translated
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
-LONGEST_SKIP = 64 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
-PIECE = 8 * 1024 * 1024  # bytes taken from the transport at a time
-REDIRECTS = 5
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 
 
@@ -109,8 +101,7 @@ class Client:
         self._breakers: dict[str, Breaker] = {}
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
         self._api = httpx.AsyncClient(timeout=httpx.Timeout(timeout_s, pool=None), limits=limits, transport=transport)
-        # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
-        self._bulk = httpx.Client(timeout=None, transport=bulk_transport or _bulk_transport(timeout_s))  # noqa: S113
+        self._bulk = Bulk(timeout_s, bulk_transport)
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
@@ -142,7 +133,7 @@ class Client:
             content = None if source is None else _body(source)
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
-                with _translated(what):
+                with translated(what):
                     request = self._api.build_request(
                         method,
                         urljoin(self.url, path),
@@ -175,7 +166,7 @@ class Client:
         log.debug("%s -> %d", what, answer.status)
         if 200 <= answer.status < 300:
             return answer
-        raise _refusal(answer.status, answer.headers, what, self._explain(answer))
+        raise refusal(answer.status, answer.headers, what, self._explain(answer))
 
     # -- file bytes ----------------------------------------------------------------------------------
 
@@ -191,24 +182,43 @@ class Client:
 
         async def once() -> Buffer:
             return await trio.to_thread.run_sync(
-                self._get, url, start, stop, version, what, abandon_on_cancel=True, limiter=self._threads
+                self._bulk.get, url, start, stop, version, what, abandon_on_cancel=True, limiter=self._threads
             )
 
         return await self._insist(url, once, patience, repeatable=True)
 
-    def _get(self, url: str, start: int, stop: int, version: str | None, what: str) -> Buffer:
-        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        if version is not None:
-            headers["If-Match"] = f'"{version}"'
-        for _ in range(REDIRECTS):
-            with _translated(what), self._bulk.stream("GET", url, headers=headers) as response:
-                if response.has_redirect_location:
-                    url = urljoin(url, response.headers["location"])
-                    continue
-                if response.status_code not in (200, 206):
-                    raise _refusal(response.status_code, response.headers, what, "")
-                return _exactly(response, start, stop, version, what)
-        raise Malformed(f"{what} redirected more than {REDIRECTS} times.")
+    async def fetch_own(self, path: str, start: int, stop: int) -> Buffer:
+        """Return exactly the bytes `[start, stop)` behind a path of the site, sent with its credentials."""
+        what = f"{self.site}: {path}"
+
+        async def once() -> Buffer:
+            return await trio.to_thread.run_sync(
+                self._bulk.get, urljoin(self.url, path), start, stop, None, what, self._credentials(),
+                abandon_on_cancel=True, limiter=self._threads,
+            )  # fmt: skip
+
+        return await self._insist(self.url, once, Patience.PROMPT, repeatable=True)
+
+    async def measure_own(self, path: str) -> int | None:
+        """Return the size in bytes of what lies behind a path of the site; None where it does not tell.
+
+        One HEAD; where that is silent, a range of one byte, whose answer names the whole.
+        """
+        try:
+            told = (await self.call("HEAD", path, headers={"Accept-Encoding": "identity"})).headers
+            if told.get("content-length", "").isdecimal():
+                return int(told["content-length"])
+        except (errors.Unsupported, errors.Denied):
+            pass
+        what = f"{self.site}: {path}"
+
+        async def once() -> int | None:
+            return await trio.to_thread.run_sync(
+                self._bulk.total, urljoin(self.url, path), what, self._credentials(),
+                abandon_on_cancel=True, limiter=self._threads,
+            )  # fmt: skip
+
+        return await self._insist(self.url, once, Patience.PROMPT, repeatable=True)
 
     # -- insisting -----------------------------------------------------------------------------------
 
@@ -241,127 +251,7 @@ class Client:
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
 
 
-def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
-    silence = timedelta(seconds=timeout_s)
-    builder = (
-        SyncClientBuilder()
-        .connect_timeout(silence)
-        .read_timeout(silence)
-        .pool_idle_timeout(timedelta(seconds=30))
-        .follow_redirects(False)
-        # A packed body would have other offsets than the file.
-        .gzip(False)
-        .brotli(False)
-        .deflate(False)
-        .zstd(False)
-    )
-    return SyncHttpxTransport(builder.build())
-
-
 async def _body(source: Source) -> AsyncIterator[bytes]:
     chunks = source.chunks()
     while (chunk := await trio.to_thread.run_sync(next, chunks, None)) is not None:
         yield chunk
-
-
-def _exactly(response: httpx.Response, start: int, stop: int, version: str | None, what: str) -> Buffer:
-    """Return the bytes `[start, stop)` of the file from a 206, or from a 200 that ignored the range."""
-    tag = response.headers.get("etag", "").removeprefix("W/").strip('"')
-    if version is not None and tag and tag != version:
-        raise Stale(f"{what} now holds another version of the file.")
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise Malformed(f"{what} packed the bytes it was asked to send as they are.")
-    skip = 0
-    if response.status_code == 206:
-        wanted = f"bytes {start}-{stop - 1}/"
-        if not response.headers.get("content-range", "").startswith(wanted):
-            raise Unavailable(f"{what} sent another range than it was asked for.")
-    else:
-        skip = start
-        if skip > LONGEST_SKIP:
-            raise Unavailable(f"{what} ignores ranges and would send all that lies before the bytes asked for.")
-    return _collect(response, skip, stop - start, what)
-
-
-def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffer:
-    pieces: list[Buffer] = []
-    got = -skip
-    for chunk in _chunks(response, skip + size):
-        pieces.append(chunk if got >= 0 else memoryview(chunk)[-got:])
-        got += len(chunk)
-        if got >= size:
-            break
-    if got < size:
-        raise Unavailable(f"{what} sent {max(got, 0)} bytes where {size} were asked for.")
-    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return memoryview(body)[:size] if len(body) > size else body
-
-
-def _chunks(response: httpx.Response, size: int) -> Iterator[Buffer]:
-    """Yield the body; from the Rust transport in one piece if it can be, which saves two copies of it."""
-    native = response.extensions.get("pyreqwest_response")
-    if native is None:
-        yield from response.iter_raw()
-        return
-    while (chunk := native.body_reader.read(min(size, PIECE))) is not None:
-        yield chunk
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn the errors of both HTTP libraries into ours; only what never left can be sent again freely."""
-    try:
-        yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise Unavailable(f"{what} cannot be reached ({_cause(error)}).", silent=True) from error
-    except httpx.TimeoutException as error:
-        raise Unanswered(f"{what} fell silent.", silent=True) from error
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
-        raise Malformed(f"{what} has an address that cannot be used ({_cause(error)}).") from error
-    except (httpx.HTTPError, httpx.StreamError, PyreqwestError) as error:
-        raise Unanswered(f"{what} broke off its answer ({_cause(error)}).") from error
-
-
-def _cause(error: BaseException) -> str:
-    """Return the innermost reason, without the address: it may hold a signature."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    text = str(error)
-    return type(error).__name__ if "://" in text or not text else text
-
-
-_BY_STATUS: dict[int, type[LabfsError]] = {
-    401: errors.Denied,
-    403: errors.Denied,
-    404: errors.NotFound,
-    405: errors.Unsupported,
-    409: errors.Exists,
-    410: errors.NotFound,
-    412: errors.Stale,
-    413: errors.TooLarge,
-    416: errors.Stale,
-}
-_PASSING = (408, 429, 500, 502, 503, 504)
-_REFUSED_UNREAD = (429, 503)  # the service says that it did not carry the request out
-
-
-def _refusal(status: int, headers: Mapping[str, str], what: str, reason: str) -> LabfsError:
-    sentence = reason or f"{what} answered {status}."
-    if status in _PASSING:
-        kind = Unavailable if status in _REFUSED_UNREAD else Unanswered
-        return kind(sentence, retry_after_s=_retry_after_s(headers))
-    if status == 401:
-        return errors.Denied(f"{sentence} The site's token or password was refused: check the configuration.")
-    return _BY_STATUS.get(status, errors.Malformed if status < 400 else errors.Invalid)(sentence)
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    text = headers.get("retry-after")
-    if text is None:
-        return None
-    if text.isdecimal() and text.isascii():
-        return float(text)
-    try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (ValueError, OverflowError):
-        return None
