@@ -70,10 +70,8 @@ if os.environ.get("LABFS_SOAK"):
     SAVES += [(300_000_000, *request) for request in LARGE if request[0] != "PUT"]
 
 
-@pytest.mark.parametrize(("action", "argument"), ACTIONS)
-@pytest.mark.parametrize(
-    ("size", "method", "route", "skip"), [(9_000_000, *r) for r in LARGE] + [(70_000, *r) for r in SMALL]
-)
+@pytest.mark.parametrize(("action", "argument", "times"), FAULTS)
+@pytest.mark.parametrize(("size", "method", "route", "skip"), SAVES)
 def test_a_fault_at_any_request_of_a_save(
     size: int, method: str, route: str, skip: int, action: str, argument: object, times: int | None,
     place: tuple[Path, Folder], sandbox: Sandbox, tmp_path: Path, hasty: Mount,
