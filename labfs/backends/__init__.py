@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from labfs.backend import Backend, Settings
-from labfs.backends import basespace
+from labfs.backends import basespace, odm
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,4 +21,10 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "basespace": Kind("Illumina BaseSpace Sequence Hub", basespace.build, ("token",)),
+    "odm": Kind(
+        "Genestack Open Data Manager",
+        odm.build,
+        ("token",),
+        {"audience": ("as-curator", "as-user"), "sign_in": ("token", "bearer")},
+    ),
 }
