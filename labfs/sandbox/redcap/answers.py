@@ -21,7 +21,7 @@ Values = Mapping[str, Any]
 
 
 class Refusal(Exception):
-    """A request that is answered with an error; `form` overrides the format that was asked for."""
+    """A request that is answered with an error, in the format that was asked for."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

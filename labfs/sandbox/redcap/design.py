@@ -30,6 +30,11 @@ class Field:
     row: dict[str, str]  # of the data dictionary
 
     @property
+    def free_text(self) -> bool:
+        validation = self.row["text_validation_type_or_show_slider_number"]
+        return self.kind == "notes" or (self.kind == "text" and not validation)
+
+    @property
     def columns(self) -> list[str]:
         """The names under which its values are stored and exported."""
         return [f"{self.name}___{code}" for code in self.choices] if self.kind == "checkbox" else [self.name]

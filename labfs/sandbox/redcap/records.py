@@ -89,8 +89,7 @@ class Export:
                 continue
             if known and known.identifier and level != FULL:
                 continue  # silently
-            free_text = known is not None and known.kind == "text" and known.name != self._design.key
-            if free_text and level == DEIDENTIFIED:
+            if known and known.free_text and known.name != self._design.key and level == DEIDENTIFIED:
                 continue
             found.append((column, form, known))
         return found

@@ -22,14 +22,6 @@ def _token(alias: str) -> str:
     return hashlib.md5(f"redcap {alias}".encode(), usedforsecurity=False).hexdigest().upper()
 
 
-# A project's own name, and behind a slash whoever may do less there.
-TOKENS = {
-    alias: _token(alias)
-    for alias in (
-        "biobank", "biobank/reader", "biobank/writer", "biobank/nobody", "biobank/deidentified", "biobank/no-data",
-        "biobank/north", "trial", "plates", "empty", "wells", "odd",
-    )
-}  # fmt: skip
 FULL = {
     "api_export": 1, "api_import": 1, "file_repository": 1, "logging": 1, "record_delete": 1, "record_rename": 1,
     "user_rights": 1, "data_export": 1, "dag": "", "role": 1,
@@ -40,8 +32,12 @@ LESS: dict[str, dict[str, Any]] = {
     "nobody": {"api_export": 0, "api_import": 0},
     "deidentified": {"data_export": 2},
     "no-data": {"data_export": 0},
+    "keeper": {"record_delete": 0},
     "north": {"dag": "site_north", "role": 0},
 }
+PROJECTS = ("biobank", "trial", "plates", "empty", "wells", "odd")
+# A project's own name, and behind a slash whoever may do less there.
+TOKENS = {alias: _token(alias) for alias in (*PROJECTS, *(f"biobank/{user}" for user in LESS))}
 
 
 def seed(shelf: Shelf) -> None:
@@ -53,9 +49,7 @@ def seed(shelf: Shelf) -> None:
         # Ids as long as real ones.
         for table, least in (("projects", 4120), ("events", 40180), ("documents", 198020), ("folders", 44)):
             store.run("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", f"redcap_{table}", least)
-        seeder = _Seeder(shelf)
-        for fill in (seeder.biobank, seeder.trial, seeder.plates, seeder.empty, seeder.wells, seeder.odd):
-            fill()
+        _Seeder(shelf).run()
 
 
 def row(name: str, form: str, kind: str = "text", **more: str) -> dict[str, str]:
@@ -81,6 +75,10 @@ class _Seeder:
     def _later(self) -> float:
         self._now += 600
         return self._now
+
+    def run(self) -> None:
+        for fill in (self.biobank, self.trial, self.plates, self.empty, self.wells, self.odd):
+            fill()
 
     # -- pieces ------------------------------------------------------------------------------------------
 

@@ -147,6 +147,10 @@ class Redcap:
     def _need_import(caller: Caller) -> None:
         caller.need("api_import", 403, "You do not have API Import/Update privileges")
 
+    @staticmethod
+    def _need_delete(caller: Caller) -> None:
+        caller.need("record_delete", 403, "You do not have Delete Record privileges")
+
     # -- bytes -------------------------------------------------------------------------------------------
 
     async def _file(self, caller: Caller, ask: Ask, action: str) -> Response:
@@ -160,6 +164,8 @@ class Redcap:
         if action == "import":
             await self._files.upload(caller, ask)
         else:
+            if self.switches.delete_needs_record_right:
+                self._need_delete(caller)
             self._files.delete(caller, ask)
         return self._empty()
 
@@ -235,7 +241,7 @@ class Redcap:
         action = ask.get("action")
         if action == "delete":
             self._need_import(caller)
-            caller.need("record_delete", 403, "You do not have Delete Record privileges")
+            self._need_delete(caller)
             return writer.count(Entry(self.shelf, caller, ask).delete())
         if action == "rename":
             self._need_import(caller)

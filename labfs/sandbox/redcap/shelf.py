@@ -73,6 +73,7 @@ class Switches:
     empty_type: str = "text/html; charset=UTF-8"  # of the empty answer to an import or a deletion
     missing_record: str = "refuse"  # on file import; or "create"
     unknown_record_text: str = 'The record "{record}" does not exist'
+    delete_needs_record_right: bool = False  # also for a file, as the vendor's own module asks
     delete_empty: str = "succeed"  # for a field without a file; or "refuse"
     system_folders: bool = False  # listed in the repository
     largest_upload: int = 1 << 30  # bytes, in a field
