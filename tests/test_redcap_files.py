@@ -39,6 +39,22 @@ def test_a_file_comes_with_its_type_and_name_in_one_header(redcap: Redcap) -> No
     assert (signature.status_code, signature.content[:4]) == (200, b"\x89PNG")
 
 
+def test_an_empty_file_is_told_from_a_lost_answer_by_its_name_alone(redcap: Redcap) -> None:
+    slot = {"record": "R 3", "field": "attachment"}
+    empty = redcap.file("export", "odd", **slot)
+    assert (empty.status_code, empty.content) == (200, b"")
+    assert empty.headers["content-type"] == 'text/plain; name="nothing.txt";charset=UTF-8'
+    redcap.switch(empty_answers=1)
+    lost = redcap.file("export", "odd", **slot)
+    assert (lost.status_code, lost.content, "name=" in lost.headers["content-type"]) == (200, b"", False)
+
+
+def test_names_are_no_way_to_more_headers(redcap: Redcap) -> None:
+    for record, shown in (("R-3", "two lines.txt"), ("R-10", 'semi;colon="x".txt'), ("a/b", "a/b")):
+        kind = redcap.file("export", "odd", record=record, field="attachment").headers["content-type"]
+        assert f'; name="{shown}"' in kind
+
+
 def test_headers_of_a_file_differ_by_site(redcap: Redcap) -> None:
     slot = {"record": "1", "field": "consent_scan"}
     name = "Einverständnis.pdf"

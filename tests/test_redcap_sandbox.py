@@ -40,6 +40,8 @@ def test_only_posts_to_one_address(redcap: Redcap) -> None:
     assert (moved.status_code, moved.headers["location"]) == (301, "/api/")
     form = {"token": redcap.tokens["biobank"], "content": "version"}
     assert redcap.http.post(f"{redcap.site}/redcap/api/", data=form).text == "16.1.3"
+    multipart = {name: (None, value) for name, value in form.items()}
+    assert redcap.http.post(redcap.url, files=multipart).text == "16.1.3"
 
 
 def test_errors_come_in_three_formats_and_xml_is_the_usual_one(redcap: Redcap) -> None:

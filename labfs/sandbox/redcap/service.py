@@ -141,7 +141,7 @@ class Redcap:
         return caller
 
     def _need_export(self, caller: Caller) -> None:
-        caller.need("api_export", self.switches.no_export_status, "You do not have API Export privileges")
+        caller.need("api_export", self.switches.no_export_status, self.switches.no_export_text)
 
     @staticmethod
     def _need_import(caller: Caller) -> None:

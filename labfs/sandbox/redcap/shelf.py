@@ -56,6 +56,7 @@ class Switches:
     missing_token_status: int = 401  # also of a malformed one
     missing_token_text: str = "You do not have permissions to use the API"  # noqa: S105, a sentence
     no_export_status: int = 403
+    no_export_text: str = "You do not have API Export privileges"
     quoted_parameter: bool = True  # around `fields` in the error about unknown ones
     bad_comma_list: str = "drop"  # the filter and answer everything; or "refuse"
     identity_without_key: bool = False  # event and repeat columns where the primary key was not asked for
