@@ -54,11 +54,12 @@ FILTERS: dict[str, dict[str, str]] = {
 DATES = {"projects": {"open-date", "last-modified"}, "processes": {"last-modified"}}
 _FIELD = re.compile(r"(?P<name>.+?)(?:\.(?P<new>min|max)|\[(?P<old>.*)\])?")
 # Every file of a project: its own, and those of its samples and of the steps and placeholders made of them.
+_IDS = "SELECT limsid FROM clarity_samples WHERE project IN ({0})"
 _OF_PROJECT = (
-    "owner IN ({0}) OR owner IN (SELECT limsid FROM clarity_samples WHERE project IN ({0}))"
-    " OR owner IN (SELECT artifact FROM clarity_made_of JOIN clarity_samples ON limsid = sample WHERE project IN ({0}))"
-    " OR owner IN (SELECT process FROM clarity_maps JOIN clarity_made_of ON artifact = input"
-    " JOIN clarity_samples ON limsid = sample WHERE project IN ({0}))"
+    f"owner IN ({{0}}) OR owner IN ({_IDS})"
+    f" OR owner IN (SELECT artifact FROM clarity_made_of WHERE sample IN ({_IDS}))"
+    " OR owner IN (SELECT process FROM clarity_maps WHERE input IN"
+    f" (SELECT artifact FROM clarity_made_of WHERE sample IN ({_IDS})))"
 )
 _OF_TYPE = (
     "owner IN (SELECT limsid FROM clarity_processes WHERE type IN ({0})) OR owner IN"
