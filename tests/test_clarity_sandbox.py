@@ -10,7 +10,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ RI = "http://genologics.com/ri"
 FILE = f"{{{RI}/file}}file"
 PROJECT, SAMPLE, STEP = "KLM300", "KLM300A1", "24-126458"  # made to upload to
 DONE = "24-126454"  # a completed step
-CLIENTS = {"genologics": "2.0.1", "s4-clarity": "1.8.0", "six": "1.17.0", "requests": "2.32.5"}
+CLIENTS = {"genologics": "2.0.1", "s4-clarity": "1.8.0", "six": "1.17.0", "requests": "2.34.2"}
 
 
 class Clarity:
@@ -330,6 +329,24 @@ def test_a_step_and_its_process_are_two_views_of_one_thing(clarity: Clarity) -> 
     assert clarity.get("steps/24-126453").get("limsid") == "24-126453"
 
 
+def test_the_links_in_answers_lead_somewhere(clarity: Clarity) -> None:
+    """Except to containers, protocols and control types, which have nothing to do with files."""
+    seen: set[str] = set()
+    waiting = ["", "projects/ADM1", "samples/CTRLA1", "processes/122-126457", "steps/122-126457"]
+    while waiting:
+        path = waiting.pop()
+        for element in clarity.get(path).iter():
+            for key in ("uri", "artifact-uri", "post-process-uri"):
+                found = element.get(key, "").removeprefix(f"{clarity.url}/api/v2/")
+                known = found and not found.startswith(("containers/", "configuration/", "controltypes/", "glsstorage"))
+                if known and found not in seen and found.partition("/")[0] not in seen and len(seen) < 80:
+                    seen.add(found)
+                    waiting.append(found)
+    assert {"researchers/1", "processtypes/41"} <= seen
+    for path in ("researchers/9", "processtypes/9"):
+        refused(clarity.http.get(path), 404)
+
+
 def test_a_control_sample_has_no_project(clarity: Clarity) -> None:
     sample = clarity.get("samples/CTRLA1")
     assert sample.find("project") is None
@@ -626,3 +643,232 @@ def test_whether_attaching_touches_the_project_is_a_switch(clarity: Clarity, tou
     clarity.put(f"artifacts/{clarity.placeholders()[2]}", "x", b"x")
     found = clarity.ids("projects?last-modified=2025-01-01T00:00:00Z")
     assert (PROJECT in found) == touches
+
+
+# -- clients that other people wrote -------------------------------------------------------------------
+
+GENOLOGICS = """
+import json, pathlib, sys
+import requests
+from genologics.entities import Artifact, File, Process, Project, Sample
+from genologics.lims import Lims
+
+url, username, password, directory, step, output = sys.argv[1:]
+work, found = pathlib.Path(directory), {}
+lims = Lims(url, username, password)
+lims.check_version()
+found["projects"] = [(p.id, p.name) for p in lims.get_projects(name=["Validation", "Empty project"])]
+(project,) = lims.get_projects(name="Upload here")
+found["open"] = project.open_date
+samples = lims.get_samples(projectlimsid="MNY400")
+found["samples"] = [samples[0].id, samples[-1].id, len(samples)]
+found["batch"] = sorted(s.name for s in lims.get_batch(samples[:20]))
+(process,) = lims.get_processes(projectname="Upload here")
+found["process"] = [process.id, process.type.name, process.technician.name, len(process.input_output_maps)]
+outputs = process.all_outputs(resolve=True)
+found["outputs"] = sorted(a.name for a in outputs)[-2:]
+found["maps"] = sorted({pair[1]["output-generation-type"] for pair in process.input_output_maps})
+found["parents"] = len(Artifact(lims, id=output).input_artifact_list())
+
+text, data = work / "notes é.txt", work / "reads.bin"
+text.write_text("first\\n")
+data.write_bytes(bytes(range(256)) * 4096)
+sample = lims.get_samples(projectlimsid=project.id, name="blank-1")[0]
+made = [lims.upload_new_file(target, str(text)) for target in (project, sample, process)]
+made.append(lims.upload_new_file(Artifact(lims, id=output), str(data)))
+found["made"] = [file.id for file in made]
+found["text"] = lims.get_file_contents(id=made[0].id)
+found["same"] = lims.get_file_contents(uri=made[3].uri).read() == data.read_bytes()
+found["attached"] = [f.attached_to.rpartition("/api/v2/")[2] for f in made]
+found["listed"] = [[f.id for f in thing(lims, id=limsid).files] for thing, limsid in
+                   [(Project, project.id), (Sample, sample.id), (Process, process.id)]]
+published = File(lims, id=made[0].id)
+published.get()
+published.is_published = "true"
+published.put()
+found["published"] = File(Lims(url, username, password), id=made[0].id).is_published
+
+text.write_text("second\\n")
+lims.delete(made[0].uri)
+again = lims.upload_new_file(project, str(text))
+found["replaced"] = [again.id, lims.get_file_contents(id=again.id)]
+try:
+    lims.get_file_contents(id=made[0].id)
+except requests.exceptions.HTTPError as problem:
+    found["gone"] = str(problem)
+try:
+    Lims(url, username, "wrong").get_projects()
+except requests.exceptions.HTTPError as problem:
+    found["wrong"] = problem.response.status_code
+print(json.dumps(found))
+"""
+
+S4_CLARITY = """
+import io, json, pathlib, sys
+from s4.clarity import LIMS
+from s4.clarity._internal.factory import MultipleMatchingElements
+from s4.clarity.exception import ClarityAuthenticationException, ClarityException, FileNotFoundException
+from s4.clarity.file import File
+
+url, username, password, directory, step, output = sys.argv[1:]
+found = {}
+
+def fresh():
+    return LIMS(url + "/api/v2", username, password)
+
+def failure(function):
+    try:
+        function()
+    except ClarityException as problem:
+        return [type(problem).__name__, str(problem)]
+
+lims = fresh()
+found["versions"] = [v["major"] for v in lims.versions]
+found["limit"] = lims.properties["api.artifacts.max.resultfile.upload.size"]
+found["projects"] = len(lims.projects.query(prefetch=False))
+project = lims.projects.get_by_name("Upload here")
+try:
+    lims.projects.get_by_name("Validation")
+except MultipleMatchingElements:
+    found["twins"] = True
+samples = lims.samples.query(projectlimsid="MNY400")
+found["samples"] = [len(samples), samples[0].name, samples[-1].name, samples[7].project.name]
+(run,) = lims.steps.query(prefetch=False, projectname="Upload here")
+found["step"] = [run.limsid, run.current_state, run.date_completed, run.name]
+found["iomaps"] = [len(run.details.iomaps), len(run.details.outputs), [a.name for a in run.details.shared_outputs]]
+process = lims.processes.from_limsid(step)
+found["process"] = [process.technician.last_name, len(process.outputs), [a.name for a in process.shared_outputs]]
+found["batch"] = sorted(a.name for a in lims.artifacts.batch_get_from_limsids([output, "ADM1A1PA1"]))
+
+names = []
+for target, name in ((project, "project.txt"), (lims.samples.from_limsid("KLM300A1"), "sample ü.txt"),
+                     (run, "step.txt")):
+    file = File.new_empty(target, name=name)
+    file.write("text of " + name)
+    file.close()
+    names.append([file.limsid, file.attached_to.rpartition("/api/v2/")[2]])
+found["made"] = names
+local = pathlib.Path(directory) / "local.bin"
+local.write_bytes(bytes(range(256)))
+file = File.new_from_local(project, str(local))
+file.mode = "rb"
+file.close()
+found["local"] = file.limsid
+
+for round, data in enumerate((b"first, the longer one", b"second")):
+    with_file = fresh().artifact(output).open_file("wb", name="result.bin")
+    with_file.write(data)
+    with_file.close()
+    found["round %d" % round] = with_file.uri.rpartition("/")[2]  # its limsid stays that of the deleted file
+shared = fresh().step(step).open_resultfile("Summary", "w")
+shared.write("summary")
+shared.close()
+
+def fetched(limsid):
+    source, sink = fresh().files.from_limsid(limsid), io.BytesIO()
+    source.mode = "rb"
+    source.pipe_to(sink)
+    return sink.getvalue().decode("latin-1")
+
+found["fetched"] = [fetched(found["round 1"]), fetched(names[1][0])]
+found["local back"] = fetched(file.limsid) == local.read_bytes().decode("latin-1")
+found["files"] = [f.name for f in fresh().projects.get_by_name("Upload here").files]
+found["names"] = sorted(f.name for f in fresh().files.batch_get_from_limsids([n[0] for n in names]))
+found["gone"] = failure(lambda: fetched(found["round 0"]))
+(lost,) = [f for f in fresh().files.query(**{"process-type": "NextSeq 2000 Run"}) if f.name == "never-arrived.csv"]
+found["lost"] = failure(lambda: lost.pipe_to(io.StringIO()))
+doomed = fresh()
+doomed.files.delete(doomed.files.from_limsid(names[0][0]))
+found["wrong"] = failure(lambda: LIMS(url + "/api/v2", username, "wrong").versions)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Path:
+    """Return a Python that has the clients; the environment is made once and kept outside the repository."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labfs-tests"
+    pins = [f"{name}=={version}" for name, version in CLIENTS.items()]
+    name = "-".join(
+        ["clarity", *(pin.replace("==", "-") for pin in pins), f"py{sys.version_info[0]}.{sys.version_info[1]}"]
+    )
+    home, python = cache / name, cache / name / "bin" / "python"
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            # It asks for Python 3.12 and uses nothing of it.
+            subprocess.run([*pip, "--no-deps", "--ignore-requires-python", pins[0]], check=True)
+            subprocess.run([*pip, *pins[1:]], check=True)
+            (home / "complete").touch()
+    return python
+
+
+@pytest.fixture
+def client(clarity: Clarity, interpreter: Path, tmp_path: Path) -> Any:
+    """Return a function that runs a client's script and gives back what it found."""
+
+    def run(script: str) -> Any:
+        known = clarity.credentials
+        given = [clarity.url, known["username"], known["password"], str(tmp_path), STEP, clarity.placeholders()[3]]
+        done = subprocess.run([str(interpreter), "-c", script, *given], capture_output=True, text=True, timeout=90)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.mark.timeout(600)  # the first run installs the clients
+def test_genologics_does_its_whole_work(clarity: Clarity, client: Any, tmp_path: Path) -> None:
+    found = client(GENOLOGICS)
+    assert found["projects"] == [["ADM1", "Validation"], ["ADM2", "Validation"], ["LEI162", "Empty project"]]
+    assert found["samples"] == ["MNY400A1", "MNY400A1200", 1200]
+    assert found["batch"] == [f"well-{number:04d}" for number in range(20)]
+    assert found["process"] == [STEP, "Library QC", "Grace Runner", 32]
+    assert found["outputs"] == ["Result of KLM300A9", "Summary"]
+    assert found["maps"] == ["PerAllInputs", "PerInput"]
+    assert found["parents"] == 1
+    output = clarity.placeholders()[3]
+    assert found["attached"] == [f"projects/{PROJECT}", f"samples/{SAMPLE}", f"processes/{STEP}", f"artifacts/{output}"]
+    assert found["listed"] == [[limsid] for limsid in found["made"][:3]]
+    assert (found["text"], found["same"], found["published"]) == ("first\n", True, True)
+    assert (found["replaced"][1], found["wrong"]) == ("second\n", 401)
+    assert found["gone"].startswith("404")
+    # The names are whole local paths: that is what this client sends.
+    text, data = str(tmp_path / "notes é.txt"), str(tmp_path / "reads.bin")
+    assert clarity.stored(PROJECT) == [(text, b"second\n")]
+    assert clarity.stored(SAMPLE) == clarity.stored(STEP) == [(text, b"first\n")]
+    assert clarity.stored(output) == [(data, bytes(range(256)) * 4096)]
+
+
+@pytest.mark.timeout(600)
+def test_s4_clarity_does_its_whole_work(clarity: Clarity, client: Any, tmp_path: Path) -> None:
+    found = client(S4_CLARITY)
+    assert (found["versions"], found["limit"], found["twins"]) == (["v2"], "10485760", True)
+    assert found["projects"] == 15
+    assert found["samples"] == [1200, "well-0000", "well-1199", "Many samples"]
+    assert found["step"] == [STEP, "Record Details", None, "Library QC"]
+    assert found["process"] == ["Runner", 16, ["Summary"]]
+    assert found["iomaps"] == [16, 16, ["Summary"]]
+    assert found["batch"] == ["Result of KLM300A3", "SLX-6078"]
+    assert [attached for _, attached in found["made"]] == [
+        f"projects/{PROJECT}",
+        f"samples/{SAMPLE}",
+        f"processes/{STEP}",
+    ]
+    assert found["fetched"] == ["second", "text of sample ü.txt".encode().decode("latin-1")]
+    assert found["local back"] is True
+    assert found["files"] == ["project.txt", str(tmp_path / "local.bin")]
+    assert found["names"] == ["project.txt", "sample ü.txt", "step.txt"]
+    assert found["gone"][0] == "ClarityException" and "code: 404" in found["gone"][1]
+    assert found["lost"][0] == "FileNotFoundException"
+    assert found["wrong"][0] == "ClarityAuthenticationException"
+    assert clarity.stored(PROJECT) == [(str(tmp_path / "local.bin"), bytes(range(256)))]
+    assert clarity.stored(SAMPLE) == [("sample ü.txt", "text of sample ü.txt".encode())]
+    assert clarity.stored(STEP) == [("step.txt", b"text of step.txt")]
+    shared, _, _, output, *_ = clarity.placeholders()
+    assert clarity.stored(output) == [("result.bin", b"second")]
+    assert clarity.stored(shared) == [("Summary", b"summary")]

@@ -72,6 +72,8 @@ class Clarity:
             Route(f"{BASE}/steps/{{limsid}}", self._step),
             Route(f"{BASE}/steps/{{limsid}}/details", self._details),
             Route(f"{BASE}/steps/{{limsid}}/setup", self._setup),
+            Route(f"{BASE}/processtypes/{{id:int}}", self._process_type),
+            Route(f"{BASE}/researchers/{{id:int}}", self._researcher),
             Route(f"{BASE}/glsstorage", files.allocate, methods=["POST"]),
             Route(f"{BASE}/files", files.attach, methods=["POST"]),
             Route(f"{BASE}/files/{{limsid}}", files.one),
@@ -168,6 +170,20 @@ class Clarity:
 
     async def _setup(self, request: Request) -> Response:
         return answer(self._shown.setup(self._asked("processes", request)))
+
+    async def _process_type(self, request: Request) -> Response:
+        number = request.path_params["id"]
+        row = self._store.one("SELECT type FROM clarity_processes WHERE type_id = ?", number)
+        if row is None:
+            raise Refusal(404, f"Requested resource not found: process type {number}")
+        return answer(self._shown.process_type(number, row["type"]))
+
+    async def _researcher(self, request: Request) -> Response:
+        number = request.path_params["id"]
+        row = self._store.one("SELECT * FROM clarity_researchers WHERE id = ?", number)
+        if row is None:
+            raise Refusal(404, f"Requested resource not found: researcher {number}")
+        return answer(self._shown.researcher(row))
 
     # -- several things at once ------------------------------------------------------------------------
 

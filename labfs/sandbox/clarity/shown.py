@@ -100,6 +100,31 @@ class Shown:
         made.extend(self._files(row["limsid"]))
         return made
 
+    def process_type(self, number: int, name: str) -> Node:
+        """Return what both public clients read of a type: its name, and the kinds of output that its runs made."""
+        sql = (
+            "SELECT DISTINCT a.type, a.shared, m.generation FROM clarity_processes p"
+            " JOIN clarity_maps m ON m.process = p.limsid JOIN clarity_artifacts a ON a.limsid = m.output"
+            " WHERE p.type_id = ? ORDER BY a.type, m.generation"
+        )
+        made = node("ptp:process-type", {"uri": self.address(f"/processtypes/{number}"), "name": name})
+        made.append(
+            node(
+                "process-input", children=[node("artifact-type", text="Analyte"), node("display-name", text="Analyte")]
+            )
+        )
+        for row in self._store.all(sql, number):
+            output = node("process-output")
+            output.append(node("artifact-type", text=row["type"]))
+            output.append(node("display-name", text=self._output_type(row)))
+            output.append(node("output-generation-type", text=row["generation"]))
+            made.append(output)
+        return made
+
+    def researcher(self, row: Row) -> Node:
+        names = [node("first-name", text=row["first"]), node("last-name", text=row["last"])]
+        return node("res:researcher", {"uri": self.address(f"/researchers/{row['id']}")}, children=names)
+
     def step(self, row: Row) -> Node:
         path = f"steps/{row['limsid']}"
         made = self.link("stp:step", path, row["limsid"])

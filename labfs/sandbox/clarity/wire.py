@@ -19,7 +19,7 @@ RI = "http://genologics.com/ri"
 NAMESPACES = {
     "ver": f"{RI}/version", "ri": RI, "exc": f"{RI}/exception", "file": f"{RI}/file", "prj": f"{RI}/project",
     "smp": f"{RI}/sample", "art": f"{RI}/artifact", "prc": f"{RI}/process", "stp": f"{RI}/step",
-    "udf": f"{RI}/userdefined", "prop": f"{RI}/property",
+    "udf": f"{RI}/userdefined", "prop": f"{RI}/property", "ptp": f"{RI}/processtype", "res": f"{RI}/researcher",
 }  # fmt: skip
 for _prefix, _uri in NAMESPACES.items():
     ET.register_namespace(_prefix, _uri)  # one public client knows errors by the literal prefix
