@@ -70,6 +70,10 @@ def test_storage_ignores_a_clients_own_location_and_a_record_can_be_published(cl
     root = ET.fromstring(changed.content)
     assert [root.findtext(tag) for tag in ("original-location", "is-published")] == ["n.txt", "false"]
     assert clarity.stored(PROJECT) == [("n.txt", None)]
+    body = "<f:file xmlns:f='http://genologics.com/ri/file'><is-published>true</is-published></f:file>"
+    changed = clarity.http.put(f"files/{file.get('limsid')}", content=body, headers={"Content-Type": "application/xml"})
+    assert clarity.http.get(f"files/{file.get('limsid')}").content == changed.content
+    assert ET.fromstring(changed.content).findtext("is-published") == "true"
 
 
 def test_locations_are_given_once(clarity: Clarity) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -41,6 +42,14 @@ def test_every_path_wants_credentials_and_challenges_for_them(clarity: Clarity, 
 def test_broken_credentials_are_wrong_credentials(clarity: Clarity, header: str) -> None:
     answer = httpx.get(f"{clarity.url}/api/v2", headers={"Authorization": header}, trust_env=False)
     assert answer.status_code == 401
+
+
+def test_a_client_that_waits_for_the_challenge(clarity: Clarity) -> None:
+    known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    known.add_password(None, clarity.url, clarity.credentials["username"], clarity.credentials["password"])
+    handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPBasicAuthHandler(known)
+    with urllib.request.build_opener(*handlers).open(f"{clarity.url}/api/v2/projects/ADM1") as answer:
+        assert answer.status == 200
 
 
 def test_versions_and_index_with_and_without_a_slash(clarity: Clarity) -> None:
