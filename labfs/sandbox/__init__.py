@@ -24,13 +24,14 @@ from starlette.types import ASGIApp
 
 from labfs.sandbox import blobs, serve
 from labfs.sandbox.basespace import BaseSpace
+from labfs.sandbox.clarity import Clarity
 from labfs.sandbox.control import control
 from labfs.sandbox.faults import Layer, Watch
 from labfs.sandbox.redcap import Redcap
 from labfs.sandbox.service import Service
 from labfs.sandbox.store import Store
 
-SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace, Redcap)
+SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace, Clarity, Redcap)
 
 
 def run(directory: Path, port: int, say: Callable[[str], None]) -> None:
