@@ -85,10 +85,11 @@ class Attachments:
                 number = self._shelf.insert("attachments", **values, blob=blob)
                 self._place(number, values["filename"], name, etag)
                 self._link(number, links)
+                made = self._views.attachment(self._shelf.attachment(number))
         except Broken:
             self._store.drop(blob)
             raise
-        return Answer(self._views.attachment(self._shelf.attachment(number)), 201)
+        return Answer(made, 201)
 
     def _place(self, number: int, filename: str | None, part: str, etag: str) -> None:
         """Put the bytes of a new row where the mode wants them. Raises Broken for a name that does not fit."""
