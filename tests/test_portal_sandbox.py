@@ -252,6 +252,10 @@ def test_who_may_do_what_to_an_attachment(portal: Portal) -> None:
 
 def test_names_are_kept_as_they_come(portal: Portal) -> None:
     assert portal.put("dir/sub\\a.txt")["filename"] == "a.txt"
+    assert portal.put("R&amp;D.txt")["filename"] == "R&D.txt"
+    assert portal.put("y" * 300 + ".txt", filename="short")["filename"] == "short"
+    portal.switch(long_key="accept")
+    assert portal.put("y" * 300 + ".txt")["filename"] == "y" * 251 + ".txt"
     assert portal.put(filename="")["filename"] is None
     first, second = (portal.put("same.txt", owned_by_org=portal.team) for _ in range(2))
     assert first["id"] != second["id"]
@@ -298,10 +302,9 @@ def test_other_kinds_of_body(portal: Portal) -> None:
             415,
             {"detail": 'Unsupported media type "application/json" in request.'},
         )
-    assert (
-        portal.ask("POST", "attachments", headers={"Content-Type": "multipart/form-data"}, content=b"x").status_code
-        == 400
-    )
+    truncated = {"headers": {"Content-Type": "multipart/form-data; boundary=B"}, "content": b"--B\r\nContent-Disp"}
+    broken(portal.ask("POST", "attachments", **truncated))  # for the framework an empty form
+    assert portal.ask("PATCH", f"attachments/{number}", **truncated).json()["filename"] == "f.txt"
 
 
 def test_the_proxy_of_production_turns_large_bodies_away(portal: Portal, mode: str) -> None:
@@ -338,6 +341,7 @@ def test_patch_changes_what_it_names_and_never_bytes(portal: Portal) -> None:
     cleared = portal.patch(number, sequence_map_for="", owned_by_org="").json()
     assert (cleared["sequence_map_for"], cleared["owned_by_org"], cleared["description"]) == (None, None, "e")
     gone = portal.patch(number, s3_resource_deleted="true").json()
+    assert portal.patch(number, s3_resource_deleted="").json()["s3_resource_deleted"] is True
     assert (gone["s3_resource_deleted"], gone["download_url"]) == (True, None)
     assert portal.patch(number, owned_by_user=portal.known["other_user_id"]).status_code == 200
     assert portal.patch(number).status_code == 403
@@ -583,6 +587,7 @@ def test_filters(portal: Portal) -> None:
     found = portal.get("materials", "", organization__id=portal.team, limit=1000)["results"]
     assert {each["organization"] for each in found} == {portal.team}
     assert portal.get("materials", "", category="PDX", needs_irb="true")["count"] == 7
+    assert portal.get("materials", "", needs_irb="1")["count"] == 7
     assert portal.get("materials", "", is_archived="perhaps", unknown="x")["count"] == 17
     assert portal.get("material-requests", status="OPEN")["count"] == 0
     assert portal.get("material-requests", requester__id=portal.known["other_user_id"])["count"] == 1

@@ -20,8 +20,8 @@ from starlette.responses import Response, StreamingResponse
 from labfs.sandbox.blobs import Blobs
 from labfs.sandbox.portal.answers import FORBIDDEN, Answer, Broken, Refusal, page
 from labfs.sandbox.portal.forms import Fields, form_of, part_name
-from labfs.sandbox.portal.shelf import Shelf
-from labfs.sandbox.portal.views import LINKS, Views
+from labfs.sandbox.portal.shelf import LINKS, Shelf
+from labfs.sandbox.portal.views import Views
 from labfs.sandbox.store import MIB, Row
 
 PART = 8 * MIB  # from this size on, the program's storage client uploads in parts of this size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import uuid
 from collections.abc import Callable
@@ -12,8 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from labfs.sandbox.portal.answers import Refusal
-from labfs.sandbox.portal.shelf import Shelf
-from labfs.sandbox.portal.views import LINKS
+from labfs.sandbox.portal.shelf import LINKS, Shelf
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 TRUE, FALSE = ("true", "t", "y", "yes", "on", "1"), ("false", "f", "n", "no", "off", "0", "0.0")
@@ -41,8 +41,8 @@ async def form_of(request: Request, shelf: Shelf) -> FormData:
         raise Refusal(415, {"detail": f'Unsupported media type "{kind}" in request.'})
     try:
         return await request.form()
-    except HTTPException as problem:
-        raise Refusal(400, {"detail": f"Multipart form parse error - {problem.detail}"}) from None
+    except HTTPException:
+        return FormData()  # the framework takes a broken form for an empty one
 
 
 async def fields_of(request: Request, shelf: Shelf) -> dict[str, Any]:
@@ -63,8 +63,8 @@ async def fields_of(request: Request, shelf: Shelf) -> dict[str, Any]:
 
 
 def part_name(name: str) -> str:
-    """Return the name of a file part as the framework keeps it: no directory, not too long."""
-    name = name.rpartition("\\")[2].strip().rpartition("/")[2]
+    """Return the name of a file part as the framework keeps it: no entities, no directory, not too long."""
+    name = html.unescape(name).rpartition("\\")[2].strip().rpartition("/")[2]
     if len(name) <= LONGEST_PART_NAME:
         return name
     stem, dot, ending = name.rpartition(".")
@@ -103,6 +103,8 @@ class Fields:
             problems["owned_by_user"] = ["This field is required."]
         for field, (column, check) in checks.items():
             text = form.getlist(field)[-1] if field in form else None
+            if field == "s3_resource_deleted" and text == "":
+                continue
             try:
                 if isinstance(text, UploadFile):
                     raise Wrong("Not a valid string.")

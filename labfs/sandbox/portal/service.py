@@ -80,7 +80,7 @@ class Portal:
 
     def _routes(self) -> list[Route]:
         files, tree = self._attachments, self._tree
-        one: dict[str, Handler] = {"GET": files.show, "PATCH": files.patch, "PUT": files.put, "DELETE": files.delete}
+        one: dict[str, Handler] = {"GET": files.show, "PUT": files.put, "PATCH": files.patch, "DELETE": files.delete}
         material: dict[str, Handler] = {"GET": tree.material, "PATCH": tree.change_material}
         slashed: list[tuple[str, dict[str, Handler], tuple[str, ...]]] = [
             ("attachments", {"GET": files.index, "POST": files.make}, ()),

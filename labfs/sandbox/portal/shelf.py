@@ -41,6 +41,14 @@ CREATE TABLE IF NOT EXISTS portal_secrets (name TEXT PRIMARY KEY, value TEXT);
 # Times are microseconds since 1970. A row of attachments has an `s3_key` when its bytes are in the bucket and
 # a `local_name` when they are on the server's own disk.
 
+# The links of an attachment, each with the table and the column that point to it.
+LINKS = {
+    "mta_materials": ("materials", "mta"),
+    "requests_signed_mta": ("requests", "signed"),
+    "requests_irb": ("requests", "irb"),
+    "requests_executed_mta": ("requests", "executed"),
+}
+
 DETAILS: dict[str, Any] = {
     "url": "", "organisms": [], "pubmed_id": "", "is_archived": False, "additional_metadata": {},
     "needs_irb": False, "needs_abstract": False, "imported": False, "shipping_requirement": None,

@@ -36,7 +36,7 @@ def _wanted(request: Request, filters: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     problems: dict[str, list[str]] = {}
     for name, kind in filters.items():
-        text = request.query_params.get(name, "").strip()
+        text = request.query_params.get(name, "")
         if not text:
             continue
         try:
@@ -61,7 +61,7 @@ def _value(kind: Any, text: str) -> Any:
         except ValueError:
             raise ValueError("Enter a valid UUID.") from None
     if kind == "box":
-        return {"true": True, "false": False}.get(text.lower())
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
     if kind != "text" and text not in kind:
         raise ValueError(f"Select a valid choice. {text} is not one of the available choices.")
     return text
@@ -150,7 +150,10 @@ class Tree:
         if values.get("organization") and not self._shelf.is_member(values["organization"], user["id"]):
             return Response(status_code=403)
         if "title" in asked:
-            values["title"] = str(asked["title"])
+            values["title"] = str(asked["title"] or "").strip()
+            if not values["title"]:
+                empty = "null" if asked["title"] is None else "blank"
+                raise Refusal(400, {"title": [f"This field may not be {empty}."]})
         details = {name: value for name, value in asked.items() if name in DETAILS}
         values["details"] = json.dumps({**self._shelf.details(row), **details})
         with self._shelf.store.transaction():

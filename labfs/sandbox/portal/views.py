@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from labfs.sandbox.portal.answers import Broken, moment
 from labfs.sandbox.portal.bucket import Bucket
-from labfs.sandbox.portal.shelf import Shelf
+from labfs.sandbox.portal.shelf import LINKS, Shelf
 from labfs.sandbox.store import Row
 
 Json = dict[str, Any]
@@ -27,13 +27,6 @@ MATERIAL = (
     "imported", "shipping_requirement", "import_source", "grants", "publication_title", "pre_print_doi",
     "pre_print_title", "citation", "additional_info", "embargo_date", "created_at", "updated_at",
 )  # fmt: skip
-# The links of an attachment, each with the table and the column that point to it.
-LINKS = {
-    "mta_materials": ("materials", "mta"),
-    "requests_signed_mta": ("requests", "signed"),
-    "requests_irb": ("requests", "irb"),
-    "requests_executed_mta": ("requests", "executed"),
-}
 
 
 def times(row: Row) -> Json:
