@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.requests import Request
@@ -42,28 +43,18 @@ class Bucket:
 
     def address(self, key: str) -> str:
         """Return a new address of a key, good for GET alone."""
-        now = datetime.now(UTC)
-        stamp = now.strftime("%Y%m%dT%H%M%SZ")
-        query = {
-            "X-Amz-Algorithm": ALGORITHM,
-            "X-Amz-Credential": f"{ACCESS_KEY}/{stamp[:8]}/{REGION}/s3/aws4_request",
-            "X-Amz-Date": stamp,
-            "X-Amz-Expires": str(int(self._shelf.switches.url_life_s)),
-            "X-Amz-SignedHeaders": "host",
-        }
-        path = f"/{NAME}/{key}"
-        signature = self._sign("GET", urlsplit(self._blobs.url).netloc, path, query)
-        return f"{self._blobs.url}{_encoded(path)}?{_query(query)}&X-Amz-Signature={signature}"
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        query = _promise(stamp, int(self._shelf.switches.url_life_s))
+        path = f"/{NAME}/{_encoded(key)}"
+        signature = self._sign("GET", urlsplit(self._blobs.url).netloc, path, query, stamp, _scope(stamp))
+        return f"{self._blobs.url}{path}?{query}&X-Amz-Signature={signature}"
 
-    def _sign(self, method: str, host: str, path: str, query: dict[str, str]) -> str:
+    def _sign(self, method: str, host: str, path: str, query: str, stamp: str, scope: str) -> str:
         """Return the signature, in hex, of a request with no signed header but Host."""
-        stamp, scope = query["X-Amz-Date"], query["X-Amz-Credential"].partition("/")[2]
-        asked = "\n".join([method, _encoded(path), _query(query), f"host:{host}", "", "host", "UNSIGNED-PAYLOAD"])
+        asked = "\n".join([method, path, query, f"host:{host}", "", "host", "UNSIGNED-PAYLOAD"])
         digest = hashlib.sha256(asked.encode()).hexdigest()
-        key = f"AWS4{self._secret}".encode()
-        for word in scope.split("/"):
-            key = hmac.new(key, word.encode(), hashlib.sha256).digest()
-        return hmac.new(key, "\n".join([ALGORITHM, stamp, scope, digest]).encode(), hashlib.sha256).hexdigest()
+        text = "\n".join([ALGORITHM, stamp, scope, digest])
+        return hmac.new(_key(self._secret, scope), text.encode(), hashlib.sha256).hexdigest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
@@ -86,11 +77,12 @@ class Bucket:
             return origin.error(403, "AccessDenied", "Access Denied")
         if "authorization" in request.headers:
             return origin.error(400, "InvalidArgument", "Only one auth mechanism allowed")
-        host = request.headers.get("host", "")
-        if not hmac.compare_digest(given, self._sign(request.method, host, request.scope["path"], query)):
+        host, path = request.headers.get("host", ""), _encoded(request.scope["path"])
+        stamp, scope = query["X-Amz-Date"], query["X-Amz-Credential"].partition("/")[2]
+        if not hmac.compare_digest(given, self._sign(request.method, host, path, _query(query), stamp, scope)):
             text = "The request signature we calculated does not match the signature you provided."
             return origin.error(403, "SignatureDoesNotMatch", text)
-        signed = datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        signed = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
         if time.time() > signed + int(query["X-Amz-Expires"]):
             return origin.error(403, "AccessDenied", "Request has expired")
         return None
@@ -119,3 +111,30 @@ def _encoded(path: str) -> str:
 
 def _query(query: dict[str, str]) -> str:
     return "&".join(f"{quote(name, safe='~')}={quote(value, safe='~')}" for name, value in sorted(query.items()))
+
+
+def _scope(stamp: str) -> str:
+    return f"{stamp[:8]}/{REGION}/s3/aws4_request"
+
+
+# A list of thousands has as many addresses: all of one second share these two.
+@lru_cache(maxsize=16)
+def _promise(stamp: str, life_s: int) -> str:
+    """Return all of a query but its signature."""
+    return _query(
+        {
+            "X-Amz-Algorithm": ALGORITHM,
+            "X-Amz-Credential": f"{ACCESS_KEY}/{_scope(stamp)}",
+            "X-Amz-Date": stamp,
+            "X-Amz-Expires": str(life_s),
+            "X-Amz-SignedHeaders": "host",
+        }
+    )
+
+
+@lru_cache(maxsize=16)
+def _key(secret: str, scope: str) -> bytes:
+    key = f"AWS4{secret}".encode()
+    for word in scope.split("/"):
+        key = hmac.new(key, word.encode(), hashlib.sha256).digest()
+    return key
