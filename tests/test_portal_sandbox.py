@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
-from stage import Sandbox, run
+from stage import Sandbox, run, start_sandbox
 
 from labfs.sandbox import specimens
 from labfs.sandbox.portal.bucket import NAME
@@ -638,6 +638,27 @@ def test_the_seed_holds_what_real_life_does(portal: Portal, tmp_path: Path) -> N
     assert httpx.get(files[1999]["download_url"]).content == specimens.csv(12)
     (odd,) = [portal.get(f"organizations/{team['id']}")["attachments"] for team in teams if "Odd" in team["name"]]
     assert {"..", "a/b", "two\nlines.txt", None} <= {each["filename"] for each in odd}
+
+
+def test_everything_survives_a_restart(tmp_path: Path) -> None:
+    number, rows = 0, 0
+    for round_ in (1, 2):
+        process, sandbox = start_sandbox(tmp_path)
+        portal = Portal(sandbox)
+        try:
+            if round_ == 1:
+                number, rows = portal.put("kept.txt", b"kept")["id"], len(portal.rows())
+                assert "sites.portal" not in sandbox.config.read_text()  # there is nothing to mount it with
+            else:
+                assert len(portal.rows()) == rows  # seeded once
+                assert httpx.get(portal.get(f"attachments/{number}")["download_url"]).content == b"kept"
+        finally:
+            portal.http.close()
+            sandbox.close()
+            process.terminate()
+            assert process.wait(10) == 0
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def test_faults_have_the_portals_own_form(portal: Portal, running: Sandbox) -> None:
