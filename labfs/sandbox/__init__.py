@@ -32,6 +32,11 @@ from labfs.sandbox.service import Service
 from labfs.sandbox.store import Store
 
 SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace, Clarity, Redcap)
+from labfs.sandbox.portal import Portal
+from labfs.sandbox.service import Service
+from labfs.sandbox.store import Store
+
+SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace, Portal)
 
 
 def run(directory: Path, port: int, say: Callable[[str], None]) -> None:
