@@ -437,7 +437,7 @@ def test_sandbox_keeps_its_state(tmp_path: Path) -> None:
             if round_ == 1:
                 record = sandbox.record(sandbox.project("Kept"), "R")
                 sandbox.put(record, "a/b.txt", b"bytes")
-                assert json.loads((tmp_path / "sandbox.json").read_text())["sites"].keys() == {"basespace"}
+                assert "basespace" in json.loads((tmp_path / "sandbox.json").read_text())["sites"]
             else:
                 assert sandbox.stored(record) == {"a/b.txt": b"bytes"}
                 number = sandbox.rows(record)[0]["id"]
