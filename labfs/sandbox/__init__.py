@@ -26,10 +26,11 @@ from labfs.sandbox import blobs, serve
 from labfs.sandbox.basespace import BaseSpace
 from labfs.sandbox.control import control
 from labfs.sandbox.faults import Layer, Watch
+from labfs.sandbox.odm import Odm
 from labfs.sandbox.service import Service
 from labfs.sandbox.store import Store
 
-SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace,)
+SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace, Odm)
 
 
 def run(directory: Path, port: int, say: Callable[[str], None]) -> None:
