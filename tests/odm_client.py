@@ -1,6 +1,6 @@
 """The vendor's generated client at work on files: run in an environment of its own by test_odm_sandbox.py.
 
-Arguments: base URL, token, study. Writes what it saw as one JSON object.
+Arguments: base URL, API token, access token, study. Writes what it saw as one JSON object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def finished(jobs: Any, number: int) -> Any:
     raise TimeoutError(number)
 
 
-def main(host: str, token: str, study: str) -> dict[str, Any]:
+def main(host: str, token: str, access_token: str, study: str) -> dict[str, Any]:
     configuration = odm_api.Configuration(host=host)
     configuration.api_key["Genestack-API-Token"] = token
     with odm_api.ApiClient(configuration) as api:
@@ -53,8 +53,20 @@ def main(host: str, token: str, study: str) -> dict[str, Any]:
             "part_status": files.get_file_as_user_with_http_info(accession, range="bytes=0-0").status_code,
             "deleted": [each.to_dict() for each in odm_api.ManageDataApi(api).delete_data([accession])],
             "after": failure(lambda: files.get_file_metadata_by_id_as_user(accession)),
+            "bearer": with_access_token(host, access_token, "Bearer"),
+            "bare": with_access_token(host, access_token, None),
             "absent": failure(lambda: files.get_file_as_user("GSF999")),
         }
+
+
+def with_access_token(host: str, token: str, prefix: str | None) -> int:
+    """Return the status of a refusal, or 0: the client sends no scheme unless it is told to."""
+    configuration = odm_api.Configuration(host=host)
+    configuration.api_key["Access-token"] = token
+    if prefix:
+        configuration.api_key_prefix["Access-token"] = prefix
+    with odm_api.ApiClient(configuration) as api:
+        return failure(lambda: odm_api.FilesAsUserApi(api).get_files_metadata_as_user(page_limit=1))
 
 
 def length(answer: Any) -> int:

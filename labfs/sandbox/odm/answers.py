@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from labfs.sandbox.odm.switches import Switches
 
 LARGEST_PAGE = 2000
+FARTHEST = 2**53  # offset, as far as every number format goes
 TSV = "text/tab-separated-values"
 TITLES = {
     400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
@@ -92,8 +93,8 @@ def window(
     except ValueError:
         raise Refusal(400, f"{names[0]} and {names[1]} must be numbers.") from None
     if switches.over_limit == "clamp":
-        return max(offset, 0), min(max(limit, 0), LARGEST_PAGE)
-    if offset < 0 or not 0 <= limit <= LARGEST_PAGE:
+        return min(max(offset, 0), FARTHEST), min(max(limit, 0), LARGEST_PAGE)
+    if not 0 <= offset <= FARTHEST or not 0 <= limit <= LARGEST_PAGE:
         raise Refusal(400, f"{names[1]} must be between 0 and {LARGEST_PAGE}, {names[0]} at least 0.")
     return offset, limit
 

@@ -14,6 +14,7 @@ _TOKEN = re.compile(
     r'\s*(?:(?P<text>"(?:[^"\\]|\\.)*")|(?P<sign>&&|\|\||!=|[=<>()])|(?P<word>(?:(?!&&|\|\|)[^\s()=<>!"])+))', re.DOTALL
 )
 _JOINS = {"&&": "AND", "AND": "AND", "||": "OR", "OR": "OR"}
+DEEPEST = 100  # parentheses and negations
 _OPERATORS = ("=", "!=", "<", ">")
 
 # A small dictionary: words that mean the same, and words with narrower ones below them.
@@ -37,6 +38,8 @@ class _Reader:
     def __init__(self, text: str, atom: Callable[[_Reader], Test]) -> None:
         self._tokens = list(_tokens(text))
         self._atom = atom
+        if sum(value in ("(", "NOT") for _, value in self._tokens) > DEEPEST:
+            raise Refusal(400, "Cannot parse the query: it is too deep.")
 
     def whole(self) -> Test:
         test = self._either()

@@ -23,6 +23,7 @@ from labfs.sandbox.store import Row
 
 PIPELINE = ("sourceAttachmentAccession", "transformationName", "transformationVersion")
 FETCH_S = 60.0
+FETCH_FAILURES = (Refusal, httpx.HTTPError, httpx.InvalidURL, OSError)
 NO_BUCKET = "No S3 bucket is configured for attached files."
 
 
@@ -40,7 +41,7 @@ class Jobs:
     # -- asking ------------------------------------------------------------------------------------------
 
     def row(self, number: int) -> Row:
-        row = self._store.one("SELECT * FROM odm_jobs WHERE id = ?", number)
+        row = self._store.one("SELECT * FROM odm_jobs WHERE id = ?", min(number, 2**62))
         if row is None:
             raise Refusal(404, f"No job execution with id {number}.")
         return row
@@ -121,7 +122,7 @@ class Jobs:
                     table = None if about is None else await _small(about)
                     attributes = self._attributes(asked.get("dataClass"), table)
                     blob, size, _ = await self._store.receive(_pieces(link))
-            except (Refusal, httpx.HTTPError, OSError) as failure:
+            except FETCH_FAILURES as failure:
                 trouble = str(failure) or type(failure).__name__
             with self._store.transaction():
                 stored = unquote(urlsplit(str(link)).path.rsplit("/", 1)[-1])
@@ -143,6 +144,8 @@ class Jobs:
                 "Data Class": data_class}  # fmt: skip
 
     def _name(self, filename: str) -> str:
+        if self._switches.decoded_names:
+            filename = filename.replace("%22", '"').replace("%0A", "\n").replace("%0D", "\r")
         return filename.rsplit("/", 1)[-1] if self._switches.stored_name == "basename" else filename
 
     def _end_file(
@@ -177,7 +180,7 @@ class Jobs:
             problem = None
             try:
                 attributes = record_of(await _small(link))
-            except (Refusal, httpx.HTTPError, OSError) as failure:
+            except FETCH_FAILURES as failure:
                 problem = str(failure) or type(failure).__name__
             with self._store.transaction():
                 ends = self._finish(job, problem)
@@ -223,7 +226,11 @@ class Jobs:
 
 
 def _check_link(link: Any, name: str) -> None:
-    if not isinstance(link, str) or urlsplit(link).scheme not in ("http", "https", "s3", "file"):
+    try:
+        known = isinstance(link, str) and urlsplit(link).scheme in ("http", "https", "s3", "file")
+    except ValueError:
+        known = False
+    if not known:
         raise Refusal(400, f"{name} must be a link: http, https, s3 or file.")
 
 

@@ -55,6 +55,7 @@ class Switches:
     late_field: str = "refuse"  # or "accept": a text field after the file
     pipeline_fields: str = "refuse"  # or "ignore": fields of the server's own pipeline
     stored_name: str = "filename"  # or "basename": what lies behind its last slash
+    decoded_names: bool = False  # `%22`, `%0A` and `%0D` in a filename, as forms escape what would break them
     repeated_file_link: str = "accept"  # or "conflict": the same link a second time
     largest_upload: int = 0  # bytes of a file in a form; 0 for no limit
     bucket: bool = True  # without one all imports of files fail
