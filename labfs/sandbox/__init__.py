@@ -27,12 +27,13 @@ from labfs.sandbox.basespace import BaseSpace
 from labfs.sandbox.clarity import Clarity
 from labfs.sandbox.control import control
 from labfs.sandbox.faults import Layer, Watch
+from labfs.sandbox.odm import Odm
 from labfs.sandbox.portal import Portal
 from labfs.sandbox.redcap import Redcap
 from labfs.sandbox.service import Service
 from labfs.sandbox.store import Store
 
-SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace, Clarity, Portal, Redcap)
+SERVICES: tuple[Callable[[Store, blobs.Blobs], Service], ...] = (BaseSpace, Clarity, Odm, Portal, Redcap)
 
 
 def run(directory: Path, port: int, say: Callable[[str], None]) -> None:
