@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from labfs import names, rules
-from labfs.backend import Accept, Buffer, Target
+from labfs.backend import Accept, Buffer, Replace, Target
 from labfs.errors import Archived, Exists, Invalid, IsDirectory, LabfsError, NotFound
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
@@ -165,12 +165,15 @@ class Files:
         if writer is None or node.local or node.unlinked or not writer.dirty:
             return
         assert node.site is not None
+        target = self._target(node)
         try:
-            entry = await writer.commit(node.site.backend, self._target(node))
+            entry = await writer.commit(node.site.backend, target)
         except Exception as error:
             self._reasons.note(node.path, error)
             raise
         if entry is not None:
+            if target.replaces is not None and node.site.backend.capabilities.replace is Replace.BY_DELETE:
+                self._tree.bury(node, target.replaces)
             node.entry = entry
             node.saves += 1
             node.committed_at = trio.current_time()

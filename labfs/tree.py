@@ -40,6 +40,7 @@ class Node:
         "doubt",
         "entry",
         "generation",
+        "gone",
         "hidden",
         "is_dir",
         "listed_at",
@@ -94,6 +95,7 @@ class Node:
             self.hidden: dict[str, str] = {}  # names that were moved aside here → id of what is hidden
             self.listed_at = float("-inf")
             self.lock: trio.Lock | None = None
+            self.gone: set[str] = set()  # ids that were deleted and may be listed for a while yet
             self.stamp = 0  # grows whenever the listing is called old
             self.doubt: str | None = None  # why the listing could not be renewed
 
@@ -212,10 +214,18 @@ class Tree:
         node.name, node.parent, node.site = name, parent, parent.site
         parent.children[name] = node
         parent.hidden.pop(name, None)
+        above = parent.parent
+        if above is not None and above.unlisted.get(parent.name) is parent:
+            above.children[parent.name] = above.unlisted.pop(parent.name)  # a folder on offer is in use now
 
     def detach(self, node: Node) -> None:
         if node.parent and node.parent.children.get(node.name) is node:
             del node.parent.children[node.name]
+
+    def bury(self, node: Node, entry: Entry) -> None:
+        """Show an entry no more, that was deleted but may be listed until the system has done it."""
+        if node.parent is not None:
+            node.parent.container.gone.add(entry.id)
 
     def hide(self, node: Node) -> None:
         """Take a server's file out of sight, here, until something newer has its name."""
@@ -246,6 +256,8 @@ class Tree:
             if container.parent:
                 self.expire(container.parent)
             raise
+        container.gone &= {entry.id for entry in entries}
+        entries = [entry for entry in entries if entry.id not in container.gone]
         self._settle(container, _fold(entries, backend.capabilities.replace is Replace.NEWER), began)
         if container.stamp == stamp:
             container.listed_at = trio.current_time()

@@ -173,6 +173,7 @@ class Vfs:
         if not site.may_delete:
             raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
         await site.backend.delete(entry)
+        self.tree.bury(node, entry)
 
     async def rename(self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""

@@ -80,6 +80,20 @@ class Service:
         (row,) = self.rows("SELECT * FROM odm_objects WHERE number = ?", int(accession.removeprefix("GSF")))
         return row | {"data": (self.directory / "blobs" / row["blob"]).read_bytes() if row["blob"] else None}
 
+    def attached(self, study: str) -> list[dict[str, Any]]:
+        """Return the files of a study straight from the store, with `data` and `data_class`."""
+        sql = "SELECT * FROM odm_objects WHERE study = ? AND kind = 'FILE' AND gone IS NULL ORDER BY number"
+        rows = self.rows(sql, int(study.removeprefix("GSF")))
+        folder = self.directory / "blobs"
+        return [
+            row
+            | {
+                "data": (folder / row["blob"]).read_bytes(),
+                "data_class": json.loads(row["attributes"])["Data Class"],
+            }
+            for row in rows
+        ]
+
     def blobs(self) -> set[str]:
         return {path.name for path in (self.directory / "blobs").iterdir()}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from contract import Contract
+from odm_stage import EMPTY, Service
 from stage import Folder, Sandbox
 
 from labfs.backend import Backend, Entry, Settings, scan
@@ -14,13 +16,15 @@ from labfs.errors import Unavailable
 
 
 class BaseSpaceGround:
+    home = ("a", "b")
+
     def __init__(self, backend: Backend, record: Entry, folder: Folder) -> None:
         self.backend = backend
         self.record = record
         self._folder = folder
 
     def put(self, path: str, data: bytes) -> str:
-        return self._folder.put(path, data)
+        return self._folder.put("/".join((*self.home, path)), data)
 
     def stored(self) -> dict[str, bytes]:
         return self._folder.stored
@@ -30,7 +34,7 @@ class BaseSpaceGround:
 
 
 @pytest.fixture
-async def ground(sandbox: Sandbox) -> AsyncIterator[BaseSpaceGround]:
+async def hub(sandbox: Sandbox) -> AsyncIterator[BaseSpaceGround]:
     folder = sandbox.fresh()
     backend = KINDS["basespace"].build(
         Settings(name="hub", url=sandbox.url, secrets={"token": lambda: sandbox.token}, options={}, timeout_s=8.0)
@@ -43,6 +47,10 @@ async def ground(sandbox: Sandbox) -> AsyncIterator[BaseSpaceGround]:
 
 class TestBaseSpace(Contract):
     """And its own oddities."""
+
+    @pytest.fixture
+    def ground(self, hub: BaseSpaceGround) -> BaseSpaceGround:
+        return hub
 
     async def test_an_order_that_is_ignored_is_found_out(self, ground: BaseSpaceGround, sandbox: Sandbox) -> None:
         for index in range(5):
@@ -67,3 +75,51 @@ class TestBaseSpace(Contract):
 
         with pytest.raises(Unavailable, match="kept changing"):
             await scan(Shifting(), ground.record)  # type: ignore[arg-type]
+
+
+class OdmGround:
+    home = ("Document",)
+
+    def __init__(self, backend: Backend, record: Entry, service: Service) -> None:
+        self.backend = backend
+        self.record = record
+        self._service = service
+
+    def put(self, path: str, data: bytes) -> str:
+        return self._service.put(self.record.label, path, data)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return self._service.attached(self.record.label)
+
+    def stored(self) -> dict[str, bytes]:
+        return {f"{row['data_class']}/{row['name']}": row["data"] for row in self._rows()}
+
+    def uploads(self) -> int:
+        return len(self._rows())
+
+
+@pytest.fixture
+async def odm(sandbox: Sandbox) -> AsyncIterator[OdmGround]:
+    service = Service(sandbox)
+    service.switch(job_s=0.0, index_lag_s=0.0, removal_s=0.0)
+    settings = Settings(
+        name="odm", url=service.url, secrets={"token": lambda: service.tokens["token"]},
+        options={"audience": "as-curator", "sign_in": "token"}, timeout_s=8.0,
+    )  # fmt: skip
+    backend = KINDS["odm"].build(settings)
+    study = await backend.stat(f"studies/{EMPTY}")
+    try:
+        yield OdmGround(backend, study, service)
+        for entry in await scan(backend, study):
+            await backend.delete(entry)
+    finally:
+        service.close()
+        await backend.aclose()
+
+
+class TestOdm(Contract):
+    """And its own oddities."""
+
+    @pytest.fixture
+    def ground(self, odm: OdmGround) -> OdmGround:
+        return odm

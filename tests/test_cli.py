@@ -214,7 +214,7 @@ def gone(pid: int) -> bool:
 
 def test_mount_serves_when_it_returns_and_umount_leaves_nothing(mount: Mount) -> None:
     mount.start()
-    assert os.listdir(mount.path) == ["basespace"]
+    assert "basespace" in os.listdir(mount.path)
     status = mount.status()
     assert status["mountpoint"] == str(mount.path)
     assert status["sites"][0]["name"] == "basespace"
@@ -250,7 +250,7 @@ def test_the_daemon_survives_its_terminal(mount: Mount, sandbox: Sandbox) -> Non
         time.sleep(0.05)
     os.killpg(session.pid, signal.SIGHUP)
     session.wait(10)
-    assert os.listdir(mount.path) == ["basespace"]
+    assert "basespace" in os.listdir(mount.path)
 
 
 def path() -> str:
@@ -268,7 +268,7 @@ def test_kill_9_leaves_a_mount_that_the_next_one_replaces(mount: Mount, sandbox:
     assert run(f"ls '{mount.path}'").returncode != 0
     assert "dead" in labfs("status", env=mount.env).stdout
     mount.start()
-    assert os.listdir(mount.path) == ["basespace"]
+    assert "basespace" in os.listdir(mount.path)
     assert (
         sum(line.split()[4] == str(mount.path) for line in Path("/proc/self/mountinfo").read_text().splitlines()) == 1
     )

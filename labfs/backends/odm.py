@@ -210,6 +210,9 @@ class Odm:
                 raise
             accession = found
         entry = await self.stat(f"files/{accession}")
+        if entry.name != target.name:
+            await self.delete(entry)
+            raise Invalid(f"{self._client.site} would call this file “{entry.name}”; choose a plainer name.")
         size = await self.measure(entry)
         if size not in (source.size, None):
             raise Malformed(f"{self._client.site} holds {size} bytes of the {source.size} that were sent; not saved.")

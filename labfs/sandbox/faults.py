@@ -218,7 +218,8 @@ def _refusal(argument: Any, error_body: ErrorBody) -> Response:
     return response
 
 
-_NUMBER = re.compile(r"/(?:\d+|ds\.[0-9a-f]{32})(?=/|$)")
+# Numbers, and the ids that begin with letters: of datasets, of ODM objects, of Clarity things.
+_NUMBER = re.compile(r"/(?:\d+|ds\.[0-9a-f]{32}|GSF\d+|[A-Z]{3}\d+(?:[A-Z]+\d+)*|\d+-\d+)(?=/|$)")
 _BLOB = re.compile(r"^/[0-9a-f]{32}/.*")
 
 

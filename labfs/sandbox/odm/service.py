@@ -54,7 +54,7 @@ class Odm:
         self.url = ""
         self.switches = Switches()
         self.credentials: dict[str, Any] = dict(seeds.TOKENS)
-        self.site: dict[str, Any] = {}
+        self.site: dict[str, Any] = {"token": seeds.TOKENS["token"], "access": "full"}
         self.shelf = Shelf(store, self.switches)
         self._store = store
         self._jobs = Jobs(self.shelf)
