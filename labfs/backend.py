@@ -14,12 +14,15 @@ Obligations on every backend:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
 from labfs.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -247,6 +250,21 @@ class Settings:
     secrets: Mapping[str, Callable[[], str]]
     options: Mapping[str, str]
     timeout_s: float  # the longest silence before a request is given up
+
+
+def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[Entry, ...], int]:
+    """Convert what a server listed; return the entries, and how many items made no sense and were left out.
+
+    One thing that is wrong must not hide its siblings.
+    """
+    entries, left_out = [], 0
+    for item in items:
+        try:
+            entries.append(convert(item))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            left_out += 1
+            log.warning("Something that makes no sense was listed (%r).", error)
+    return tuple(entries), left_out
 
 
 # A live list can shift while it is read page by page; three scans tell change from chaos.

@@ -27,7 +27,7 @@ class Stopped(Exception):
 def tour(*, keep: bool) -> int:
     """Give the tour; return the exit status. With `keep` the mount stays until Enter is pressed."""
     _say("labfs shows the files of lab systems as ordinary files. This tour needs no account and no network:")
-    _say("it starts a stand-in of Illumina BaseSpace on this machine and mounts that.")
+    _say("it starts stand-ins of Illumina BaseSpace and Genestack ODM on this machine and mounts both.")
     try:
         with (
             tempfile.TemporaryDirectory(prefix="labfs-demo-") as temporary,
@@ -78,7 +78,7 @@ def _mounted(directory: Path, sandbox: Path) -> Iterator[_Guide]:
     mount.mkdir()
     env = {**os.environ, "LABFS_STATE_DIR": str(directory / "state")}
     guide = _Guide(mount, sandbox, directory, env)
-    guide.step("Mount the hub. The configuration names the site, its address and where the token is.",
+    guide.step("Mount them. The configuration names each site, its address and where its token is.",
                f"labfs mount -c {sandbox}/labfs.toml {mount}")  # fmt: skip
     try:
         yield guide
@@ -122,7 +122,8 @@ class _Guide:
         hub = self.mount / "basespace"
         panel = shlex.quote(str(hub / "Tumour panel 2026"))
         results = f"{panel}/'Variant calls S1'"
-        self.step("Its projects are folders.", f"ls -l {shlex.quote(str(hub))}")
+        self.step("Two systems, one tree.", f"ls {self.mount}")
+        self.step("The projects of the sequencing hub are folders.", f"ls -l {shlex.quote(str(hub))}")
         self.step(
             "Records hold the files of analyses and samples, with their true sizes.",
             f"cd {panel} && find . -type f -printf '%p  %s bytes\\n' | sort | head -12",
@@ -138,7 +139,19 @@ class _Guide:
             f"cp {results}/report.pdf . && cmp report.pdf {results}/report.pdf && md5sum report.pdf",
         )
         self._save(f"{panel}/'Upload here'")
+        self._other_system(shlex.quote(str(self.mount / "odm")))
         self.step("See what is mounted and what is on its way.", "labfs status")
+
+    def _other_system(self, catalogue: str) -> None:
+        self.step(
+            "The other system is a catalogue of studies; their files lie in folders of their data class.",
+            f"cd {catalogue} && find . -maxdepth 3 -type f -size -1000k -printf '%p  %s bytes\\n' | sort | head -8",
+        )
+        self.step(
+            "From one system to the other with cp. ODM takes a file as a job; the copy ends when the job has.",
+            f'cd {catalogue} && study=$(ls | head -1) && cp {self._work}/plate.csv "$study/Document/" && '
+            'cmp {0}/plate.csv "$study/Document/plate.csv" && ls -l "$study/Document"'.format(self._work),
+        )
 
     def _partial_read(self, large: str) -> None:
         self._control("POST", "reset")

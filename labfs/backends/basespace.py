@@ -35,6 +35,7 @@ from labfs.backend import (
     Settings,
     Source,
     Target,
+    sift,
 )
 from labfs.backends import basespace_entries as entries
 from labfs.backends.basespace_entries import Json
@@ -155,17 +156,10 @@ class BaseSpace:
             # The service replaces an order that it does not know. Pages may then overlap or leave gaps,
             # which the count in `scan` finds out.
             log.warning("%s lists %s in another order than by id.", self._client.site, path)
-        good = tuple(entry for item in items if (entry := self._converted(convert, item)) is not None)
+        good, left_out = sift(convert, items)
         end = offset + len(items)
         more = bool(items) and end < total
-        return Page(good, str(end) if more else None, total, len(items) - len(good))
-
-    def _converted(self, convert: Callable[[Json], Entry], item: Json) -> Entry | None:
-        try:
-            return convert(item)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s listed something that makes no sense (%r).", self._client.site, error)
-            return None
+        return Page(good, str(end) if more else None, total, left_out)
 
     async def stat(self, entry_id: str) -> Entry:
         kind = entry_id.partition("/")[0]

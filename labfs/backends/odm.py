@@ -15,13 +15,13 @@ from __future__ import annotations
 import logging
 import mimetypes
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import trio
 
-from labfs.backend import Accept, Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload
+from labfs.backend import Accept, Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload, sift
 from labfs.client import Answer, Client, Patience
 from labfs.direct import Direct
 from labfs.errors import (
@@ -122,8 +122,8 @@ class Odm:
         accession = _accession(parent, "studies")
         found = await self._get(f"{self._audience}/integration/link/files/by/study/{accession}")
         items = found if isinstance(found, list) else []
-        entries = tuple(entry for item in items if (entry := self._converted(_file, item)) is not None)
-        return Page(entries, None, len(items), len(items) - len(entries))
+        entries, left_out = sift(_file, items)
+        return Page(entries, None, len(items), left_out)
 
     async def _studies(self, offset: int) -> Page:
         params = {
@@ -137,17 +137,10 @@ class Odm:
             items, total = list(found["data"]), int(found["meta"]["pagination"]["total"])
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"{self._client.site} listed its studies in a form that makes no sense.") from error
-        entries = tuple(entry for item in items if (entry := self._converted(self._study, item)) is not None)
+        entries, left_out = sift(self._study, items)
         end = offset + len(items)
         more = bool(items) and end < total
-        return Page(entries, str(end) if more else None, total, len(items) - len(entries))
-
-    def _converted(self, convert: Callable[[Json], Entry], item: Json) -> Entry | None:
-        try:
-            return convert(item)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s listed something that makes no sense (%r).", self._client.site, error)
-            return None
+        return Page(entries, str(end) if more else None, total, left_out)
 
     def _study(self, item: Json) -> Entry:
         accession, number = _numbered(item)
