@@ -145,11 +145,11 @@ class _Guide:
     def _other_system(self, catalogue: str) -> None:
         self.step(
             "The other system is a catalogue of studies; their files lie in folders of their data class.",
-            f"cd {catalogue} && find . -maxdepth 3 -type f -size -1000k -printf '%p  %s bytes\\n' | sort | head -8",
+            f"cd {catalogue} && find Infant* -type f -printf '%p  %s bytes\\n' | sort | head -8",
         )
         self.step(
             "From one system to the other with cp. ODM takes a file as a job; the copy ends when the job has.",
-            f'cd {catalogue} && study=$(ls | head -1) && cp {self._work}/plate.csv "$study/Document/" && '
+            f'cd {catalogue} && study=$(ls -d Infant* | head -1) && cp {self._work}/plate.csv "$study/Document/" && '
             'cmp {0}/plate.csv "$study/Document/plate.csv" && ls -l "$study/Document"'.format(self._work),
         )
 
