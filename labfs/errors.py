@@ -20,7 +20,8 @@
     ├── Unsupported           EOPNOTSUPP
     ├── TimedOut              ETIMEDOUT
     ├── Unavailable           EIO           transient: a retry can help
-    │   └── Unanswered        EIO           sent, and nobody knows whether it was carried out
+    │   ├── Unanswered        EIO           sent, and nobody knows whether it was carried out
+    │   └── Garbled           EIO           arrived damaged: to be sent again
     ├── Malformed             EIO           the service broke its own rules
     └── ConfigError           (none)        for the command line
 
@@ -130,6 +131,10 @@ class Unavailable(LabfsError):
 
 class Unanswered(Unavailable):
     """The request went out and no whole answer came back: it may have been carried out."""
+
+
+class Garbled(Unavailable):
+    """What was sent did not arrive as it was sent: it can be sent again at once."""
 
 
 class Malformed(LabfsError):

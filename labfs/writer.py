@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from labfs.backend import Backend, Buffer, Entry, Parts, Receipt, Source, Target, Upload
-from labfs.errors import LabfsError, TooLarge, Unavailable
+from labfs.errors import Garbled, LabfsError, TooLarge
 from labfs.reader import Reader
 from labfs.spool import Ranges, SpoolFile
 
@@ -210,7 +210,7 @@ async def _put(upload: Upload, number: int, source: Source) -> Receipt:
     for attempt in range(1, PART_TRIES + 1):
         try:
             return await upload.put_part(number, source)
-        except Unavailable as error:
+        except Garbled as error:  # anything else the client has tried again already
             if attempt == PART_TRIES:
                 raise
             log.info("Part %d again: %s", number, error)

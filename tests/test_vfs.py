@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from memory import RULES, MemoryBackend
 
 from labfs.backend import Replace, Site
-from labfs.errors import Denied, LabfsError, NotFound, Stale, Unavailable
+from labfs.errors import Denied, Garbled, LabfsError, NotFound, Stale, Unavailable
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import LISTING_S, Node
@@ -151,7 +151,7 @@ async def test_a_new_file_that_cannot_be_saved_is_not_shown(tmp_path: Path, auto
 
 
 async def test_parts_are_sent_again_one_by_one(tmp_path: Path, autojump_clock: Clock) -> None:
-    backend = MemoryBackend(faults={"part": [Unavailable("lost"), None, Unavailable("lost")]})
+    backend = MemoryBackend(faults={"part": [Garbled("damaged"), None, Garbled("damaged")]})
     async with opened(tmp_path, backend) as (vfs, box):
         await save(vfs, box, "f", bytes(range(200)))
     assert backend.newest() == {"f": bytes(range(200))}

@@ -43,13 +43,13 @@ from labfs.client import Answer, Client, Patience
 from labfs.errors import (
     Denied,
     Exists,
+    Garbled,
     Invalid,
     LabfsError,
     Malformed,
     NotFound,
     ReadOnly,
     Unanswered,
-    Unavailable,
 )
 from labfs.presigned import Address, Presigned, address
 
@@ -297,9 +297,9 @@ class _Upload:
                 await self._client.call("PUT", path, source=source, headers=headers, patience=Patience.PERSISTENT)
             )
         except (Invalid, Malformed) as error:
-            raise Unavailable(f"Part {number} was not taken: {error}") from error
+            raise Garbled(f"Part {number} was not taken: {error}") from error
         if receipt.get("ETag") != digest.hex() or receipt.get("Size", source.size) != source.size:
-            raise Unavailable(f"Part {number} arrived damaged.")
+            raise Garbled(f"Part {number} arrived damaged.")
         return Receipt(number, digest.hex(), source.size)
 
     async def complete(self, receipts: list[Receipt], size: int) -> Entry:
