@@ -5,8 +5,8 @@ what the checksum covers. So the blocks are hashed as they pass, in order; when 
 complete the right digest it is not handed out: the read fails with EIO, never with wrong bytes at its end
 and success at its close. A file of one block is proved before its first byte leaves.
 
-A multipart tag (`md5-of-parts`) does not tell the part size. All whole-MiB sizes that give the number of
-parts are tried; where none fits, the part size was an odd one and the tag proves nothing either way. Then
+A multipart tag (`md5-of-parts`) does not tell the part size. The sizes that uploaders use and that give
+the number of parts are tried, else all whole MiB; where none fits, the part size was an odd one and the tag proves nothing either way. Then
 a second download that comes out the same counts as proof.
 """
 
@@ -205,4 +205,5 @@ def part_sizes(size: int, count: int) -> list[int]:
     least = -(-size // count)
     greatest = size if count == 1 else (size - 1) // (count - 1)
     sizes = range(-(-least // MIB) * MIB, greatest + 1, MIB) if count > 1 else [max(size, MIB)]
-    return sorted(sizes, key=lambda part: (part // MIB not in COMMON, part))[:CANDIDATES]
+    common = [part for part in sizes if part // MIB in COMMON]
+    return (common or list(sizes))[:CANDIDATES]
