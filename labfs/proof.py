@@ -5,9 +5,9 @@ what the checksum covers. So the blocks are hashed as they pass, in order; when 
 complete the right digest it is not handed out: the read fails with EIO, never with wrong bytes at its end
 and success at its close. A file of one block is proved before its first byte leaves.
 
-A multipart tag (`md5-of-parts`) does not tell the part size. The sizes that uploaders use and that give
-the number of parts are tried, else all whole MiB; where none fits, the part size was an odd one and the tag proves nothing either way. Then
-a second download that comes out the same counts as proof.
+A multipart tag (`md5-of-parts`) does not tell the part size. The sizes that uploaders use and that give the
+number of parts are tried, else all whole MiB; where none fits, the part size was an odd one and the tag
+proves nothing either way. Then a second download that comes out the same counts as proof.
 """
 
 from __future__ import annotations
