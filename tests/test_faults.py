@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import random
@@ -19,6 +20,7 @@ MIB = 1024 * 1024
 SILENCE_S = 0.4  # the longest one these mounts grant, so that a stall is found out soon
 
 
+@functools.lru_cache(maxsize=4)
 def noise(size: int, seed: int = 1) -> bytes:
     chance = random.Random(seed)
     return b"".join(chance.randbytes(min(MIB, size - start)) for start in range(0, size, MIB))
@@ -153,6 +155,37 @@ def test_a_fault_while_reading(
     assert done.returncode == 0 or not certain, "one passing fault is overcome"
     again = run(f"for i in $(seq 40); do md5sum < '{folder}/f' && exit; sleep 0.1; done")
     assert again.stdout.split()[:1] == [hashlib.md5(data).hexdigest()], f"it must not be remembered: {again.stderr}"
+
+
+@pytest.mark.skipif(not os.environ.get("LABFS_SOAK"), reason="300 MB a run: make soak")
+@pytest.mark.parametrize("times", [1, None])
+@pytest.mark.parametrize("fault", READS, ids=lambda fault: str(fault["action"]))
+@pytest.mark.parametrize("skip", [0, 150])
+def test_a_fault_while_a_large_file_is_read(
+    fault: dict[str, object], times: int | None, skip: int, place: tuple[Path, Folder], sandbox: Sandbox,
+    hasty: Mount, tmp_path: Path,
+) -> None:  # fmt: skip
+    folder, behind = place
+    data = noise(300_000_000)
+    (tmp_path / "f").write_bytes(data)
+    assert run(f"cp '{tmp_path}/f' '{folder}/f'").returncode == 0
+    assert behind.stored == {"f": data}
+    sandbox.faults({"service": "blobs", "skip": skip, "times": times, **fault})
+
+    done = run(f"cp '{folder}/f' '{tmp_path}/copy'")
+
+    sandbox.faults()
+    if done.returncode == 0:
+        assert (tmp_path / "copy").read_bytes() == data
+    else:
+        assert "Input/output error" in done.stderr
+        copied = (tmp_path / "copy").read_bytes() if (tmp_path / "copy").exists() else b""
+        # What a random flip spoiled is found out at the end, by the checksum; all else before it is handed on.
+        assert data.startswith(copied) or fault["action"] == "corrupt"
+    certain = fault["action"] != "corrupt" and times == 1
+    assert done.returncode == 0 or not certain, "one passing fault is overcome"
+    again = run(f"for i in $(seq 40); do cmp '{folder}/f' '{tmp_path}/f' && exit; sleep 0.1; done; exit 1")
+    assert again.returncode == 0, f"it must not be remembered: {again.stderr}"
 
 
 def test_a_corrupted_byte_of_a_multipart_file_is_found_out(
