@@ -13,7 +13,7 @@ holds that law and checks that every module is named here).
               ┌─────┬────┴──┬─────┐         direct · forms      … or behind the site's own; bodies of forms
             rules  tree     │     │               │
               │     │       │     │            client           credentials, limits, retries, deadlines
-              └──┐ ┌─┴──┐   │     │        bulk · breaker       with verdicts, all that knows httpx
+              └──┐ ┌─┴──┐   │     │     bulk · breaker · pace   with verdicts, all that knows httpx
             scratch names writer reader       verdicts
                    sizes                          │
                      │      │  └──┬──┤            │
@@ -36,7 +36,7 @@ backend   the contract of a system             errors    every failure, its errn
 reasons   why, in a sentence, by path          client    HTTP: credentials, limits, retries, deadlines
 bulk      blocks of bytes, in threads          verdicts  what a status or a broken answer means
 direct    bytes behind the site's own address  forms     a file in a multipart/form-data body
-sizes     bytes that a listing does not tell
+sizes     bytes that a listing does not tell       pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

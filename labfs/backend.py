@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -53,6 +53,8 @@ class Entry:
     is_dir: bool
     age: int = 0  # grows with creation: of equal names the lowest keeps the plain name
     label: str = ""  # the id as people know it; tells twins apart in `name [label]`
+    inside: str | None = None  # id of the `complete` directory that holds this; None: the one that was listed
+    complete: bool = False  # a directory whose contents are listed along with it, by its parent's `page`
     folders: tuple[str, ...] = ()  # sub-directories inside the parent, outermost first
     size: int | None = None  # bytes; None where the system does not say
     modified_ns: int | None = None
@@ -60,8 +62,9 @@ class Entry:
     checksum: str | None = None  # "md5:<hex>", or "md5-of-parts:<hex>-<count>" of unknown part size
     accepts: frozenset[Accept] = frozenset()
     offers: tuple[str, ...] = ()  # folders that can be entered although nothing is in them yet
+    room: int | None = None  # how many files a directory can hold
     unreadable: str | None = None  # why the bytes cannot be had at present, as a sentence
-    read_only: str | None = None  # why nothing can be written here, as a sentence
+    read_only: str | None = None  # why nothing can be written here, or this file not changed, as a sentence
     url: str | None = None  # where a person finds it, free of secrets
 
 
@@ -93,12 +96,15 @@ class Parts:
 class Capabilities:
     """The facts about a system on which the core decides before it calls."""
 
-    ranged: bool  # any byte range can be asked for
+    ranged: bool  # any byte range can be asked for; else a file is only poured, whole
+    measured: bool = True  # a size that a listing lacks costs one small request at most
     deletable: bool  # a file can be deleted
+    renames: bool = False  # a file's name, and its place within the site, can be changed
     replace: Replace
     whole: int  # largest file, in bytes, that goes up in one body
     parts: Parts | None  # how larger ones go up; None: they cannot
     connections: int  # greatest number of requests at the same time
+    longest_name: int = 255  # of a file, in bytes of UTF-8
 
 
 class Source(Protocol):
@@ -116,6 +122,23 @@ class Source(Protocol):
         ...
 
 
+class Sink(Protocol):
+    """Where a file goes that is sent in one pass. Both methods block and may raise: call them in a thread."""
+
+    @property
+    def received(self) -> int:
+        """The most bytes that any pass brought; what an unlucky pass must exceed to count as progress."""
+        ...
+
+    def begin(self, size: int | None) -> None:
+        """Start from the first byte, perhaps anew; `size` is what the server announced, in bytes."""
+        ...
+
+    def write(self, data: Buffer) -> None:
+        """Take the next bytes. Raises Stale if an earlier pass brought others, Enough to end it."""
+        ...
+
+
 class Content(Protocol):
     """The bytes of one version of one file."""
 
@@ -124,7 +147,14 @@ class Content(Protocol):
         ...
 
     async def read(self, start: int, stop: int) -> Buffer:
-        """Return exactly `stop - start` bytes of the version. Raises Stale when it is gone."""
+        """Return exactly `stop - start` bytes of the version.
+
+        Raises Stale when it is gone, and Unranged where ranges turn out not to be had.
+        """
+        ...
+
+    async def pour(self, sink: Sink) -> None:
+        """Send the whole file to `sink`; returns when that was all of this version. Raises Stale."""
         ...
 
 
@@ -223,6 +253,10 @@ class Backend(Protocol):
         """Start a multipart upload; `size` is in bytes, or None while still unknown."""
         ...
 
+    async def rename(self, entry: Entry, target: Target) -> Entry:
+        """Give a file another name or place, its bytes untouched. Raises CrossDevice where that is no rename."""
+        ...
+
     async def delete(self, entry: Entry) -> None:
         """Delete a file. Deleting what is gone is not an error."""
         ...
@@ -243,12 +277,16 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a backend is built from: `secrets` are read anew at each request, `options` are the kind's own."""
+    """What a backend is built from: `secrets` are read anew at each request, `options` are the kind's own.
+
+    `projects` holds, by alias, the secrets of those that have some of their own.
+    """
 
     name: str
     url: str
     secrets: Mapping[str, Callable[[], str]]
     options: Mapping[str, str]
+    projects: Mapping[str, Mapping[str, Callable[[], str]]] = field(default_factory=dict)
     timeout_s: float  # the longest silence before a request is given up
 
 

@@ -6,7 +6,9 @@ methods block. Redirects are followed by hand, and credentials go to the origin 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urljoin, urlsplit
 
@@ -14,17 +16,35 @@ import httpx
 from pyreqwest.client import SyncClientBuilder
 from pyreqwest.compatibility.httpx import SyncHttpxTransport
 
-from labfs.backend import Buffer
-from labfs.errors import Malformed, Stale, Unavailable
+from labfs.backend import Buffer, Sink
+from labfs.errors import Malformed, Stale, Unavailable, Unranged
 from labfs.verdicts import refusal, translated
 
-LONGEST_SKIP = 64 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
-PIECE = 8 * 1024 * 1024  # bytes taken from the transport at a time
+LONGEST_SKIP = 8 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
+LONGEST_REASON = 64 * 1024  # bytes of an answer that explains a refusal
+PIECE = 1024 * 1024  # bytes taken from the transport at a time
 REDIRECTS = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for file bytes; `credentials` are headers for the url's own origin, `form` makes it a POST.
+
+    `explain` turns a refusal's status, headers and body into a sentence; `check` raises if the headers of a
+    200 are not those of a file.
+    """
+
+    url: str
+    what: str  # for messages
+    version: str | None = None  # the entity tag that the bytes must have
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] | None = None
+    explain: Callable[[int, Mapping[str, str], bytes], str] = lambda status, headers, body: ""
+    check: Callable[[Mapping[str, str]], None] = lambda headers: None
+
+
 class Bulk:
-    """Ranged downloads; `timeout_s` is the longest silence, in seconds, before one is given up."""
+    """Downloads; `timeout_s` is the longest silence, in seconds, before one is given up."""
 
     def __init__(self, timeout_s: float, transport: httpx.BaseTransport | None = None) -> None:
         # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
@@ -33,40 +53,72 @@ class Bulk:
     def close(self) -> None:
         self._http.close()
 
-    def total(self, url: str, what: str, credentials: Mapping[str, str]) -> int | None:
+    def total(self, ask: Ask) -> int | None:
         """Return the size that an answer about the first byte names; None where it names none."""
-        headers = {"Range": "bytes=0-0", "Accept-Encoding": "identity", **credentials}
-        with translated(what), self._http.stream("GET", url, headers=headers) as response:
+        with self._answer(ask, {"Range": "bytes=0-0"}, (200, 206, 416)) as response:
+            if response.status_code == 416:
+                return 0
             if response.status_code == 206:
                 total = response.headers.get("content-range", "").rpartition("/")[2]
-            elif response.status_code == 200:
-                total = response.headers.get("content-length", "")  # and the body is not waited for
-            elif response.status_code == 416:
-                return 0
             else:
-                raise refusal(response.status_code, response.headers, what, "")
+                total = response.headers.get("content-length", "")  # and the body is not waited for
         return int(total) if total.isdecimal() else None
 
-    def get(
-        self, url: str, start: int, stop: int, version: str | None, what: str,
-        credentials: Mapping[str, str] | None = None,
-    ) -> Buffer:  # fmt: skip
-        """Return the bytes `[start, stop)`; `credentials` go to the url's own origin only."""
-        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity", **(credentials or {})}
-        if version is not None:
-            headers["If-Match"] = f'"{version}"'
+    def get(self, ask: Ask, start: int, stop: int) -> Buffer:
+        """Return the bytes `[start, stop)`. Raises Unranged if all that lies before them would come along."""
+        with self._answer(ask, {"Range": f"bytes={start}-{stop - 1}"}, (200, 206)) as response:
+            _check_body(response, ask)
+            skip = 0
+            if response.status_code == 206:
+                wanted = f"bytes {start}-{stop - 1}/"
+                if not response.headers.get("content-range", "").startswith(wanted):
+                    raise Unavailable(f"{ask.what} sent another range than it was asked for.")
+            else:
+                skip = start
+                if skip > LONGEST_SKIP:
+                    raise Unranged(f"{ask.what} sends files whole only.")
+            return _collect(response, skip, stop - start, ask.what)
+
+    def pour(self, ask: Ask, sink: Sink) -> None:
+        """Send the whole file to `sink`, piece by piece as it arrives."""
+        with self._answer(ask, {}, (200,)) as response:
+            _check_body(response, ask)
+            ask.check(response.headers)
+            announced = response.headers.get("content-length", "")
+            size = int(announced) if announced.isdecimal() else None
+            sink.begin(size)
+            got = 0
+            for chunk in _chunks(response, PIECE):
+                got += len(chunk)
+                if size is not None and got > size:
+                    raise Malformed(f"{ask.what} sent more than the {size} bytes that it announced.")
+                sink.write(chunk)
+        if size is not None and got < size:
+            raise Unavailable(f"{ask.what} sent {got} bytes of the {size} that it announced.")
+
+    @contextmanager
+    def _answer(self, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]) -> Iterator[httpx.Response]:
+        """Yield the answer, its body still to be read, from wherever redirects lead; raise a refusal."""
+        url, credentials = ask.url, ask.credentials
         for _ in range(REDIRECTS):
-            with translated(what), self._http.stream("GET", url, headers=headers) as response:
-                if response.has_redirect_location:
-                    there = urljoin(url, response.headers["location"])
-                    if urlsplit(there)[:2] != urlsplit(url)[:2]:
-                        headers = {name: value for name, value in headers.items() if name not in (credentials or {})}
-                    url = there
-                    continue
-                if response.status_code not in (200, 206):
-                    raise refusal(response.status_code, response.headers, what, "")
-                return _exactly(response, start, stop, version, what)
-        raise Malformed(f"{what} redirected more than {REDIRECTS} times.")
+            sent = {**headers, "Accept-Encoding": "identity", **credentials}
+            if ask.version is not None:
+                sent["If-Match"] = f'"{ask.version}"'
+            method = "GET" if ask.form is None else "POST"
+            with translated(ask.what), self._http.stream(method, url, headers=sent, data=ask.form) as response:
+                if not response.has_redirect_location:
+                    if response.status_code not in wanted:
+                        reason = ask.explain(response.status_code, response.headers, _reason(response))
+                        raise refusal(response.status_code, response.headers, ask.what, reason)
+                    yield response
+                    return
+            there = urljoin(url, response.headers["location"])
+            if urlsplit(there)[:2] != urlsplit(url)[:2]:
+                if ask.form is not None:
+                    raise Malformed(f"{ask.what} redirects to another address; is the site's url right?")
+                credentials = {}
+            url = there
+        raise Malformed(f"{ask.what} redirected more than {REDIRECTS} times.")
 
 
 def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
@@ -86,23 +138,21 @@ def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
     return SyncHttpxTransport(builder.build())
 
 
-def _exactly(response: httpx.Response, start: int, stop: int, version: str | None, what: str) -> Buffer:
-    """Return the bytes `[start, stop)` of the file from a 206, or from a 200 that ignored the range."""
+def _check_body(response: httpx.Response, ask: Ask) -> None:
     tag = response.headers.get("etag", "").removeprefix("W/").strip('"')
-    if version is not None and tag and tag != version:
-        raise Stale(f"{what} now holds another version of the file.")
+    if ask.version is not None and tag and tag != ask.version:
+        raise Stale(f"{ask.what} now holds another version of the file.")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise Malformed(f"{what} packed the bytes it was asked to send as they are.")
-    skip = 0
-    if response.status_code == 206:
-        wanted = f"bytes {start}-{stop - 1}/"
-        if not response.headers.get("content-range", "").startswith(wanted):
-            raise Unavailable(f"{what} sent another range than it was asked for.")
-    else:
-        skip = start
-        if skip > LONGEST_SKIP:
-            raise Unavailable(f"{what} ignores ranges and would send all that lies before the bytes asked for.")
-    return _collect(response, skip, stop - start, what)
+        raise Malformed(f"{ask.what} packed the bytes it was asked to send as they are.")
+
+
+def _reason(response: httpx.Response) -> bytes:
+    body = bytearray()
+    for chunk in _chunks(response, LONGEST_REASON):
+        body += chunk
+        if len(body) >= LONGEST_REASON:
+            break
+    return bytes(body)
 
 
 def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffer:
@@ -123,7 +173,7 @@ def _chunks(response: httpx.Response, size: int) -> Iterator[Buffer]:
     """Yield the body; from the Rust transport in one piece if it can be, which saves two copies of it."""
     native = response.extensions.get("pyreqwest_response")
     if native is None:
-        yield from response.iter_raw()
+        yield from response.iter_bytes()
         return
     while (chunk := native.body_reader.read(min(size, PIECE))) is not None:
         yield chunk

@@ -15,23 +15,25 @@ import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, TypeVarTuple, cast
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Buffer, Source
+from labfs.backend import Buffer, Sink, Source
 from labfs.breaker import Breaker
-from labfs.bulk import Bulk
+from labfs.bulk import Ask, Bulk
 from labfs.errors import Malformed, Unanswered, Unavailable
+from labfs.pace import Pace
 from labfs.verdicts import refusal, translated
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
@@ -76,7 +78,7 @@ class Client:
 
     `credentials` is called for each request, so that a renewed token is used at once. `explain` picks
     the service's own sentence out of an error answer. `timeout_s` is the longest silence, in seconds,
-    before a request is given up.
+    before a request is given up; `requests_per_s` the pace that the service allows.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Client:
         credentials: Callable[[], Mapping[str, str]],
         *,
         connections: int = 8,
+        requests_per_s: int | None = None,
         timeout_s: float = 8.0,
         explain: Callable[[Answer], str] = no_explanation,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -96,6 +99,7 @@ class Client:
         self._credentials = credentials
         self._explain = explain
         self._timeout_s = timeout_s
+        self._pace = Pace(requests_per_s)
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
         self._breakers: dict[str, Breaker] = {}
@@ -116,6 +120,7 @@ class Client:
         path: str,
         *,
         params: Mapping[str, str] | None = None,
+        form: Mapping[str, str] | None = None,
         json: Any = None,
         source: Source | None = None,
         headers: Mapping[str, str] | None = None,
@@ -138,15 +143,17 @@ class Client:
                         method,
                         urljoin(self.url, path),
                         params=params,
+                        data=form,
                         json=json,
                         content=content,
                         headers={**self._credentials(), **(headers or {}), **sent},
                     )
                     return await self._answer(request, what)
 
+        await self._pace.turn()
         total_s = patience * self._timeout_s
         with trio.move_on_after(math.inf if source else total_s + 2) as scope:
-            return await self._insist(self.url, once, patience, repeatable)
+            return await self._insist(self.url, once, patience, repeatable, in_turn=True)
         assert scope.cancelled_caught
         raise Unanswered(f"{what} did not answer within {total_s:.0f} seconds.", silent=True)
 
@@ -170,34 +177,22 @@ class Client:
 
     # -- file bytes ----------------------------------------------------------------------------------
 
-    async def fetch(
-        self, url: str, start: int, stop: int, version: str | None, patience: Patience = Patience.PROMPT
-    ) -> Buffer:
+    async def fetch(self, url: str, start: int, stop: int, version: str | None) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
 
         Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
-        and Unavailable when patience ran out over short, cut or missing answers.
+        Unranged where ranges are not to be had, and Unavailable when patience ran out over short, cut or
+        missing answers.
         """
-        what = f"{self.site}: the file store"
-
-        async def once() -> Buffer:
-            return await trio.to_thread.run_sync(
-                self._bulk.get, url, start, stop, version, what, abandon_on_cancel=True, limiter=self._threads
-            )
-
-        return await self._insist(url, once, patience, repeatable=True)
+        return await self._bulky(url, self._bulk.get, self._there(url, version), start, stop)
 
     async def fetch_own(self, path: str, start: int, stop: int) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind a path of the site, sent with its credentials."""
-        what = f"{self.site}: {path}"
+        return await self._bulky(self.url, self._bulk.get, self._here(path), start, stop)
 
-        async def once() -> Buffer:
-            return await trio.to_thread.run_sync(
-                self._bulk.get, urljoin(self.url, path), start, stop, None, what, self._credentials(),
-                abandon_on_cancel=True, limiter=self._threads,
-            )  # fmt: skip
-
-        return await self._insist(self.url, once, Patience.PROMPT, repeatable=True)
+    async def measure(self, url: str) -> int | None:
+        """Return the size in bytes of what lies behind `url`, sent without credentials: one range of a byte."""
+        return await self._bulky(url, self._bulk.total, self._there(url, None))
 
     async def measure_own(self, path: str) -> int | None:
         """Return the size in bytes of what lies behind a path of the site; None where it does not tell.
@@ -210,20 +205,71 @@ class Client:
                 return int(told["content-length"])
         except (errors.Unsupported, errors.Denied):
             pass
+        return await self._bulky(self.url, self._bulk.total, self._here(path))
+
+    async def pour(self, url: str, version: str | None, sink: Sink) -> None:
+        """Send the whole file behind `url` to `sink`, in one pass, asked for without credentials."""
+        await self._pour(url, self._there(url, version), sink)
+
+    async def pour_own(
+        self,
+        path: str,
+        sink: Sink,
+        *,
+        form: Mapping[str, str] | None = None,
+        check: Callable[[Mapping[str, str]], None] = lambda headers: None,
+    ) -> None:
+        """Send the whole file behind a path of the site to `sink`, in one pass.
+
+        With a `form` it is asked for by a POST. `check` raises if an answer's headers are not a file's.
+        """
+        await self._pour(self.url, replace(self._here(path), form=form, check=check), sink)
+
+    async def _pour(self, url: str, ask: Ask, sink: Sink) -> None:
+        while True:
+            before = sink.received
+            try:
+                await self._bulky(url, self._bulk.pour, ask, sink)
+            except Unavailable:
+                # Patience is for a silence, not for the time that many bytes take.
+                if sink.received <= before:
+                    raise
+            else:
+                return
+
+    def _there(self, url: str, version: str | None) -> Ask:
+        return Ask(url, f"{self.site}: the file store", version)
+
+    def _here(self, path: str) -> Ask:
         what = f"{self.site}: {path}"
 
-        async def once() -> int | None:
-            return await trio.to_thread.run_sync(
-                self._bulk.total, urljoin(self.url, path), what, self._credentials(),
-                abandon_on_cancel=True, limiter=self._threads,
-            )  # fmt: skip
+        def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
+            return self._explain(Answer(status, headers, body, what))
 
-        return await self._insist(self.url, once, Patience.PROMPT, repeatable=True)
+        return Ask(urljoin(self.url, path), what, credentials=self._credentials(), explain=explain)
+
+    async def _bulky(self, url: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run one of the blocking downloads in a thread."""
+
+        async def once() -> T:
+            return await trio.to_thread.run_sync(work, *args, abandon_on_cancel=True, limiter=self._threads)
+
+        return await self._insist(url, once, Patience.PROMPT, repeatable=True)
 
     # -- insisting -----------------------------------------------------------------------------------
 
-    async def _insist(self, url: str, once: Callable[[], Awaitable[T]], patience: Patience, repeatable: bool) -> T:
+    async def _insist(
+        self,
+        url: str,
+        once: Callable[[], Awaitable[T]],
+        patience: Patience,
+        repeatable: bool,
+        *,
+        in_turn: bool = False,  # whether the first try has waited for its turn already
+    ) -> T:
         breaker = self._breaker(url)
+        if not in_turn:
+            await self._pace.turn()
         deadline = trio.current_time() + patience * self._timeout_s
         wait_s = FIRST_WAIT_S
         while True:
@@ -237,6 +283,7 @@ class Client:
                     raise
                 log.info("%s Trying again in %.1f s.", error, pause)
             await trio.sleep(pause)
+            await self._pace.turn()
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _breaker(self, url: str) -> Breaker:

@@ -36,12 +36,14 @@ class SiteSettings:
     timeout_s: float = 8.0
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
+    projects: Mapping[str, Mapping[str, Secret]] = field(default_factory=dict, repr=False)
 
     def open(self, *, read_only: bool = False) -> Site:
         """Make the site; must be called where trio runs."""
         settings = Settings(
-            name=self.name, url=self.url, secrets=self.secrets, options=self.options, timeout_s=self.timeout_s
-        )
+            name=self.name, url=self.url, secrets=self.secrets, options=self.options, projects=self.projects,
+            timeout_s=self.timeout_s,
+        )  # fmt: skip
         backend: Backend = KINDS[self.kind].build(settings)
         return Site(
             self.name,
@@ -106,7 +108,7 @@ def load(path: Path | None = None) -> Config:
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{path} names no site; add a section such as [sites.hub] with kind, url and token.")
     sites = tuple(_site(path, name, table) for name, table in tables.items())
-    if any(isinstance(table.get(key), str) for table in tables.values() for key in KINDS[table["kind"]].secrets):
+    if any(_has_literal(table) for table in tables.values()):
         _check_private(path)
     return Config(path, sites, _cache_bytes(path, data.get("cache", {})))
 
@@ -115,13 +117,12 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
     where = f"{path}: site “{name}”"
     if not isinstance(table, dict):
         raise ConfigError(f"{where} must be a section, [sites.{name}].")
-    if "/" in name or name.startswith(".") or not name.isprintable() or len(name.encode()) > 255:
-        raise ConfigError(f"{where} has a name that cannot be a directory; use letters and digits.")
+    _check_name(where, name)
     kind = table.get("kind")
     if kind not in KINDS:
         given = f"unknown kind “{kind}”" if kind else "no kind"
         raise ConfigError(f"{where} has {given}; known are: {', '.join(KINDS)}.")
-    allowed = (*COMMON, *KINDS[kind].secrets, *KINDS[kind].options)
+    allowed = (*COMMON, *KINDS[kind].secrets, *KINDS[kind].options, *(["projects"] if KINDS[kind].projects else []))
     for key in table:
         if key not in allowed:
             raise ConfigError(f"{where} has an unknown key “{key}”; known are: {', '.join(allowed)}.")
@@ -133,7 +134,39 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
         raise ConfigError(f"{where}: timeout_s must be a number of seconds up to 300.")
     secrets = {key: _secret(where, name, key, table.get(key)) for key in KINDS[kind].secrets}
     options = {key: _option(where, key, table.get(key), known) for key, known in KINDS[kind].options.items()}
-    return SiteSettings(name, kind, _url(where, table.get("url")), access, float(timeout_s), secrets, options)
+    url = _url(where, table.get("url"))
+    projects = _projects(where, name, table.get("projects"), KINDS[kind].projects)
+    return SiteSettings(name, kind, url, access, float(timeout_s), secrets, options, projects)
+
+
+def _has_literal(table: Mapping[str, Any]) -> bool:
+    """Whether a secret of a site stands in the file itself."""
+    kind = KINDS[table["kind"]]
+    own = [table.get(key) for key in kind.secrets]
+    members = [project.get(key) for key in kind.projects for project in table["projects"].values()]
+    return any(isinstance(value, str) for value in (*own, *members))
+
+
+def _projects(where: str, site: str, tables: Any, keys: tuple[str, ...]) -> dict[str, dict[str, Secret]]:
+    """Return the secrets of each project by its alias."""
+    if not keys:
+        return {}
+    example = f'projects = {{ "study" = {{ {keys[0]} = {{ env = "NAME" }} }} }}'
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigError(f"{where} names no project; add {example}.")
+    found = {}
+    for alias, table in tables.items():
+        if not isinstance(table, dict) or set(table) - set(keys):
+            raise ConfigError(f"{where}: project “{alias}” takes {' and '.join(keys)} and nothing else: {example}.")
+        _check_name(f"{where}: project “{alias}”", alias)
+        inner = f"{where}: project “{alias}”"
+        found[alias] = {key: _secret(inner, f"{site}:{alias}", key, table.get(key)) for key in keys}
+    return found
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name or "/" in name or name.startswith(".") or not name.isprintable() or len(name.encode()) > 255:
+        raise ConfigError(f"{what} has a name that cannot be a directory; use letters and digits.")
 
 
 def _option(where: str, key: str, value: Any, known: tuple[str, ...]) -> str:

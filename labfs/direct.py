@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labfs.backend import Buffer
+from labfs.backend import Buffer, Sink
 from labfs.client import Client
 
 
@@ -18,3 +18,6 @@ class Direct:
 
     async def read(self, start: int, stop: int) -> Buffer:
         return await self._client.fetch_own(self._path, start, stop)
+
+    async def pour(self, sink: Sink) -> None:
+        await self._client.pour_own(self._path, sink)

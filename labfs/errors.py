@@ -18,6 +18,8 @@
     ├── Busy                  EBUSY
     ├── Archived              EAGAIN        bytes in cold storage: ask again in days
     ├── Unsupported           EOPNOTSUPP
+    ├── Unranged              EIO           ranges are not to be had: take the file whole
+    ├── Enough                EIO           a download is ended, since nobody wants the rest
     ├── TimedOut              ETIMEDOUT
     ├── Unavailable           EIO           transient: a retry can help
     │   ├── Unanswered        EIO           sent, and nobody knows whether it was carried out
@@ -107,6 +109,14 @@ class Archived(LabfsError):
 
 class Unsupported(LabfsError):
     errno = errno.EOPNOTSUPP
+
+
+class Unranged(LabfsError):
+    """For the core, which then takes the file in one pass; nobody else sees it."""
+
+
+class Enough(LabfsError):
+    """For whoever began a download; nobody else sees it."""
 
 
 class TimedOut(LabfsError):

@@ -6,12 +6,15 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 import trio
 
-from labfs.backend import Buffer
+from labfs.backend import Buffer, Sink
 from labfs.client import Answer, Client
 from labfs.errors import Denied, Malformed
+
+T = TypeVar("T")
 
 MARGIN_S = 60.0  # before its expiry, for which an address is no longer used
 UNKNOWN_S = 600.0  # for which an address is used that does not say how long it lives
@@ -47,19 +50,26 @@ class Presigned:
         await self._locate()
 
     async def read(self, start: int, stop: int) -> Buffer:
+        return await self._asking(lambda url: self._client.fetch(url, start, stop, self._version))
+
+    async def pour(self, sink: Sink) -> None:
+        await self._asking(lambda url: self._client.pour(url, self._version, sink))
+
+    async def measure(self) -> int | None:
+        """Return the size in bytes, where the file store tells it."""
+        return await self._asking(self._client.measure)
+
+    async def _asking(self, use: Callable[[str], Awaitable[T]]) -> T:
         address = await self._locate()
         try:
-            return await self._client.fetch(address.url, start, stop, self._version)
+            return await use(address.url)
         except Denied:
             # Expired before its time: on another clock, or revoked. A second refusal is meant.
             if self._address is address:
                 self._address = None
-            return await self._read_anew(start, stop)
-
-    async def _read_anew(self, start: int, stop: int) -> Buffer:
         address = await self._locate()
         try:
-            return await self._client.fetch(address.url, start, stop, self._version)
+            return await use(address.url)
         except Denied as error:
             raise Malformed(f"{self._client.site} gave out an address that its file store refuses.") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Accept, Buffer, Capabilities, Entry, Page, Parts, Receipt, Replace, Source, Target
+from labfs.backend import Accept, Buffer, Capabilities, Entry, Page, Parts, Receipt, Replace, Sink, Source, Target
 from labfs.errors import LabfsError, NotFound, Stale
 
 MIB = 1024 * 1024
@@ -35,6 +35,8 @@ class MemoryBackend:
     faults: dict[str, list[LabfsError | None]] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     unmeasured: dict[str, int] = field(default_factory=dict)  # sizes of files that are listed without one
+    announces: bool = True  # a download's size before its bytes
+    piece: int = MIB // 4  # bytes of a download that arrive at once
     outage: str | None = None
     under_way: int = 0
     most_at_once: int = 0
@@ -117,6 +119,13 @@ class MemoryBackend:
         await self._call("begin")
         return MemoryUpload(self, target)
 
+    async def rename(self, entry: Entry, target: Target) -> Entry:
+        await self._call("rename")
+        number = int(entry.label)
+        moved = replace(self.files[number][0], name=target.name, folders=target.folders)
+        self.files[number] = (moved, self.files[number][1])
+        return moved
+
     async def delete(self, entry: Entry) -> None:
         await self._call("delete")
         self.files.pop(int(entry.label), None)
@@ -140,6 +149,16 @@ class MemoryContent:
             raise Stale("changed")
         assert 0 <= start < stop <= len(data), "a reader asks for nothing that is not there"
         return data[start:stop]
+
+    async def pour(self, sink: Sink) -> None:
+        await self.backend._call("pour")
+        entry, data = self.backend._held(self.entry.id)
+        await trio.to_thread.run_sync(sink.begin, len(data) if self.backend.announces else None)
+        for start in range(0, len(data), self.backend.piece):
+            await trio.sleep(self.backend.latency_s)
+            await trio.to_thread.run_sync(sink.write, data[start : start + self.backend.piece])
+        if entry.version != self.entry.version:
+            raise Stale("changed")
 
 
 @dataclass

@@ -11,12 +11,16 @@ from labfs.backends import basespace, odm
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One system: the secrets that it needs, and options by name with their values, the usual one first."""
+    """One system: the secrets that it needs, and options by name with their values, the usual one first.
+
+    `projects` names the secrets that each project has of its own; such a site lists its projects by alias.
+    """
 
     title: str
     build: Callable[[Settings], Backend]
     secrets: tuple[str, ...]
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    projects: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Kind] = {

@@ -50,6 +50,7 @@ from labfs.errors import (
     NotFound,
     ReadOnly,
     Unanswered,
+    Unsupported,
 )
 from labfs.presigned import Address, Presigned, address
 
@@ -275,6 +276,9 @@ class BaseSpace:
         # A repetition after a lost answer leaves a pending upload behind that nobody sees.
         answer = await self._client.call("POST", path, params=params, headers=headers, patience=Patience.PERSISTENT)
         return _Upload(self, self._client, _id(_response(answer)))
+
+    async def rename(self, entry: Entry, target: Target) -> Entry:
+        raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”.")
 
     async def delete(self, entry: Entry) -> None:
         raise Denied(f"{self._client.site} cannot delete a single file.")
