@@ -63,6 +63,7 @@ class Entry:
     accepts: frozenset[Accept] = frozenset()
     offers: tuple[str, ...] = ()  # folders that can be entered although nothing is in them yet
     room: int | None = None  # how many files a directory can hold
+    replace: Replace | None = None  # how saving over a file in it works, where that is not the site's usual way
     unreadable: str | None = None  # why the bytes cannot be had at present, as a sentence
     read_only: str | None = None  # why nothing can be written here, or this file not changed, as a sentence
     url: str | None = None  # where a person finds it, free of secrets

@@ -20,7 +20,7 @@ class BaseSpaceGround:
 
     def __init__(self, backend: Backend, record: Entry, folder: Folder) -> None:
         self.backend = backend
-        self.record = record
+        self.record = self.listed = record
         self._folder = folder
 
     def put(self, path: str, data: bytes) -> str:
@@ -82,7 +82,7 @@ class OdmGround:
 
     def __init__(self, backend: Backend, record: Entry, service: Service) -> None:
         self.backend = backend
-        self.record = record
+        self.record = self.listed = record
         self._service = service
 
     def put(self, path: str, data: bytes) -> str:
