@@ -89,9 +89,14 @@ def _describe(directory: Path, urls: dict[str, str], services: list[Service]) ->
 
 def _section(service: Service) -> str:
     values: dict[str, Any] = {"kind": service.name, "url": service.url, **service.site}
-    # A JSON string, number or list of them is valid TOML too.
-    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+    lines = "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
     return f"[sites.{service.name}]\n{lines}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)  # a JSON string, number or list of them is valid TOML too
 
 
 def _write(path: Path, text: str) -> None:
