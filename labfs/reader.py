@@ -6,7 +6,9 @@ made early; a reader is bound to the version that was opened and never sees anot
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import AsyncGenerator, Hashable
+from contextlib import aclosing
+from itertools import pairwise
 
 import trio
 from cachetools import LRUCache
@@ -14,12 +16,14 @@ from cachetools import LRUCache
 from labfs.backend import Backend, Buffer, Content, Entry
 from labfs.blocks import Blocks, Fetch
 from labfs.copies import Copies, Copy, Version, Wherever
+from labfs.errors import LabfsError
 from labfs.proof import Damaged, Proof
 
 # 1 MiB: a random read on a 100 Mbit/s line costs 80 ms more than its round trip, and 16 of them in
 # flight fill 400 Mbit/s × 40 ms eightfold. On loopback larger blocks are no faster.
 BLOCK = 1024 * 1024
 WINDOW = 24  # blocks ahead, at most
+AGAIN_AT_ONCE = 8  # blocks of a second download
 OPINION_S = 10.0  # a FUSE read may not take longer than the kernel's patience
 SLOW_S = 1.5  # a block that takes longer means that the line is full: look less far ahead
 
@@ -63,8 +67,8 @@ class Reader:
         if self._failures == self._proof.failures:
             return block
         self._blocks.drop(self._key)
-        if last and not self._damaged and await self._second_opinion():
-            return await self._blocks.get((self._key, index), self._fetch(index))
+        if last and not self._damaged and (again := await self._second_opinion()) is not None:
+            return again
         # For good, also when the fault has passed: this reader has handed out some of the wrong bytes.
         self._damaged = True
         raise Damaged("The bytes that arrived do not match the server's checksum of the file.")
@@ -81,20 +85,53 @@ class Reader:
         await self._proof.settled()
         return True
 
-    async def _second_opinion(self) -> bool:
-        """Download once more; true only if nothing wrong was handed out before."""
-        found = self._proof.found
+    async def _second_opinion(self) -> Buffer | None:
+        """Download once more; return the last block if nothing wrong was handed out before."""
+        found, block = self._proof.found, None
         if self._end > 0 and not self._proof.odd_parts:
-            return False
+            return None
         with trio.move_on_after(OPINION_S):
-            for index in range(self._end + 1):
-                block = await self._blocks.get((self._key, index), self._fetch(index))
-                await self._proof.offer(index, block)
+            async with aclosing(self._again()) as blocks:
+                async for index, block in blocks:
+                    await self._proof.offer(index, block)
             await self._proof.settled()
         if self._proof.proven and (self._end == 0 or self._proof.found == found):
             self._failures = self._proof.failures
-            return True
-        return False
+            return block
+        return None
+
+    async def _again(self) -> AsyncGenerator[tuple[int, Buffer], None]:
+        """Yield every block, fetched in other ranges: what spoils each answer spoils other bytes this time."""
+        cuts = [0, *range(BLOCK // 2 if self.size > BLOCK else self.size // 2, self.size, BLOCK), self.size]
+        waiting, index = bytearray(), 0
+        for first in range(0, len(cuts) - 1, AGAIN_AT_ONCE):
+            pairs = list(pairwise(cuts))[first : first + AGAIN_AT_ONCE]
+            pieces = await self._pieces(pairs)
+            for start in sorted(pieces):
+                waiting += pieces[start]
+            while len(waiting) >= BLOCK or (pairs[-1][1] == self.size and waiting):
+                yield index, bytes(waiting[:BLOCK])
+                del waiting[:BLOCK]
+                index += 1
+
+    async def _pieces(self, ranges: list[tuple[int, int]]) -> dict[int, Buffer]:
+        """Fetch some ranges at the same time; return them by where they start."""
+        pieces: dict[int, Buffer] = {}
+        errors: list[LabfsError] = []
+
+        async def fetch(start: int, stop: int) -> None:
+            try:
+                pieces[start] = await self._content.read(start, stop)
+            except LabfsError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for start, stop in ranges:
+                if start < stop:
+                    nursery.start_soon(fetch, start, stop)
+        if errors:
+            raise errors[0]
+        return pieces
 
     def _fetch(self, index: int) -> Fetch:
         async def fetch() -> Buffer:
