@@ -122,6 +122,7 @@ class Client:
         params: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
         json: Any = None,
+        body: bytes | None = None,
         source: Source | None = None,
         headers: Mapping[str, str] | None = None,
         patience: Patience = Patience.PROMPT,
@@ -135,7 +136,7 @@ class Client:
         what = f"{self.site}: {method} {urlsplit(path).path}"
 
         async def once() -> Answer:
-            content = None if source is None else _body(source)
+            content = body if source is None else _body(source)
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
@@ -148,6 +149,8 @@ class Client:
                         content=content,
                         headers={**self._credentials(), **(headers or {}), **sent},
                     )
+                    if source is None:
+                        request.stream = _Body(request.content)
                     return await self._answer(request, what)
 
         await self._pace.turn()
@@ -302,3 +305,18 @@ async def _body(source: Source) -> AsyncIterator[bytes]:
     chunks = source.chunks()
     while (chunk := await trio.to_thread.run_sync(next, chunks, None)) is not None:
         yield chunk
+
+
+class _Body(httpx.AsyncByteStream):
+    """A body in memory. No generator, as httpx's own is: one that a cancellation leaves half-way is reported lost."""
+
+    def __init__(self, data: bytes) -> None:
+        self._pieces = iter([data] if data else [])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
