@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from clarity_stage import PROJECT, SAMPLE, STEP, Clarity
-from contract import Contract
+from clarity_stage import FILE, PROJECT, SAMPLE, STEP, Clarity
+from contract import Basket, Bytes, Contract, noise
 from stage import Sandbox
 
-from labfs.backend import Backend, Entry, Settings
+from labfs.backend import Backend, Entry, Settings, Target, scan
 from labfs.backends import KINDS
+from labfs.backends.clarity_requests import Api
+from labfs.client import Client
+from labfs.errors import Denied, Invalid, LabfsError, Malformed, TooLarge, Unranged
 
 
 @pytest.fixture
@@ -19,10 +26,10 @@ def clarity(sandbox: Sandbox) -> Iterator[Clarity]:
         yield made
 
 
-def opened(clarity: Clarity, **changes: str) -> Backend:
+def opened(clarity: Clarity, *, timeout_s: float = 4.0, **changes: str) -> Backend:
     known = {**clarity.credentials, "url": clarity.url, **changes}
     settings = Settings(
-        name="lims", url=known["url"], options={}, timeout_s=4.0,
+        name="lims", url=known["url"], options={}, timeout_s=timeout_s,
         secrets={key: (lambda key=key: known[key]) for key in ("username", "password")},
     )  # fmt: skip
     return KINDS["clarity"].build(settings)
@@ -69,3 +76,210 @@ class TestClarity(Contract):
     async def ground(self, request: pytest.FixtureRequest, backend: Backend, clarity: Clarity) -> ClarityGround:
         entry_id, path = PLACES[request.param]
         return ClarityGround(backend, await backend.stat(entry_id), clarity, path)
+
+
+# -- looking -----------------------------------------------------------------------------------------------
+
+
+async def shown(backend: Backend, entry_id: str) -> list[str]:
+    return [entry.name for entry in await scan(backend, await backend.stat(entry_id))]
+
+
+def own_files(clarity: Clarity) -> list[str]:
+    """Return the ids of the seeded files of a project."""
+    return [str(link.get("limsid")) for link in clarity.get("projects/ADM1").findall(FILE)]
+
+
+LOAD = "24-126453"  # a step with files of its own and in placeholders
+IN_LOAD = ["run-notes.pdf", "92-1833858_C232PACXX.csv", "92-1833859_trace.png"]
+IN_ADM1 = ["_project", "ADM1A1 SLX-6078", "ADM1A2 SLX-6079", "ADM1A3 SLX-6080", "ADM1A4 SLX-6081",
+           "24-126453 MiSeq Load Cartridge", "24-126454 Library QC", "122-126457 Pool Libraries"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [{}, {"host": "http://localhost:9080"}, {"page_size": 3}, {"page_size": 1}, {"embedded_files": True},
+     {"shared_type": "SharedResultFile"}, {"original_name": False}, {"unknown_parameter": "refuse"}],
+)  # fmt: skip
+async def test_a_project_is_shown_alike_whatever_the_server_is_like(
+    switches: dict[str, object], backend: Backend, clarity: Clarity
+) -> None:
+    clarity.switch(**switches)
+    assert await shown(backend, "projects/ADM1") == IN_ADM1
+    assert sorted(await shown(backend, f"processes/{LOAD}")) == sorted(IN_LOAD)
+    assert await shown(backend, "projects/ADM1/self") == [
+        "SLX6384.csv", "request form.pdf", "report.txt", "report.txt"
+    ]  # fmt: skip
+    for parent in ("projects/ADM1", f"processes/{LOAD}", "projects/ADM1/self"):
+        for entry in await scan(backend, await backend.stat(parent)):
+            assert await backend.stat(entry.id) == entry
+
+
+async def test_without_processes_the_steps_tell_what_they_can(backend: Backend, clarity: Clarity) -> None:
+    clarity.switch(processes_served=False)
+    assert await shown(backend, "projects/ADM1") == IN_ADM1
+    assert await shown(backend, f"processes/{LOAD}") == IN_LOAD[1:]
+
+
+async def test_projects_of_one_name_show_their_own_steps(backend: Backend) -> None:
+    assert await shown(backend, "projects/ADM2") == ["_project", "ADM2A1 SLX-6078", "24-126455 Library QC"]
+
+
+async def test_a_step_of_pooled_samples_is_in_each_of_their_projects(backend: Backend) -> None:
+    for project in ("ADM1", "WUY236"):
+        assert "122-126457 Pool Libraries" in await shown(backend, f"projects/{project}")
+
+
+async def test_a_project_that_was_renamed_keeps_its_steps(backend: Backend) -> None:
+    entry = replace(await backend.stat("projects/WUY236"), name="Tumour panel 2025")
+    assert "24-126456 NextSeq 2000 Run" in [e.name for e in await scan(backend, entry)]
+
+
+async def test_what_is_listed_and_then_deleted_hides_nothing_else(backend: Backend, clarity: Clarity) -> None:
+    api = Api(Client("lims", clarity.url, lambda: {"Authorization": clarity.http.auth._auth_header}))  # type: ignore[union-attr]
+    ids = own_files(clarity)
+    for status in (404, 400):
+        clarity.switch(unresolved_status=status)
+        found = await api.batch("files", [ids[0], "40-999999", ids[1], "40-999998", ids[2]])
+        assert list(found) == ids[:3]
+    await api._client.aclose()
+
+
+async def test_requests_per_listing(backend: Backend, sandbox: Sandbox) -> None:
+    base = "/api/v2"
+    for entry_id, expected in {
+        "projects/MNY400": {"GET {}/samples": 3, "POST {}/samples/batch/retrieve": 5, "GET {}/projects": 1, "GET {}/processes": 1},
+        "projects/MNY401/self": {"GET {}/projects/{id}": 1, "POST {}/files/batch/retrieve": 20},
+        f"processes/{LOAD}": {"GET {}/processes/{id}": 1, "POST {}/artifacts/batch/retrieve": 1, "POST {}/files/batch/retrieve": 1},
+        "samples/KLM300A2": {"GET {}/samples/{id}": 1},
+    }.items():  # fmt: skip
+        entry = await backend.stat(entry_id)
+        sandbox.reset()
+        await scan(backend, entry)
+        assert sandbox.requests() == {route.replace("{}", base): count for route, count in expected.items()}
+
+
+async def test_a_step_is_described_with_its_placeholders(backend: Backend, clarity: Clarity) -> None:
+    found: Any = await backend.describe(await backend.stat(f"processes/{LOAD}"))
+    (sheet,) = clarity.rows("SELECT limsid FROM clarity_files WHERE owner = '92-1833858'")
+    assert found["current-state"] == "Record Details"
+    assert found["placeholders"][0] == {
+        "limsid": "92-1833858", "name": "SampleSheet.csv", "file": sheet["limsid"], "save as": "92-1833858_SampleSheet.csv",
+    }  # fmt: skip
+    assert [p["file"] for p in found["placeholders"][2:]] == [None] * 3
+    for entry_id in ("", "projects/ADM1", "projects/ADM1/self", "samples/ADM1A1", f"files/{own_files(clarity)[0]}"):
+        entry = backend.root if not entry_id else await backend.stat(entry_id)
+        assert json.dumps(await backend.describe(entry))
+
+
+# -- bytes -------------------------------------------------------------------------------------------------
+
+
+async def test_lengths_come_from_head_and_are_not_made_up_without_it(backend: Backend, clarity: Clarity) -> None:
+    for name, data in (("f", noise(1000)), ("empty", b"")):
+        clarity.put(f"samples/{SAMPLE}", name, data)
+    files = await scan(backend, await backend.stat(f"samples/{SAMPLE}"))
+    assert [await backend.measure(file) for file in files] == [1000, 0]
+    assert backend.capabilities.measured
+    clarity.switch(head=False)
+    other = opened(clarity)
+    try:
+        assert await other.measure(files[0]) is None
+        assert not other.capabilities.measured
+        saved = await other.upload(Target(await other.stat(f"samples/{SAMPLE}"), (), "g"), Bytes(b"12345"))
+        assert saved.size == 5
+    finally:
+        await other.aclose()
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_bytes_that_never_came(status: int, clarity: Clarity) -> None:
+    clarity.switch(missing_status=status)
+    backend = opened(clarity, timeout_s=0.5)
+    try:
+        files = await scan(backend, await backend.stat("processes/24-126456"))
+        (lost,) = [file for file in files if file.name == "never-arrived.csv"]
+        assert await backend.measure(lost) is None
+        with pytest.raises(LabfsError, match=r"never reached lims|File does not exist") as caught:
+            await backend.content(lost).pour(Basket())
+        assert caught.value.errno == errno.EIO
+        assert backend.capabilities.measured
+    finally:
+        await backend.aclose()
+
+
+async def test_ranges_are_not_asked_for(backend: Backend, clarity: Clarity) -> None:
+    clarity.switch(ranges=True)
+    assert not backend.capabilities.ranged
+    with pytest.raises(Unranged):
+        await backend.content(await backend.stat(f"files/{own_files(clarity)[0]}")).read(0, 1)
+
+
+async def test_a_page_is_no_file_and_no_list(backend: Backend, clarity: Clarity, sandbox: Sandbox) -> None:
+    entry = await backend.stat(f"files/{own_files(clarity)[0]}")
+    sandbox.faults({"service": "clarity", "action": "html", "times": None})
+    with pytest.raises(Malformed, match="page"):
+        await backend.content(entry).pour(Basket())
+    with pytest.raises(Malformed, match="web page"):
+        await backend.page(backend.root, None)
+
+
+@pytest.mark.parametrize("action", ["cut", "short"])
+async def test_a_file_that_was_cut_is_fetched_again(action: str, backend: Backend, clarity: Clarity) -> None:
+    clarity.put(f"samples/{SAMPLE}", "f", noise(100_000))
+    (entry,) = await scan(backend, await backend.stat(f"samples/{SAMPLE}"))
+    clarity.running.faults({"service": "clarity", "route": "*/download", "action": action, "argument": 5000})
+    basket = Basket()
+    await backend.content(entry).pour(basket)
+    assert bytes(basket.data) == noise(100_000)
+
+
+# -- who asks ----------------------------------------------------------------------------------------------
+
+
+async def refusal(clarity: Clarity, error: type[LabfsError], **changes: str) -> str:
+    backend = opened(clarity, **changes)
+    try:
+        with pytest.raises(error) as caught:
+            await backend.check()
+        assert clarity.credentials["password"] not in str(caught.value)
+        assert "Basic" not in str(caught.value)
+        return str(caught.value)
+    finally:
+        await backend.aclose()
+
+
+async def test_logins_that_are_refused_are_told_why(clarity: Clarity) -> None:
+    assert "password was refused" in await refusal(clarity, Denied, password="wrong")
+    assert "sign in to the API" in await refusal(clarity, Denied, **clarity.credentials["powerless"])
+    clarity.switch(https_only=True)
+    assert "leads to another address" in await refusal(clarity, Malformed)
+
+
+@pytest.mark.parametrize("more", ["", "/", "/api", "/api/v2", "/api/v2/"])
+async def test_the_address_may_be_the_server_or_its_api(more: str, clarity: Clarity) -> None:
+    backend = opened(clarity, url=clarity.url + more)
+    try:
+        assert await backend.check()
+    finally:
+        await backend.aclose()
+
+
+async def test_the_limit_of_uploads_is_the_one_that_the_site_shows(backend: Backend, clarity: Clarity) -> None:
+    assert backend.capabilities.whole == 10_485_760
+    clarity.switch(upload_limit=3_000_000)
+    await backend.check()
+    assert backend.capabilities.whole == 3_000_000
+    clarity.switch(limit_in_properties=False)
+    other = opened(clarity)
+    try:
+        await other.check()
+        assert other.capabilities.whole == 10_485_760
+        step = await other.stat(f"processes/{STEP}")
+        for status in (413, 400):
+            clarity.switch(over_limit_status=status)
+            with pytest.raises(TooLarge if status == 413 else Invalid, match="limit of 3000000"):
+                await other.upload(Target(step, (), "f"), Bytes(noise(3_000_001)))
+            assert clarity.stored(STEP) == []
+    finally:
+        await other.aclose()
