@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from clarity_stage import FILE, PROJECT, SAMPLE, STEP, Clarity
+import trio
+from clarity_stage import DONE, FILE, PROJECT, SAMPLE, STEP, Clarity
 from contract import Basket, Bytes, Contract, noise
 from stage import Sandbox
 
@@ -17,7 +18,7 @@ from labfs.backend import Backend, Entry, Settings, Target, scan
 from labfs.backends import KINDS
 from labfs.backends.clarity_requests import Api
 from labfs.client import Client
-from labfs.errors import Denied, Invalid, LabfsError, Malformed, TooLarge, Unranged
+from labfs.errors import Denied, Exists, Invalid, LabfsError, Malformed, NotPermitted, TooLarge, Unranged
 
 
 @pytest.fixture
@@ -283,3 +284,179 @@ async def test_the_limit_of_uploads_is_the_one_that_the_site_shows(backend: Back
             assert clarity.stored(STEP) == []
     finally:
         await other.aclose()
+
+
+# -- saving ------------------------------------------------------------------------------------------------
+
+LOST = [
+    {"method": "POST", "route": "*/glsstorage"}, {"method": "POST", "route": "*/files"},
+    {"method": "POST", "route": "*/upload"}, {"method": "HEAD", "route": "*/download"},
+]  # fmt: skip
+WAYS = [
+    {"action": "cut", "argument": 5}, {"action": "reset"}, {"action": "html"}, {"action": "status", "argument": 500},
+    {"action": "status", "argument": 503}, {"action": "delay_s", "argument": 1.5}, {"action": "short"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("request_", LOST, ids=lambda request: str(request["route"]))
+async def test_a_lost_answer_makes_neither_a_second_file_nor_half_of_one(
+    request_: dict[str, Any], way: dict[str, Any], clarity: Clarity
+) -> None:
+    backend = opened(clarity, timeout_s=1.0)
+    try:
+        sample = await backend.stat(f"samples/{SAMPLE}")
+        clarity.running.faults({"service": "clarity", **request_, **way})
+        try:
+            saved = await backend.upload(Target(sample, (), "f"), Bytes(noise(1000)))
+        except LabfsError:
+            assert clarity.stored(SAMPLE) == []
+        else:
+            assert clarity.stored(SAMPLE) == [("f", noise(1000))]
+            assert [entry.id for entry in await scan(backend, sample)] == [saved.id]
+    finally:
+        await backend.aclose()
+
+
+async def test_of_a_file_whose_bytes_are_refused_no_record_stays(backend: Backend, clarity: Clarity) -> None:
+    sample = await backend.stat(f"samples/{SAMPLE}")
+    refused = {"service": "clarity", "method": "POST", "route": "*/upload", "action": "status", "argument": 400}
+    clarity.running.faults(refused)
+    with pytest.raises(Invalid):
+        await backend.upload(Target(sample, (), "f"), Bytes(b"x"))
+    assert clarity.stored(SAMPLE) == []
+    # Where the site goes away before it could be deleted, the next save does it.
+    gone = {"service": "clarity", "method": "DELETE", "action": "status", "argument": 403}
+    clarity.running.faults(refused, gone)
+    with pytest.raises(Invalid):
+        await backend.upload(Target(sample, (), "f"), Bytes(b"x"))
+    assert clarity.stored(SAMPLE) == [("f", None)]
+    await backend.upload(Target(sample, (), "f"), Bytes(b"again"))
+    assert clarity.stored(SAMPLE) == [("f", b"again")]
+
+
+async def test_a_save_that_is_cancelled_leaves_no_record(backend: Backend, clarity: Clarity) -> None:
+    sample = await backend.stat(f"samples/{SAMPLE}")
+    clarity.running.faults({"service": "clarity", "method": "POST", "route": "*/upload", "action": "stall"})
+    with trio.move_on_after(0.5):
+        await backend.upload(Target(sample, (), "f"), Bytes(b"x"))
+    assert clarity.stored(SAMPLE) == []
+
+
+async def test_requests_per_save(backend: Backend, clarity: Clarity, sandbox: Sandbox) -> None:
+    base = "/api/v2"
+    three = {
+        "POST {}/glsstorage": 1,
+        "POST {}/files": 1,
+        "POST {}/files/{id}/upload": 1,
+        "HEAD {}/files/{id}/download": 1,
+    }
+    step, sample = await backend.stat(f"processes/{STEP}"), await backend.stat(f"samples/{SAMPLE}")
+    placeholder = f"{clarity.placeholders()[1]}_f.txt"
+    for parent, name, more in [
+        (sample, "f", {}),
+        (step, "f", {"GET {}/steps/{id}": 1}),
+        (step, placeholder, {"GET {}/steps/{id}": 1, "GET {}/artifacts/{id}": 1}),
+    ]:  # fmt: skip
+        sandbox.reset()
+        saved = await backend.upload(Target(parent, (), name), Bytes(b"x"))
+        assert sandbox.requests() == {route.replace("{}", base): n for route, n in {**three, **more}.items()}
+        sandbox.reset()
+        again = await backend.upload(Target(parent, (), name, saved), Bytes(b"other"))
+        assert again == replace(saved, size=5)
+        two = {"GET {}/files/{id}": 1, "POST {}/files/{id}/upload": 1, "HEAD {}/files/{id}/download": 1}
+        assert sandbox.requests() == {route.replace("{}", base): n for route, n in {**two, **more}.items()}
+
+
+async def test_a_name_with_a_placeholders_id_goes_into_it(backend: Backend, clarity: Clarity) -> None:
+    step = await backend.stat(f"processes/{STEP}")
+    first, second, *_ = clarity.placeholders()
+    saved = await backend.upload(Target(step, (), f"{first}_sheet.csv"), Bytes(b"one"))
+    assert clarity.stored(first) == [("sheet.csv", b"one")]
+    assert clarity.stored(STEP) == []
+    assert [e.name for e in await scan(backend, step)] == [f"{first}_sheet.csv"]
+    with pytest.raises(Exists, match="holds a file"):
+        await backend.upload(Target(step, (), f"{first}_other.csv"), Bytes(b"two"))
+    for foreign in ("92-1833858_x", "92-99_x"):
+        with pytest.raises(Invalid, match="has no placeholder"):
+            await backend.upload(Target(step, (), foreign), Bytes(b"x"))
+    assert clarity.stored(first) == [("sheet.csv", b"one")]
+    await backend.delete(saved)
+    assert clarity.stored(first) == []
+    for plain in ("92-5098.html", "24-1_x.txt", f"{second}", "92-_x"):
+        await backend.upload(Target(step, (), plain), Bytes(b"x"))
+    assert [name for name, _ in clarity.stored(STEP)] == ["92-5098.html", "24-1_x.txt", f"{second}", "92-_x"]
+
+
+async def completed(backend: Backend) -> tuple[Entry, list[Entry]]:
+    step = await backend.stat(f"processes/{DONE}")
+    return step, await scan(backend, step)
+
+
+async def test_a_completed_step_takes_nothing_and_no_byte_is_sent(
+    backend: Backend, clarity: Clarity, sandbox: Sandbox
+) -> None:
+    step, held = await completed(backend)
+    before = [clarity.stored(owner) for owner in (DONE, "92-1833863")]
+    sandbox.reset()
+    for target in [Target(step, (), "new.txt"), *(Target(step, (), file.name, file) for file in held)]:
+        with pytest.raises(NotPermitted, match="completed"):
+            await backend.upload(target, Bytes(b"x"))
+    assert not [route for route in sandbox.requests() if not route.startswith("GET ")]
+    assert [clarity.stored(owner) for owner in (DONE, "92-1833863")] == before
+
+
+@pytest.mark.parametrize("status", [400, 403])
+async def test_a_step_that_is_completed_meanwhile_leaves_no_record(
+    status: int, backend: Backend, clarity: Clarity
+) -> None:
+    step, _ = await completed(backend)
+    before = clarity.stored(DONE)
+    clarity.switch(completed_status=status)
+    clarity.running.faults({"service": "clarity", "route": "*/steps/*", "action": "status", "argument": 404})
+    with pytest.raises(NotPermitted, match="completed"):
+        await backend.upload(Target(step, (), "new.txt"), Bytes(b"x"))
+    assert clarity.stored(DONE) == before
+
+
+async def test_a_link_to_another_store_cannot_be_written_through(backend: Backend, clarity: Clarity) -> None:
+    files = await scan(backend, await backend.stat("projects/WUY236/self"))
+    (link,) = [file for file in files if file.name == "panel-design.csv"]
+    with pytest.raises(NotPermitted, match="link"):
+        await backend.upload(Target(await backend.stat("projects/WUY236/self"), (), link.name, link), Bytes(b"x"))
+    basket = Basket()
+    await backend.content(link).pour(basket)
+    assert basket.data
+
+
+async def test_a_file_that_was_deleted_meanwhile_is_attached_anew(backend: Backend, clarity: Clarity) -> None:
+    sample = await backend.stat(f"samples/{SAMPLE}")
+    saved = await backend.upload(Target(sample, (), "f"), Bytes(b"x"))
+    clarity.http.delete(saved.id).raise_for_status()
+    again = await backend.upload(Target(sample, (), "f", saved), Bytes(b"other"))
+    assert again.id != saved.id
+    assert clarity.stored(SAMPLE) == [("f", b"other")]
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "two\nlines", "nul\0", "\x07", "\udc80", "\uffff"])
+async def test_names_that_would_not_come_back_are_refused(name: str, backend: Backend, clarity: Clarity) -> None:
+    with pytest.raises(Invalid):
+        await backend.upload(Target(await backend.stat(f"samples/{SAMPLE}"), (), name), Bytes(b"x"))
+    assert clarity.stored(SAMPLE) == []
+
+
+async def test_what_the_system_cannot_do_is_refused_with_its_errno(backend: Backend, clarity: Clarity) -> None:
+    sample = await backend.stat(f"samples/{SAMPLE}")
+    saved = await backend.upload(Target(sample, (), "f"), Bytes(b"x"))
+    for refused, number in [
+        (backend.make(backend.root, "New"), errno.EPERM),
+        (backend.rename(saved, Target(sample, (), "g")), errno.EPERM),
+        (backend.begin_upload(Target(sample, (), "g"), None), errno.EOPNOTSUPP),
+        (backend.upload(Target(await backend.stat("projects/ADM1"), (), "g"), Bytes(b"x")), errno.EPERM),
+        (backend.page(saved, None), errno.ENOENT),
+        (backend.stat("containers/27-1"), errno.ENOENT),
+    ]:  # fmt: skip
+        with pytest.raises(LabfsError) as caught:
+            await refused
+        assert caught.value.errno == number
+        assert str(caught.value).endswith(".")
