@@ -257,8 +257,8 @@ class Files:
 
     async def _place(self, target: Target) -> tuple[str, str, str]:
         """Return what a file is attached to, its name there, and the step that decides whether it may be."""
-        kind, limsid, *_ = (*target.parent.id.split("/"), "")
-        if kind in ("projects", "samples"):
+        kind, limsid, own = (*target.parent.id.split("/"), "", "")[:3]
+        if kind == "samples" or (kind == "projects" and own):
             return f"{kind}/{limsid}", target.name, ""
         if kind != "processes":
             raise NotPermitted(f"Files cannot be attached to “{target.parent.name}”.")
