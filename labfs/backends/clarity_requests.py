@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
-from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree as ET
 
 import trio
@@ -95,10 +94,10 @@ class Api:
         following = next(iter(children(root, "next-page")), None)
         if following is None:
             return children(root, ONE[kind]), None
-        given = parse_qs(urlsplit(following.get("uri", "")).query).get("start-index", [""])[-1]
-        if not re.fullmatch("[0-9]{1,9}", given) or int(given) <= start:
+        given = re.search(r"[?&]start-index=([0-9]{1,9})(?![0-9])", following.get("uri", ""))
+        if given is None or int(given[1]) <= start:
             raise Malformed(f"{self._client.site} lists its {kind} in pages that lead nowhere.")
-        return children(root, ONE[kind]), int(given)
+        return children(root, ONE[kind]), int(given[1])
 
     async def ids(self, kind: str, **filters: str) -> list[str]:
         """Return the ids in all pages of a list, each once."""
