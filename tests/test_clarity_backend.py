@@ -266,6 +266,19 @@ async def test_the_address_may_be_the_server_or_its_api(more: str, clarity: Clar
         await backend.aclose()
 
 
+async def test_the_limit_is_learnt_once_by_whatever_comes_first(clarity: Clarity, sandbox: Sandbox) -> None:
+    clarity.switch(upload_limit=3_000_000)
+    backend = opened(clarity)
+    try:
+        sandbox.reset()
+        for _ in range(2):
+            await backend.page(backend.root, None)
+        assert backend.capabilities.whole == 3_000_000
+        assert sandbox.requests() == {"GET /api/v2/configuration/properties": 1, "GET /api/v2/projects": 2}
+    finally:
+        await backend.aclose()
+
+
 async def test_the_limit_of_uploads_is_the_one_that_the_site_shows(backend: Backend, clarity: Clarity) -> None:
     assert backend.capabilities.whole == 10_485_760
     clarity.switch(upload_limit=3_000_000)
@@ -331,8 +344,11 @@ async def test_of_a_file_whose_bytes_are_refused_no_record_stays(backend: Backen
     with pytest.raises(Invalid):
         await backend.upload(Target(sample, (), "f"), Bytes(b"x"))
     assert clarity.stored(SAMPLE) == [("f", None)]
+    clarity.running.faults(gone)
+    await backend.upload(Target(sample, (), "g"), Bytes(b"other"))
+    assert clarity.stored(SAMPLE) == [("f", None), ("g", b"other")]
     await backend.upload(Target(sample, (), "f"), Bytes(b"again"))
-    assert clarity.stored(SAMPLE) == [("f", b"again")]
+    assert clarity.stored(SAMPLE) == [("g", b"other"), ("f", b"again")]
 
 
 async def test_a_save_that_is_cancelled_leaves_no_record(backend: Backend, clarity: Clarity) -> None:

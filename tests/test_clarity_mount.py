@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Iterator
@@ -291,14 +292,24 @@ def test_cannot_seek_into_a_file(sample: Path, clarity: Clarity, sandbox: Sandbo
     counted(sandbox, **{"GET files/id/download": 1})
 
 
-def test_cannot_rename_or_reattach(project: Path, sample: Path, clarity: Clarity) -> None:
-    (sample / "f").write_bytes(b"x")
-    done = run(f"mv '{sample}/f' '{sample}/g'")
-    assert done.returncode == 0 or "Operation not" in done.stderr
-    held = dict(clarity.stored(owner(sample)))
-    assert held in ({"f": b"x"}, {"g": b"x"})
-    assert run(f"mv '{sample}' '{project}/other'").returncode != 0
-    assert b"x" in [data for _, data in clarity.stored(owner(sample))]
+def test_cannot_rename_reattach_or_replace_atomically_by_another_name(
+    project: Path, sample: Path, clarity: Clarity, drive: Mount
+) -> None:
+    """So whoever may delete is told to copy and delete, which `mv` does, and nobody else may."""
+    for name in ("f", "g"):
+        (sample / name).write_bytes(name.encode())
+    with pytest.raises(OSError) as caught:
+        os.rename(sample / "f", sample / "new")
+    assert caught.value.errno == errno.EXDEV
+    with pytest.raises(OSError) as caught:
+        os.replace(sample / "f", sample / "g")
+    assert caught.value.errno == errno.EXDEV
+    assert "cannot rename" in why(drive, sample / "f")
+    assert clarity.stored(owner(sample)) == [("f", b"f"), ("g", b"g")]
+    assert run("mv f new", sample).returncode == 0
+    assert clarity.stored(owner(sample)) == [("g", b"g"), ("new", b"f")]
+    done = run(f"mv '{sample}' '{project}/other'")
+    assert "Operation not permitted" in done.stderr
 
 
 def test_cannot_append_so_the_whole_is_sent_again(sample: Path, clarity: Clarity, sandbox: Sandbox) -> None:
@@ -367,14 +378,22 @@ def test_cannot_create_a_placeholder(step: Path, clarity: Clarity, drive: Mount)
     run("rm -f 92-99_x", step)
 
 
-def test_cannot_make_projects_samples_or_steps(site: Path, project: Path, sample: Path, drive: Mount) -> None:
-    for command in (
-        f"mkdir '{site}/New'", f"mkdir '{project}/New'", f"mkdir '{sample}/New' && rmdir '{sample}/New' && false",
-        f"rmdir '{sample}'", f"rmdir '{project}'", f"echo x > '{project}/f'", f"echo x > '{site}/f'",
-    ):  # fmt: skip
-        assert run(command).returncode != 0, command
+def test_cannot_make_or_remove_projects_samples_or_steps(site: Path, project: Path, sample: Path, drive: Mount) -> None:
+    for command in (f"mkdir '{site}/New'", f"mkdir '{project}/New'", f"echo x > '{project}/f'", f"echo x > '{site}/f'"):
+        assert "Read-only file system" in run(command).stderr, command
+    for command in (f"mkdir '{sample}/New'", f"rmdir '{sample}'", f"rm -r '{sample}'"):
+        assert "Operation not permitted" in run(command).stderr, command
     assert "made by lab work in Clarity" in drive.log
     assert "saved in _project, in a sample or in a step" in drive.log
+
+
+def test_cannot_tell_versions_or_checksums(sample: Path) -> None:
+    (sample / "f").write_bytes(b"x")
+    assert os.getxattr(sample / "f", "user.labfs.id").startswith(b"files/")
+    for unknown in ("version", "checksum"):
+        with pytest.raises(OSError) as caught:
+            os.getxattr(sample / "f", f"user.labfs.{unknown}")
+        assert caught.value.errno == errno.ENODATA
 
 
 def test_cannot_tell_whether_bytes_exist_without_trying(site: Path, drive: Mount) -> None:

@@ -67,6 +67,7 @@ class Clarity:
         self._client = client
         self._api = Api(client)
         self._limit: int | None = None  # bytes of an upload, as the site shows it
+        self._limit_asked = False
         self._files = Files(client, self._api)
 
     @property
@@ -95,7 +96,9 @@ class Clarity:
             properties = children(await self._api.get("configuration/properties", "properties"), "property")
         except (Denied, NotFound, Invalid, Unsupported, Malformed) as error:
             log.info("%s does not show its upload limit: %s", self._client.site, error)
+            self._limit_asked = True
             return
+        self._limit_asked = True
         shown = [item.get("value") or "" for item in properties if item.get("name") == LIMIT]
         if shown and re.fullmatch("[0-9]{1,15}", shown[0]) and int(shown[0]):
             self._limit = int(shown[0])
@@ -105,6 +108,8 @@ class Clarity:
     async def page(self, parent: Entry, cursor: str | None) -> Page:
         match parent.id.split("/"):
             case [""]:
+                if not self._limit_asked:
+                    await self._learn_limit()
                 links, following = await self._api.listed("projects", int(cursor or 0))
                 return _page(entries.project, links, following)
             case ["projects", limsid] if cursor == "steps":

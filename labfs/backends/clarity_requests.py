@@ -249,7 +249,7 @@ class Files:
         except BaseException:
             # Without its bytes it would stay as a file that nobody can read.
             self._orphans.add(label)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S), suppress(LabfsError):
+            with trio.CancelScope(shield=True):
                 await self._clear()
             raise
         return replace(entry, size=source.size)
@@ -348,9 +348,10 @@ class Files:
 
     async def _clear(self) -> None:
         """Delete the records that saves left behind when the site went away under them."""
-        for limsid in tuple(self._orphans):
-            await self.delete(limsid)
-            self._orphans.discard(limsid)
+        with trio.move_on_after(CLEANUP_S), suppress(LabfsError):
+            for limsid in tuple(self._orphans):
+                await self.delete(limsid)
+                self._orphans.discard(limsid)
 
 
 class Whole:
