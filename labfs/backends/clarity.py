@@ -280,6 +280,9 @@ class Clarity:
     async def begin_upload(self, target: Target, size: int | None) -> Upload:
         raise Unsupported(f"{self._client.site} takes a file in one piece only.")
 
+    async def resume_upload(self, target: Target, token: str) -> Upload:
+        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
+
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise NotPermitted(f"In {self._client.site} a file keeps its name and its place, and so does “{entry.name}”.")
 
