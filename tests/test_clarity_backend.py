@@ -344,6 +344,7 @@ async def test_of_a_file_whose_bytes_are_refused_no_record_stays(backend: Backen
     with pytest.raises(Invalid):
         await backend.upload(Target(sample, (), "f"), Bytes(b"x"))
     assert clarity.stored(SAMPLE) == [("f", None)]
+    assert await scan(backend, sample) == [], "it would seem to be a file that somebody else saved"
     clarity.running.faults(gone)
     await backend.upload(Target(sample, (), "g"), Bytes(b"other"))
     assert clarity.stored(SAMPLE) == [("f", None), ("g", b"other")]

@@ -137,6 +137,8 @@ class Clarity:
     async def _held(self, *things: Node) -> Page:
         """Return the files that things hold; a record that is there already is not asked for."""
         links = {limsid: link for thing in things for limsid, link in entries.file_links(thing).items()}
+        for limsid in self._files.orphans:
+            links.pop(limsid, None)  # of a save that failed here, and is to be sent again under its name
         bare = [limsid for limsid, link in links.items() if not entries.is_record(link)]
         records = links | await self._api.batch("files", bare)
         shown = [node for limsid, node in records.items() if entries.is_record(node)]

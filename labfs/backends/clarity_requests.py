@@ -165,7 +165,7 @@ class Files:
         self._api = api
         self._site = client.site
         self.heads: bool | None = None  # whether HEAD tells a file's length; None before the first one
-        self._orphans: set[str] = set()  # records without bytes that could not be deleted yet
+        self.orphans: set[str] = set()  # records without bytes that could not be deleted yet
 
     # -- lengths -------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Files:
             await self._send(entry, step, source)
         except BaseException:
             # Without its bytes it would stay as a file that nobody can read.
-            self._orphans.add(label)
+            self.orphans.add(label)
             with trio.CancelScope(shield=True):
                 await self._clear()
             raise
@@ -349,9 +349,9 @@ class Files:
     async def _clear(self) -> None:
         """Delete the records that saves left behind when the site went away under them."""
         with trio.move_on_after(CLEANUP_S), suppress(LabfsError):
-            for limsid in tuple(self._orphans):
+            for limsid in tuple(self.orphans):
                 await self.delete(limsid)
-                self._orphans.discard(limsid)
+                self.orphans.discard(limsid)
 
 
 class Whole:
