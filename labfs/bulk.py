@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 from pyreqwest.client import SyncClientBuilder
 from pyreqwest.compatibility.httpx import SyncHttpxTransport
+from pyreqwest.http import HeaderMap
+from pyreqwest.request import SyncRequestBuilder
 
 from labfs.backend import Buffer, Sink
 from labfs.errors import Malformed, Stale, Unavailable, Unranged
@@ -135,7 +139,36 @@ def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
         .deflate(False)
         .zstd(False)
     )
-    return SyncHttpxTransport(builder.build())
+    return _Transport(builder.build())
+
+
+class _Transport(SyncHttpxTransport):
+    """The library's own, but for one thing: it fails over a header that is not ASCII, such as a file's name."""
+
+    def _map_response(self, builder: Any, request: httpx.Request) -> httpx.Response:
+        return super()._map_response(cast(SyncRequestBuilder, _Tolerant(builder)), request)
+
+
+class _Tolerant:
+    """A request whose answer has only the headers that can be read; of the others the name, and no value."""
+
+    def __init__(self, builder: SyncRequestBuilder) -> None:
+        self._builder = builder
+
+    @contextmanager
+    def build_streamed(self) -> Iterator[SimpleNamespace]:
+        with self._builder.build_streamed() as response:
+            headers = {name: _values(response.headers, name) for name in response.headers.keys()}  # noqa: SIM118
+            yield SimpleNamespace(
+                status=response.status, headers=httpx.Headers(headers), body_reader=response.body_reader
+            )
+
+
+def _values(headers: HeaderMap, name: str) -> str:
+    try:
+        return ", ".join(headers.getall(name))
+    except ValueError:
+        return ""
 
 
 def _check_body(response: httpx.Response, ask: Ask) -> None:

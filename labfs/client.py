@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -122,6 +122,7 @@ class Client:
         params: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
         json: Any = None,
+        body: bytes | None = None,
         source: Source | None = None,
         headers: Mapping[str, str] | None = None,
         patience: Patience = Patience.PROMPT,
@@ -135,7 +136,7 @@ class Client:
         what = f"{self.site}: {method} {urlsplit(path).path}"
 
         async def once() -> Answer:
-            content = None if source is None else _body(source)
+            content = body if source is None else _Body(source.chunks(), on_disk=True)
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
@@ -148,6 +149,8 @@ class Client:
                         content=content,
                         headers={**self._credentials(), **(headers or {}), **sent},
                     )
+                    # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
+                    request.stream = content if isinstance(content, _Body) else _Body(iter([request.content]))
                     return await self._answer(request, what)
 
         await self._pace.turn()
@@ -298,7 +301,21 @@ class Client:
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
 
 
-async def _body(source: Source) -> AsyncIterator[bytes]:
-    chunks = source.chunks()
-    while (chunk := await trio.to_thread.run_sync(next, chunks, None)) is not None:
-        yield chunk
+class _Body(httpx.AsyncByteStream):
+    """A request's body."""
+
+    def __init__(self, chunks: Iterator[bytes], *, on_disk: bool = False) -> None:
+        self._chunks = chunks
+        self._on_disk = on_disk
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._on_disk:
+            chunk = await trio.to_thread.run_sync(next, self._chunks, None)
+        else:
+            chunk = next(self._chunks, None)
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk

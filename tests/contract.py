@@ -239,6 +239,7 @@ class Contract:
         assert entry.name == name
         assert set(ground.stored()) == {at(ground, name)}
         assert names_of(await held(ground)) == [name]
+        assert await poured(ground, entry) == b"x"
 
     @pytest.mark.parametrize("name", ["a/b", "..", "."])
     async def test_names_that_would_escape_are_refused_or_kept_whole(self, ground: Ground, name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from labfs.backend import Backend, Settings
-from labfs.backends import basespace, odm
+from labfs.backends import basespace, clarity, odm
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "basespace": Kind("Illumina BaseSpace Sequence Hub", basespace.build, ("token",)),
+    "clarity": Kind("Illumina Clarity LIMS", clarity.build, ("username", "password")),
     "odm": Kind(
         "Genestack Open Data Manager",
         odm.build,

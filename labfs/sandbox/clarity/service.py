@@ -46,7 +46,7 @@ class Clarity:
             "username": seeds.USERNAME, "password": seeds.PASSWORD,
             "powerless": {"username": seeds.POWERLESS, "password": seeds.PASSWORD},
         }  # fmt: skip
-        self.site: dict[str, Any] = {}
+        self.site: dict[str, Any] = {"username": seeds.USERNAME, "password": seeds.PASSWORD, "access": "full"}
         self.shelf = Shelf(store, self.switches)
         self._store = store
         self._shown = Shown(self.shelf, lambda: self.url)
