@@ -67,7 +67,7 @@ class Reader:
         if self._failures == self._proof.failures:
             return block
         self._blocks.drop(self._key)
-        if last and not self._damaged and (again := await self._second_opinion()) is not None:
+        if last and not self._damaged and (again := await self._second_opinion(index)) is not None:
             return again
         # For good, also when the fault has passed: this reader has handed out some of the wrong bytes.
         self._damaged = True
@@ -85,19 +85,20 @@ class Reader:
         await self._proof.settled()
         return True
 
-    async def _second_opinion(self) -> Buffer | None:
-        """Download once more; return the last block if nothing wrong was handed out before."""
-        found, block = self._proof.found, None
+    async def _second_opinion(self, index: int) -> Buffer | None:
+        """Download once more; return the block of that index if nothing wrong was handed out before."""
+        found, wanted = self._proof.found, None
         if self._end > 0 and not self._proof.odd_parts:
             return None
         with trio.move_on_after(OPINION_S):
             async with aclosing(self._again()) as blocks:
-                async for index, block in blocks:
-                    await self._proof.offer(index, block)
+                async for number, block in blocks:
+                    await self._proof.offer(number, block)
+                    wanted = block if number == index else wanted
             await self._proof.settled()
         if self._proof.proven and (self._end == 0 or self._proof.found == found):
             self._failures = self._proof.failures
-            return block
+            return wanted
         return None
 
     async def _again(self) -> AsyncGenerator[tuple[int, Buffer], None]:

@@ -149,7 +149,7 @@ class Campaign:
     def _recover(self) -> None:
         """Wait until nothing waits; what was never closed is given up by name, as a person would."""
         for _ in range(300):
-            notes = [note for note in self.mount.status()["spool"]["kept"]]
+            notes: list[dict[str, Any]] = self.mount.status()["spool"]["kept"]
             if not any(note["state"] == "waiting" for note in notes):
                 break
             time.sleep(0.1)
