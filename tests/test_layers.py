@@ -56,7 +56,7 @@ OUTSIDE = {
     "pyfuse3": {"fuse", "daemon"},
     "cachetools": {"blocks", "reader", "reasons"},
     "trio": {"blocks", "breaker", "proof", "reader", "writer", "tree", "files", "vfs", "client", "pace", "presigned", "fuse", "control",
-             "daemon", "backends/basespace", "backends/odm"},
+             "daemon", "backends/basespace", "backends/odm", "backends/portal", "backends/portal_rows", "backends/portal_saving"},
     "click": {"cli", "demo"},
     "keyring": {"config"},
     "platformdirs": {"config"},
