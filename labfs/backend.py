@@ -311,17 +311,17 @@ SCANS = 3
 
 
 async def scan(backend: Backend, parent: Entry) -> list[Entry]:
-    """Return everything in `parent`, each id once, however the list shifted between its pages.
+    """Return everything in `parent`, each id once a directory, however the list shifted between its pages.
 
     Raises Unavailable when three scans in a row came out shorter than the server's own count.
     """
     for _ in range(SCANS):
-        seen: dict[str, Entry] = {}
+        seen: dict[tuple[str, str | None], Entry] = {}  # one file may be in several directories listed along
         left_out = 0
         cursor: str | None = None
         while True:
             page = await backend.page(parent, cursor)
-            seen.update((entry.id, entry) for entry in page.entries)
+            seen.update(((entry.id, entry.inside), entry) for entry in page.entries)
             left_out += page.left_out
             cursor = page.cursor
             if cursor is None:
