@@ -91,6 +91,20 @@ class Service:
             sql = f"INSERT INTO portal_{table} ({', '.join(values)}) VALUES ({marks})"
             return int(db.execute(sql, list(values.values())).lastrowid or 0)
 
+    def counters(self) -> dict[str, int]:
+        """Return the highest number that each table has given out."""
+        with self.store() as db:
+            return {
+                row["name"]: row["seq"] for row in db.execute("SELECT * FROM sqlite_sequence") if "portal" in row[0]
+            }
+
+    def forget(self, before: dict[str, int]) -> None:
+        """Take away all rows made since; others count what the seed made."""
+        with self.store() as db:
+            for table, number in before.items():
+                db.execute(f"DELETE FROM {table} WHERE id > ?", (number,))
+            db.execute("DELETE FROM portal_members WHERE organization > ?", (before["portal_organizations"],))
+
     def new_team(self, *members: str) -> Team:
         """Make an organization; the service has no call for it that labfs could use."""
         name = f"Team {next(_numbers)} of {os.getpid()}"
@@ -140,5 +154,7 @@ def opened(sandbox: Sandbox) -> Iterator[Service]:
     service = Service(sandbox)
     service.calm()
     service.switch(body_limit=0)
+    before = service.counters()
     yield service
+    service.forget(before)
     service.close()

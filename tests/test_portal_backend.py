@@ -159,9 +159,7 @@ async def test_a_size_costs_one_request_and_so_do_the_bytes(ground: PortalGround
     sandbox.reset()
     assert await ground.backend.measure(entry) == 1000
     assert await ground.backend.content(entry).read(0, 1000) == noise(1000)
-    with trio.move_on_after(1):  # an answer is counted a moment after it is sent
-        while sum(sandbox.requests().values()) < 2:
-            await trio.sleep(0.02)
+    await trio.sleep(0.2)  # an answer is counted a moment after it is sent
     assert sum(sandbox.requests().values()) == 2
 
 
@@ -464,7 +462,7 @@ async def test_an_id_that_is_not_ours_is_found_out(user: str, service: Service) 
     await portal.aclose()
 
 
-@pytest.mark.parametrize("who", ["expired_token", "inactive_token"])
+@pytest.mark.parametrize("who", ["inactive_token", "user_id"])
 async def test_a_token_that_is_no_good_is_denied(who: str, service: Service) -> None:
     portal = build(service, who)
     with pytest.raises(Denied) as caught:
