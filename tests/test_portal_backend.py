@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,11 +17,13 @@ from contract import Basket, Bytes, Contract, noise, poured
 from portal_stage import ADA, BEN, Service, Team, opened
 from stage import Sandbox
 
+from labfs import config
 from labfs.backend import Backend, Entry, Settings, Target, scan
 from labfs.backends import KINDS
 from labfs.backends.portal import Portal
 from labfs.client import Client
 from labfs.errors import (
+    ConfigError,
     CrossDevice,
     Denied,
     Invalid,
@@ -266,7 +270,11 @@ async def test_saving_over_what_somebody_else_deleted_saves(ground: PortalGround
 
 @pytest.mark.parametrize(
     ("method", "route", "action", "argument"),
-    [("PATCH", "/v1/attachments/*", "status", 403), ("GET", "/*/attachment_*", "status", 404)],
+    [
+        ("PATCH", "/v1/attachments/*", "status", 403),
+        ("GET", "/*/attachment_*", "status", 404),
+        ("GET", "/*/attachment_*", "status", 416),  # which says: no bytes
+    ],
 )
 async def test_a_save_that_fails_half_way_leaves_the_old_file_and_no_other(
     method: str, route: str, action: str, argument: int, ground: PortalGround, service: Service, sandbox: Sandbox
@@ -424,14 +432,20 @@ async def test_without_ranges_a_read_says_so(ground: PortalGround, service: Serv
         await ground.backend.content(entry).read(0, 10)
 
 
-async def test_an_address_that_has_expired_is_asked_for_again(ground: PortalGround, service: Service) -> None:
+async def test_an_address_that_has_expired_is_asked_for_again(
+    ground: PortalGround, service: Service, sandbox: Sandbox
+) -> None:
     service.switch(url_life_s=1.0)
     entry = await entry_of(ground, int(ground.put("f", noise(50))), "Material")
     content = ground.backend.content(entry)
     await content.prepare()
     await trio.sleep(2.1)
     assert await content.read(0, 50) == noise(50)
+    await trio.sleep(2.1)
+    sandbox.reset()
     assert await ground.backend.measure(entry) == 50
+    await trio.sleep(0.2)
+    assert dict(sandbox.requests()) == {"GET /v1/attachments/{id}/": 1, "GET /{blob}": 1}
 
 
 async def test_our_own_files_without_an_organization(ground: PortalGround, service: Service) -> None:
@@ -585,9 +599,11 @@ async def test_nonsense_is_an_error_of_ours_or_left_out(nonsense: Any) -> None:
 
 async def test_one_bad_row_hides_no_other() -> None:
     bad = [{**ROW, "id": 10 + index, "filename": each} for index, each in enumerate(NONSENSE)]
+    bad += [{**ROW, "id": each} for each in NONSENSE]
     portal = mad({**TEAM, "attachments": [*NONSENSE, *bad, ROW]})
     page = await portal.page(Entry(id="organizations/3", name="Team", is_dir=True), None)
     assert "attachments/1" in [entry.id for entry in page.entries]
+    assert all(re.fullmatch("organizations/3/.*|attachments/[1-9][0-9]*", entry.id) for entry in page.entries)
     assert page.left_out >= len(NONSENSE)
     await portal.aclose()
 
@@ -597,3 +613,43 @@ async def test_what_is_no_id_of_ours_is_not_found(portal: Portal) -> None:
                      "organizations/1/materials/999999", "attachments/٣"):  # fmt: skip
         with pytest.raises(NotFound):
             await portal.stat(entry_id)
+
+
+async def test_a_map_of_another_organizations_material_stays_one_when_it_is_saved_over(
+    ground: PortalGround, service: Service
+) -> None:
+    elsewhere = service.new_team(BEN).material
+    number = ground.team.put("map", b"old", elsewhere)
+    home = await ground.backend.stat(f"organizations/{ground.team.number}/attachments")
+    await ground.backend.upload(Target(home, (), "map", await entry_of(ground, number)), Bytes(b"new"))
+    assert [(row["material"], row["data"]) for row in ground.team.rows()] == [(elsewhere, b"new")]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_an_upload_that_is_stored_after_we_gave_up_waiting_is_found(service: Service, sandbox: Sandbox) -> None:
+    portal = KINDS["portal"].build(
+        Settings(name="portal", url=service.url, secrets={"token": lambda: service.known["token"]},
+                 options={"organizations": "mine", "user_id": ""}, timeout_s=0.5)
+    )  # fmt: skip
+    try:
+        ground = await ground_of(service, portal, "materials/{}")
+        sandbox.faults({"service": "portal", "method": "POST", "route": "/v1/attachments/*", "action": "delay_s",
+                        "argument": 2.0})  # fmt: skip
+        entry = await portal.upload(Target(ground.record, (), "f"), Bytes(noise(1000)))
+        assert [(str(row["id"]), row["data"]) for row in ground.team.rows()] == [(entry.label, noise(1000))]
+    finally:
+        await portal.aclose()
+
+
+def test_an_option_that_is_any_text_is_a_text(tmp_path: Path) -> None:
+    def load(value: str) -> config.SiteSettings:
+        path = tmp_path / "labfs.toml"
+        path.write_text(f'[sites.p]\nkind = "portal"\nurl = "https://p.example"\ntoken = "t"\n{value}')
+        path.chmod(0o600)
+        return config.load(path).sites[0]
+
+    assert load("").options == {"organizations": "mine", "user_id": ""}
+    assert load(f'user_id = "{ADA}"').options["user_id"] == ADA
+    for wrong in ("user_id = 7", 'organizations = "some"'):
+        with pytest.raises(ConfigError):
+            load(wrong)

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 API = "v1"
 PAGE = 1000  # there is no maximum; many rows at once, since lists shift while they are read
+MOST_PAGES = 100  # of users, among whom we are looked for
 
 CAPABILITIES = Capabilities(
     ranged=True,
@@ -103,13 +104,16 @@ class Portal:
 
     async def _learn(self) -> str:
         """Find the caller in the list of all users: the only entry that shows what its user owns."""
-        offset: int | None = 0
-        while offset is not None:
-            items, total, _ = await self._list("users", offset)
+        offset = 0
+        for _ in range(MOST_PAGES):
+            items, total, _answer = await self._list("users", offset)
             for item in items:
                 if isinstance(item, dict) and "owned_attachments" in item and item.get("id"):
                     return str(item["id"])
-            offset = _next(offset, items, total)
+            end = _next(offset, items, total)
+            if end is None:
+                break
+            offset = end
         raise Malformed(f"{self._client.site} does not list the token's own user; set user_id in the configuration.")
 
     async def _user(self) -> Json:

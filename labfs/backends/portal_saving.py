@@ -45,7 +45,8 @@ UPLOAD_TRIES = 3
 # long as its workers live, 90 s.
 LOOKS_S, LONG_LOOKS_S = (0.0, 1.0), (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
 CLOCKS_S = 3600  # by which their clock and ours may differ
-WITHDRAW_S = 8.0
+WITHDRAW_S = 8.0  # for taking away an upload that failed
+NAMED = ("filename", "owned_by_org", "sequence_map_for")  # by which an upload is known again
 
 Detail = Callable[[str], Awaitable[tuple[Json, Answer]]]
 Listing = Callable[[Place], Awaitable[tuple[list[Any], Answer]]]
@@ -71,7 +72,7 @@ class Saving:
         if source.size > self.whole:
             raise TooLarge(f"“{target.name}” has {source.size} bytes; this portal takes at most {self.whole}.")
         past = None if old is None else await self._past(old)
-        row, answer = await self._sent(target, at, source, str((past or {}).get("description") or ""))
+        row, answer = await self._sent(target, at, source, _fields(target, at, past))
         entry = rows.converted(lambda: rows.file(row, at), answer)
         try:
             await self._check(target, entry, located(row, answer), source.size)
@@ -93,12 +94,12 @@ class Saving:
         except NotFound:
             return None
 
-    async def _sent(self, target: Target, at: Place, source: Source, description: str) -> tuple[Json, Answer]:
+    async def _sent(self, target: Target, at: Place, source: Source, fields: dict[str, str]) -> tuple[Json, Answer]:
         """Upload; return the new row. A lost answer is looked for before anything is sent again."""
         began = time.time()
         for attempt in range(1, UPLOAD_TRIES + 1):
             try:
-                answer = await self._post(target, at, source, description)
+                answer = await self._post(target, source, fields)
                 row = rows.object_of(answer)
                 rows.converted(lambda row=row: rows.file(row, at), answer)  # type: ignore[misc]
             except TooLarge as error:
@@ -107,7 +108,7 @@ class Saving:
                 raise TooLarge(f"{text} ({error})") from error
             except (Unanswered, Malformed) as error:
                 silent = isinstance(error, Unanswered) and error.silent
-                found = await self._find(target, at, source, began, LONG_LOOKS_S if silent else LOOKS_S)
+                found = await self._find(target, at, source, fields, began, LONG_LOOKS_S if silent else LOOKS_S)
                 if found is not None:
                     return found
                 if attempt == UPLOAD_TRIES:
@@ -117,14 +118,10 @@ class Saving:
                 return row, answer
         raise AssertionError("unreachable")
 
-    async def _post(self, target: Target, at: Place, source: Source, description: str) -> Answer:
-        fields = [("filename", target.name)]
-        fields += [("description", description)] if description else []
-        fields += [("owned_by_org", str(at.organization))] if at.organization is not None else []
-        fields += [("sequence_map_for", str(at.material))] if at.material is not None else []
+    async def _post(self, target: Target, source: Source, fields: dict[str, str]) -> Answer:
         kind = mimetypes.guess_type(target.name, strict=False)[0] or "application/octet-stream"
         # On its own disk the program stores under the name of the part and looks under the field's: the same.
-        form = Form(fields, "file", target.name, kind, source)
+        form = Form(list(fields.items()), "file", target.name, kind, source)
         return await self._client.call(
             "POST",
             ATTACHMENTS,
@@ -135,14 +132,20 @@ class Saving:
         )
 
     async def _find(
-        self, target: Target, at: Place, source: Source, began: float, looks_s: tuple[float, ...]
+        self,
+        target: Target,
+        at: Place,
+        source: Source,
+        fields: dict[str, str],
+        began: float,
+        looks_s: tuple[float, ...],
     ) -> tuple[Json, Answer] | None:
         """Look for an upload whose answer was lost: a row made since, of this name, place and bytes."""
         for pause_s in looks_s:
             await trio.sleep(pause_s)
             listed, answer = await self._listing(at)
             for row in listed:
-                if _is_candidate(row, target, at, began) and await self._holds(row, answer, source):
+                if _is_candidate(row, target, fields, began) and await self._holds(row, answer, source):
                     return row, answer
         return None
 
@@ -262,14 +265,24 @@ class Saving:
             log.debug("%s was gone already.", entry_id)
 
 
-def _is_candidate(row: Any, target: Target, at: Place, began: float) -> bool:
-    if not isinstance(row, dict) or row.get("filename") != target.name:
+def _fields(target: Target, at: Place, past: Json | None) -> dict[str, str]:
+    """Return the fields of a new row, with what is worth keeping of the one whose place it takes."""
+    past = past or {}
+    # A map of somebody else's material is listed with the organization's own files, or the caller's.
+    material = at.material or next(iter(rows.refs([past.get("sequence_map_for")])), None)
+    given = {"owned_by_org": at.organization, "sequence_map_for": material, "description": past.get("description")}
+    return {"filename": target.name, **{name: str(value) for name, value in given.items() if value}}
+
+
+def _is_candidate(row: Any, target: Target, fields: dict[str, str], began: float) -> bool:
+    """Whether a row may be an upload of these fields, begun then, that nobody answered for."""
+    if not isinstance(row, dict) or (
+        target.replaces is not None and f"attachments/{row.get('id')}" == target.replaces.id
+    ):
         return False
-    if target.replaces is not None and f"attachments/{row.get('id')}" == target.replaces.id:
-        return False
-    owners = (row.get("owned_by_org"), row.get("sequence_map_for"))
+    same = all(str(row.get(name) or "") == fields.get(name, "") for name in NAMED)
     made_ns = rows.time_ns(row.get("created_at"))
-    return owners == (at.organization, at.material) and (made_ns or 0) > (began - CLOCKS_S) * 1e9
+    return same and (made_ns or 0) > (began - CLOCKS_S) * 1e9
 
 
 class _Digest:
