@@ -103,12 +103,12 @@ class Saving:
                 row = rows.object_of(answer)
                 rows.converted(lambda row=row: rows.file(row, at), answer)  # type: ignore[misc]
             except TooLarge as error:
-                self.whole = min(self.whole, source.size - 1)
+                self.whole = min(self.whole, max(source.size - 1, 0))
                 text = f"{self._client.site} takes no files of {source.size} bytes: the server in front refused it"
                 raise TooLarge(f"{text} ({error})") from error
             except (Unanswered, Malformed) as error:
                 silent = isinstance(error, Unanswered) and error.silent
-                found = await self._find(target, at, source, fields, began, LONG_LOOKS_S if silent else LOOKS_S)
+                found = await self._find(target, source, fields, began, LONG_LOOKS_S if silent else LOOKS_S)
                 if found is not None:
                     return found
                 if attempt == UPLOAD_TRIES:
@@ -134,7 +134,6 @@ class Saving:
     async def _find(
         self,
         target: Target,
-        at: Place,
         source: Source,
         fields: dict[str, str],
         began: float,
@@ -143,7 +142,7 @@ class Saving:
         """Look for an upload whose answer was lost: a row made since, of this name, place and bytes."""
         for pause_s in looks_s:
             await trio.sleep(pause_s)
-            listed, answer = await self._listing(at)
+            listed, answer = await self._listing(rows.place(target.parent.id))
             for row in listed:
                 if _is_candidate(row, target, fields, began) and await self._holds(row, answer, source):
                     return row, answer
