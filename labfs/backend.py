@@ -196,7 +196,7 @@ class Target:
     parent: Entry
     folders: tuple[str, ...]
     name: str
-    replaces: Entry | None = None  # the file whose place this save takes
+    replaces: Entry | None = None  # the file whose place this one takes
 
 
 class Backend(Protocol):
@@ -255,7 +255,11 @@ class Backend(Protocol):
         ...
 
     async def rename(self, entry: Entry, target: Target) -> Entry:
-        """Give a file another name or place, its bytes untouched. Raises CrossDevice where that is no rename."""
+        """Give a file another name or place, its bytes untouched. Raises CrossDevice where that is no rename.
+
+        The core deletes what `target.replaces` names afterwards; a backend may first let what points at that
+        one point at this.
+        """
         ...
 
     async def delete(self, entry: Entry) -> None:

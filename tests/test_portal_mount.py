@@ -228,6 +228,19 @@ def test_an_agreement_that_is_saved_over_stays_one(place: Path, team: Team, serv
     assert os.listdir(place / "Material") == []
 
 
+def test_a_file_that_is_moved_onto_an_agreement_becomes_the_agreement(
+    place: Path, team: Team, service: Service, drive: Mount
+) -> None:
+    service.agree(team.material, team.put("MTA.pdf", b"old"))
+    drive.refresh(place)
+    (place / "_attachments" / "draft.pdf").write_bytes(b"newer")
+    os.replace(place / "_attachments" / "draft.pdf", place / "_attachments" / "MTA.pdf")
+    (row,) = team.rows()
+    assert (row["filename"], row["data"], service.agreement(team.material)) == ("MTA.pdf", b"newer", row["id"])
+    drive.refresh(place)
+    assert (os.listdir(place / "Material"), os.listdir(place / "_attachments")) == (["MTA.pdf"], ["MTA.pdf"])
+
+
 # -- one for each line of what a client cannot do --------------------------------------------------------
 
 

@@ -225,9 +225,8 @@ class Saving:
         past = None if target.replaces is None else await self._past(target.replaces)
         changed, answer = await self._change(entry.id, form)
         renamed = rows.converted(lambda: rows.file(changed, at), answer)
-        if target.replaces is not None and past is not None:
+        if past is not None:
             await self._inherit(renamed, past)
-            await self._retire(target.replaces)
         return replace(renamed, size=entry.size)
 
     async def _change(self, entry_id: str, form: Mapping[str, str | list[str]]) -> tuple[Json, Answer]:
