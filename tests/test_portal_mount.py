@@ -172,6 +172,7 @@ def test_renaming_and_moving_touch_no_bytes(
 ) -> None:
     (material / "f").write_bytes(noise(5000))
     (row,) = team.rows()
+    counted(sandbox)
     sandbox.reset()
     os.rename(material / "f", material / "g")
     os.rename(material / "g", place / "_attachments" / "g")
