@@ -315,6 +315,9 @@ class Portal:
     async def begin_upload(self, target: Target, size: int | None) -> Upload:
         raise Unsupported(f"{self._client.site} takes a file in one piece only.")
 
+    async def resume_upload(self, target: Target, token: str) -> Upload:
+        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
+
     async def rename(self, entry: Entry, target: Target) -> Entry:
         return await self._saving.rename(entry, target)
 
