@@ -196,7 +196,7 @@ class Target:
     parent: Entry
     folders: tuple[str, ...]
     name: str
-    replaces: Entry | None = None  # the file whose place this save takes
+    replaces: Entry | None = None  # the file whose place this one takes
 
 
 class Backend(Protocol):
@@ -259,7 +259,11 @@ class Backend(Protocol):
         ...
 
     async def rename(self, entry: Entry, target: Target) -> Entry:
-        """Give a file another name or place, its bytes untouched. Raises CrossDevice where that is no rename."""
+        """Give a file another name or place, its bytes untouched. Raises CrossDevice where that is no rename.
+
+        The core deletes what `target.replaces` names afterwards; a backend may first let what points at that
+        one point at this.
+        """
         ...
 
     async def delete(self, entry: Entry) -> None:
@@ -315,17 +319,17 @@ SCANS = 3
 
 
 async def scan(backend: Backend, parent: Entry) -> list[Entry]:
-    """Return everything in `parent`, each id once, however the list shifted between its pages.
+    """Return everything in `parent`, each id once a directory, however the list shifted between its pages.
 
     Raises Unavailable when three scans in a row came out shorter than the server's own count.
     """
     for _ in range(SCANS):
-        seen: dict[str, Entry] = {}
+        seen: dict[tuple[str, str | None], Entry] = {}  # one file may be in several directories listed along
         left_out = 0
         cursor: str | None = None
         while True:
             page = await backend.page(parent, cursor)
-            seen.update((entry.id, _possible(entry)) for entry in page.entries)
+            seen.update(((entry.id, entry.inside), _possible(entry)) for entry in page.entries)
             left_out += page.left_out
             cursor = page.cursor
             if cursor is None:

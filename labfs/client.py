@@ -120,7 +120,7 @@ class Client:
         path: str,
         *,
         params: Mapping[str, str] | None = None,
-        form: Mapping[str, str] | None = None,
+        form: Mapping[str, str | list[str]] | None = None,
         json: Any = None,
         body: bytes | None = None,
         source: Source | None = None,

@@ -181,7 +181,11 @@ def _check_name(what: str, name: str) -> None:
 
 def _option(where: str, key: str, value: Any, known: tuple[str, ...]) -> str:
     if value is None:
-        return known[0]
+        return known[0] if known else ""
+    if not known:
+        if not isinstance(value, str):
+            raise ConfigError(f"{where}: {key} must be a text.")
+        return value
     if value not in known:
         raise ConfigError(f"{where} has {key} “{value}”; it must be {' or '.join(known)}.")
     return str(value)

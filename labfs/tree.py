@@ -309,9 +309,9 @@ class Tree:
 
     async def _measured(self, site: str, backend: Backend, entries: list[Entry]) -> list[Entry]:
         """Fill in the sizes that a listing does not tell: remembered, or asked for once and for all."""
-        lacking = [entry for entry in entries if not entry.is_dir and entry.size is None]
-        found = {entry.id: known for entry in lacking if (known := self._recall(site, entry))}
-        waiting = iter([entry for entry in lacking if entry.id not in found and not entry.unreadable])
+        lacking = {entry.id: entry for entry in entries if not entry.is_dir and entry.size is None}
+        found = {number: size for number, e in lacking.items() if (size := self._recall(site, e)) is not None}
+        waiting = iter([entry for entry in lacking.values() if entry.id not in found and not entry.unreadable])
 
         async def work() -> None:
             for entry in waiting:
@@ -321,14 +321,16 @@ class Tree:
                     log.info("%s has no size yet: %s", entry.name, error)
                     continue
                 if size is not None:
-                    found[entry.id] = self.measured(site, entry, size)
+                    found[entry.id] = size
+                    self.measured(site, entry, size)
 
         if backend.capabilities.measured:
             with trio.move_on_after(MEASURING_S):
                 async with trio.open_nursery() as nursery:
                     for _ in range(min(backend.capabilities.connections, len(lacking) - len(found))):
                         nursery.start_soon(work)
-        return [found.get(entry.id, entry) for entry in entries]
+        # One file may be listed in several directories, which only its size is the same in.
+        return [replace(e, size=found[e.id]) if e.size is None and e.id in found else e for e in entries]
 
     def measured(self, site: str, entry: Entry, size: int) -> Entry:
         """Return an entry with its size, which is remembered for its version."""
@@ -336,9 +338,8 @@ class Tree:
             self._sizes.set(site, entry, size)
         return replace(entry, size=size)
 
-    def _recall(self, site: str, entry: Entry) -> Entry | None:
-        size = None if entry.version is None else self._sizes.get(site, entry)
-        return None if size is None else replace(entry, size=size)
+    def _recall(self, site: str, entry: Entry) -> int | None:
+        return None if entry.version is None else self._sizes.get(site, entry)
 
     def _settle(self, node: Node, layout: Layout, began: float) -> None:
         """Make the node's children what a listing begun then says, keeping nodes that are still there."""

@@ -235,12 +235,13 @@ class Vfs:
         assert node.entry is not None
         assert into.home.entry is not None
         backend = node.site.backend
-        if there is not None and there.entry is not None and not there.local:
+        taken = there.entry if there is not None and not there.local else None
+        if there is not None and taken is not None:
             self._check_deletable(there)
-        target = Target(into.home.entry, into.folders, names.original(new))
+        target = Target(into.home.entry, into.folders, names.original(new), taken)
         entry = await backend.rename(node.entry, target)
-        if there is not None and there.entry is not None and not there.local:
-            await self._delete(there, there.entry)
+        if there is not None and taken is not None:
+            await self._delete(there, taken)
         if there is not None:
             self.files.drop(there)
         self.tree.detach(node)

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from labfs.backend import Accept, Backend, Buffer, Entry, Replace, Target, scan
-from labfs.errors import Exists, Invalid, LabfsError, NameTooLong, NotFound, Stale
+from labfs.errors import CrossDevice, Exists, Invalid, LabfsError, NameTooLong, NotFound, Stale
 
 MIB = 1024 * 1024
 
@@ -233,7 +233,8 @@ class Contract:
             entry = await ground.backend.upload(target(ground, name), Bytes(b"x"))
         except (Invalid, NameTooLong):
             long = len(name.encode()) > ground.backend.capabilities.longest_name
-            assert long or set(name) & set('"\\'), "only what cannot be put into a header may be refused"
+            blank = name != name.strip()
+            assert long or blank or set(name) & set('"\\'), "only what no form or header can hold may be refused"
             assert ground.stored() == {}
             return
         assert entry.name == name
@@ -280,7 +281,11 @@ class Contract:
             with pytest.raises(LabfsError):
                 await ground.backend.rename(entry, target(ground, "g"))
             return
-        renamed = await ground.backend.rename(entry, target(ground, "g"))
+        try:
+            renamed = await ground.backend.rename(entry, target(ground, "g"))
+        except CrossDevice:  # for tools, which copy then
+            assert ground.stored() == {at(ground, "f"): b"x"}
+            return
         assert (renamed.id, renamed.name) == (entry.id, "g")
         assert names_of(await held(ground)) == ["g"]
         assert await whole(ground, renamed) == b"x"

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from labfs.backend import Backend, Settings
-from labfs.backends import basespace, clarity, odm
+from labfs.backends import basespace, clarity, odm, portal
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One system: the secrets that it needs, and options by name with their values, the usual one first.
+    """One system: the secrets that it needs, and options by name with their values, the usual one first;
+    an option without values takes any text.
 
     `projects` names the secrets that each project has of its own; such a site lists its projects by alias.
     """
@@ -31,5 +32,11 @@ KINDS: dict[str, Kind] = {
         odm.build,
         ("token",),
         {"audience": ("as-curator", "as-user"), "sign_in": ("token", "bearer")},
+    ),
+    "portal": Kind(
+        "ALSF Resources Portal",
+        portal.build,
+        ("token",),
+        {"organizations": ("mine", "all"), "user_id": ()},
     ),
 }

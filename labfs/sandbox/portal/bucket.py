@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -29,6 +30,15 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 INNER_LIFE_S = 60.0
 
 
+class _Key(PathConvertor):
+    """A key of the bucket: unlike a path, it may hold line ends."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("key", _Key())
+
+
 class Bucket:
     """Signs keys of the bucket, and serves the addresses so made."""
 
@@ -39,7 +49,7 @@ class Bucket:
         assert row is not None
         self._secret: str = row["value"]
         # Before the origin's own route, whose pattern is as wide.
-        blobs.app.router.routes.insert(0, Route(f"/{NAME}/{{key:path}}", self))
+        blobs.app.router.routes.insert(0, Route(f"/{NAME}/{{key:key}}", self))
 
     def address(self, key: str) -> str:
         """Return a new address of a key, good for GET alone."""

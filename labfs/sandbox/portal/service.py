@@ -56,7 +56,7 @@ class Portal:
         self.url = ""
         self.switches = Switches()
         self.credentials: dict[str, Any] = dict(seeds.CREDENTIALS)
-        self.site: dict[str, Any] = {}
+        self.site: dict[str, Any] = {"token": seeds.CREDENTIALS["token"], "access": "full"}
         self.shelf = Shelf(store, self.switches)
         self._store = store
         self._blobs = blobs
