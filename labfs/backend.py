@@ -327,6 +327,7 @@ async def scan(backend: Backend, parent: Entry) -> list[Entry]:
         seen: dict[tuple[str, str | None], Entry] = {}  # one file may be in several directories listed along
         left_out = 0
         cursor: str | None = None
+        cursors: set[str] = set()
         while True:
             page = await backend.page(parent, cursor)
             seen.update(((entry.id, entry.inside), _possible(entry)) for entry in page.entries)
@@ -334,6 +335,9 @@ async def scan(backend: Backend, parent: Entry) -> list[Entry]:
             cursor = page.cursor
             if cursor is None:
                 break
+            if cursor in cursors:
+                raise Unavailable(f"The list of “{parent.name}” leads back to where it has been.")
+            cursors.add(cursor)
         if page.total is None or len(seen) + left_out >= page.total:
             return list(seen.values())
     raise Unavailable(f"The list of “{parent.name}” kept changing while it was read.")

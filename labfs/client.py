@@ -36,6 +36,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
+STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 
 
@@ -104,7 +105,9 @@ class Client:
         self._threads = trio.CapacityLimiter(2 * connections)
         self._breakers: dict[str, Breaker] = {}
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
-        self._api = httpx.AsyncClient(timeout=httpx.Timeout(timeout_s, pool=None), limits=limits, transport=transport)
+        self._usual = httpx.Timeout(timeout_s, pool=None)
+        self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
+        self._api = httpx.AsyncClient(timeout=self._usual, limits=limits, transport=transport)
         self._bulk = Bulk(timeout_s, bulk_transport)
 
     async def aclose(self) -> None:
@@ -148,6 +151,7 @@ class Client:
                         json=json,
                         content=content,
                         headers={**self._credentials(), **(headers or {}), **sent},
+                        timeout=self._storing if source is not None else self._usual,
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
                     request.stream = content if isinstance(content, _Body) else _Body(iter([request.content]))

@@ -24,7 +24,7 @@ from labfs.reasons import Reasons
 from labfs.sources import Sources
 from labfs.spool import Spool
 from labfs.tree import Node, Tree
-from labfs.waiting import Waiting
+from labfs.waiting import Waiting, identity
 from labfs.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -139,13 +139,17 @@ class Files:
             raise IsDirectory(f"“{node.name}” is a directory.")
         handle = await self.open(node, read=False, write=True, truncate=size == 0)
         try:
-            assert node.writer is not None
-            rules.check_size(node, size)
-            await node.writer.truncate(size)
+            await self.resize(node, size)
             if self.writers(node) == 1:
                 await self.commit(node)
         finally:
             await self.release(handle)
+
+    async def resize(self, node: Node, size: int) -> None:
+        """Set the length of a file that is being written."""
+        assert node.writer is not None
+        rules.check_size(node, size)
+        await node.writer.truncate(size)
 
     async def flush(self, handle: Handle, *, shared: bool) -> None:
         """Save what was written, unless other descriptors still `share` this handle's open file."""
@@ -206,14 +210,19 @@ class Files:
         Only where the bytes change in place: anywhere else theirs stay, beside ours or as an older version.
         """
         opened = target.replaces
-        if opened is None or opened.version is None or not rules.destroys_old(node):
+        if opened is None or not rules.destroys_old(node):
             return target
         assert node.site is not None
+        backend = node.site.backend
         try:
-            found = await node.site.backend.stat(opened.id)
+            if opened.version is not None:
+                changed = (await backend.stat(opened.id)).version != opened.version
+            else:  # the size is all that can tell, where that can be asked for
+                size = await backend.measure(opened) if backend.capabilities.measured else None
+                changed = None not in (size, opened.size) and size != opened.size
         except NotFound:
             return replace(target, replaces=None)  # removed meanwhile: ours is a new file
-        if found.version != opened.version:
+        if changed:
             raise Conflict(
                 f"Somebody else has saved “{node.name}” since you opened it. Theirs is on the server;"
                 " yours is in the outbox (labfs outbox list), to be exported, or sent over theirs."
@@ -337,7 +346,7 @@ class Files:
         """Begin to write a file, on top of what `base` reads or from nothing."""
         assert node.site is not None
         lacks = base.size if base else 0
-        place = None if node.entry is None else [node.entry.id, node.entry.version]
+        place = None if node.entry is None else identity(node.entry)
         spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, opened=place)
         node.writer = Writer(spool, base, node.entry)
         self._writing.add(node)

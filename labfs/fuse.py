@@ -144,7 +144,7 @@ class Door(pyfuse3.Operations):
         if fields.update_size:
             handle = self._files.get(fh) if fh is not None else None
             if handle is not None and node.writer is not None:
-                await node.writer.truncate(attr.st_size)
+                await self._vfs.files.resize(node, attr.st_size)
             else:
                 await self._vfs.files.truncate(node, attr.st_size)
         if fields.update_mtime:

@@ -18,6 +18,7 @@ from labfs.errors import Conflict, LabfsError, NotFound, Unavailable
 from labfs.files import Files
 from labfs.reader import Reader
 from labfs.tree import Node, Tree
+from labfs.waiting import identity
 
 log = logging.getLogger(__name__)
 
@@ -126,10 +127,10 @@ class Outbox:
         now = there.entry if there is not None else None
         known = note.get("opened")
         if note.get("missing"):
-            if now is None or there is None or known != [now.id, now.version]:
+            if now is None or there is None or known != identity(now):
                 raise Conflict("The version on the server that it builds on is gone; what was written is kept.")
             return now, self._files.sources.reader(there)
-        if now is None or note.get("insisted") or (known is not None and known == [now.id, now.version]):
+        if now is None or note.get("insisted") or (known is not None and known == identity(now)):
             return now, None
         raise Conflict("Somebody else saved this file meanwhile; theirs is on the server, yours is kept here.")
 
@@ -142,7 +143,7 @@ class Outbox:
             entry = node.entry
             if entry is None or node.is_dir or entry.name != names.original(name):
                 continue
-            if note.get("opened") == [entry.id, entry.version] and entry.version is not None:
+            if note.get("opened") == identity(entry) and entry.version is not None:
                 continue
             await self._files.sources.measure(node, surely=True)
             if node.entry is not None and node.entry.size == size and await self._same(node, note):

@@ -21,15 +21,15 @@ class Sources:
         entry, site = node.entry, node.site
         if node.is_dir or node.writer is not None or entry is None or site is None:
             return
-        if entry.size is not None or entry.unreadable:
+        if entry.size is not None or entry.unreadable or (node.trouble and not surely):
             return
         try:
+            node.trouble = None
             size, node.least = await self._readers.size(site.name, site.backend, entry, surely=surely)
         except Unavailable:
             raise
         except LabfsError as error:
-            if node.entry is entry:
-                node.entry = replace(entry, size=0, unreadable=str(error))
+            node.trouble = error  # a file that cannot be had is still listed; opening it says why
             return
         if size is not None and node.entry is entry:
             node.entry = self._tree.measured(site.name, entry, size)
@@ -43,6 +43,8 @@ class Sources:
             raise NotFound(f"“{node.name}” is not on the server any more.")
         if node.entry.unreadable:
             raise Archived(node.entry.unreadable)
+        if node.entry.size is None:
+            raise node.trouble or Unavailable(f"Nobody tells how large “{node.name}” is.")
         return self._readers.open(node.site.name, node.site.backend, node.entry)
 
     async def open(self, node: Node) -> Reader:

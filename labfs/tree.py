@@ -60,6 +60,7 @@ class Node:
         "site",
         "stamp",
         "text",
+        "trouble",
         "unlinked",
         "unlisted",
         "writer",
@@ -92,6 +93,7 @@ class Node:
         self.generation = 0  # grows when the bytes changed behind the reader's back
         self.unlinked = False
         self.least = 1  # bytes that are there at least, of a file whose size nobody told
+        self.trouble: LabfsError | None = None  # why its size, and so its bytes, cannot be had
         self.committed_at = float("-inf")
         self.serial = next(self._serials)
         if is_dir:
@@ -178,8 +180,7 @@ class Listing:
 class Tree:
     """The nodes of all sites, listed when somebody looks.
 
-    A listing runs in `nursery` and belongs to nobody who waits for it: one that takes longer than they
-    may wait is there for the next who asks.
+    A listing runs in `nursery` and belongs to nobody who waits for it: a long one is there for the next.
     """
 
     def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes) -> None:
@@ -193,8 +194,7 @@ class Tree:
     async def children(self, node: Node) -> dict[str, Node]:
         """Return the nodes in a directory by name, listing it if the last listing is too old.
 
-        A site that is slow or cannot be reached goes on showing what it last listed; Unavailable only if
-        that is nothing.
+        A slow or dead site goes on showing what it last listed; Unavailable only if that is nothing.
         """
         if not node.is_dir:
             raise NotDirectory(f"“{node.name}” is not a directory.")
@@ -382,6 +382,7 @@ class Tree:
             known.generation += 1
             known.modified_ns = None
         known.entry = entry
+        known.trouble = None
         known.local = False
         return known
 

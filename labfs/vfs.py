@@ -101,7 +101,7 @@ class Vfs:
             return Attributes(False, writable, node.writer.size, node.modified_ns or changed or self._started_ns)
         if entry is None:  # removed while somebody still looks at it
             return Attributes(False, False, 0, node.modified_ns or self._started_ns)
-        size = entry.size if entry.size is not None else node.least
+        size = entry.size if entry.size is not None else 0 if node.trouble else node.least
         return Attributes(
             False, writable, size, node.modified_ns or entry.modified_ns or self._started_ns, entry.size is not None
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from labfs.backend import Entry
 from labfs.spool import Spool
 
 
@@ -38,3 +39,8 @@ class Waiting:
         for note in self.notes().pop(path, []):
             if note["file"] != str(by):
                 self._spool.mark(note, state="failed", error="the file was saved again since")
+
+
+def identity(entry: Entry) -> list[str | int | None]:
+    """Return what tells, later, whether the server still has these bytes: by the size where there is no version."""
+    return [entry.id, entry.version, entry.size if entry.version is None else None]

@@ -38,9 +38,9 @@ LAW: dict[str, set[str]] = {
     "tree": WAIST | {"layout", "names", "sizes", "writer"},
     "rules": WAIST | {"scratch", "tree"},
     "sources": WAIST | {"reader", "tree"},
-    "waiting": {"spool"},
+    "waiting": {"backend", "spool"},
     "files": WAIST | {"names", "proof", "reader", "reasons", "rules", "sources", "spool", "tree", "waiting", "writer"},
-    "outbox": WAIST | {"files", "names", "reader", "rules", "tree"},
+    "outbox": WAIST | {"files", "names", "reader", "rules", "tree", "waiting"},
     "vfs": WAIST
     | {"blocks", "copies", "files", "names", "outbox", "reader", "reasons", "rules", "sizes", "spool", "tree"},
     "inodes": set(),
