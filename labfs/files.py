@@ -205,10 +205,8 @@ class Files:
             self._reasons.forget(node.path)
 
     async def _unchanged(self, node: Node, target: Target) -> Target:
-        """Make sure that a save does not destroy what somebody else saved meanwhile. Raises Conflict.
-
-        Only where the bytes change in place: anywhere else theirs stay, beside ours or as an older version.
-        """
+        """Make sure that a save does not destroy what somebody else saved meanwhile. Raises Conflict."""
+        # Where the bytes do not change in place theirs stay, beside ours or as an older version.
         opened = target.replaces
         if opened is None or not rules.destroys_old(node):
             return target
@@ -331,8 +329,7 @@ class Files:
         self._tree.expire(node.parent or node)
         reason = str(writer.error or "it was still being written when labfs ended")
         # An upload that was broken off by a shutdown goes on with the next mount.
-        ended = writer.error is None and not self.writers(node)
-        passing = ended or _passing(writer.error)
+        passing = _passing(writer.error) or (writer.error is None and not self.writers(node))
         if not writer.size and not passing:
             writer.spool.discard()
             return

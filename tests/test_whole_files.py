@@ -253,7 +253,8 @@ async def test_a_file_that_cannot_be_had_hides_no_sibling(tmp_path: Path, autoju
     backend = system()
     backend.put("bad", b"x")
     backend.put("good", SMALL)
-    backend.faults["pour"] = [NotFound("The file store has lost its bytes.")] * 2
+    lost = NotFound("The file store has lost its bytes.")
+    backend.faults["pour"] = [lost, None, lost]
     async with opened(tmp_path, backend) as (vfs, box):
         bad, good = await vfs.listing(box)
         await vfs.measure(bad)
