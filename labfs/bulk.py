@@ -6,6 +6,7 @@ methods block. Redirects are followed by hand, and credentials go to the origin 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pyreqwest.compatibility.httpx import SyncHttpxTransport
 from labfs.backend import Buffer, Sink
 from labfs.errors import Malformed, Stale, Unavailable, Unranged
 from labfs.verdicts import refusal, translated
+
+log = logging.getLogger(__name__)
 
 LONGEST_SKIP = 8 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
 LONGEST_REASON = 64 * 1024  # bytes of an answer that explains a refusal
@@ -135,7 +138,33 @@ def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
         .deflate(False)
         .zstd(False)
     )
-    return SyncHttpxTransport(builder.build())
+    return _Transport(SyncHttpxTransport(builder.build()), timeout_s)
+
+
+class _Transport(httpx.BaseTransport):
+    """The Rust transport, and httpx's own where that one gives up: over header values that are not ASCII.
+
+    File names travel in headers. What a form asks for goes to httpx at once: such an answer names a file
+    above all, and services that are asked by forms count each request.
+    """
+
+    def __init__(self, rust: httpx.BaseTransport, timeout_s: float) -> None:
+        self._rust = rust
+        self._plain = httpx.HTTPTransport(limits=httpx.Limits(keepalive_expiry=30.0))
+        self._timeout = httpx.Timeout(timeout_s).as_dict()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method != "POST":
+            try:
+                return self._rust.handle_request(request)
+            except ValueError as error:
+                log.info("Asking again, by other means: %s", error)
+        request.extensions = {**request.extensions, "timeout": self._timeout}
+        return self._plain.handle_request(request)
+
+    def close(self) -> None:
+        self._rust.close()
+        self._plain.close()
 
 
 def _check_body(response: httpx.Response, ask: Ask) -> None:

@@ -126,11 +126,13 @@ class Client:
         headers: Mapping[str, str] | None = None,
         patience: Patience = Patience.PROMPT,
         repeatable: bool = True,
+        check: Callable[[Answer], None] = lambda answer: None,
     ) -> Answer:
         """Send one request with the site's credentials and return its 2xx answer.
 
         Tried again while `patience` lasts, where a retry can help. A request that is not `repeatable`
-        is tried again only if it surely was not carried out, else Unanswered is raised.
+        is tried again only if it surely was not carried out, else Unanswered is raised. `check` raises
+        if a 2xx answer is none after all: Unavailable has it tried again as any other.
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
 
@@ -148,7 +150,11 @@ class Client:
                         content=content,
                         headers={**self._credentials(), **(headers or {}), **sent},
                     )
-                    return await self._answer(request, what)
+                    if source is None:
+                        request.stream = _Short(request.content)
+                    answer = await self._answer(request, what)
+            check(answer)
+            return answer
 
         await self._pace.turn()
         total_s = patience * self._timeout_s
@@ -296,6 +302,21 @@ class Client:
     def outage(self) -> str | None:
         """Why requests are being refused at once at present, or None."""
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
+
+
+class _Short(httpx.AsyncByteStream):
+    """A body in memory. That of httpx is a generator, which a cancelled request would leave hanging."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = [data] if data else []
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._rest:
+            raise StopAsyncIteration
+        return self._rest.pop()
 
 
 async def _body(source: Source) -> AsyncIterator[bytes]:

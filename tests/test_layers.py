@@ -56,7 +56,7 @@ OUTSIDE = {
     "pyfuse3": {"fuse", "daemon"},
     "cachetools": {"blocks", "reader", "reasons"},
     "trio": {"blocks", "breaker", "proof", "reader", "writer", "tree", "files", "vfs", "client", "pace", "presigned", "fuse", "control",
-             "daemon", "backends/basespace", "backends/odm"},
+             "daemon", "backends/basespace", "backends/odm", "backends/redcap", "backends/redcap_projects", "backends/redcap_wire"},
     "click": {"cli", "demo"},
     "keyring": {"config"},
     "platformdirs": {"config"},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from labfs.backend import Backend, Settings
-from labfs.backends import basespace, odm
+from labfs.backends import basespace, odm, redcap
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +31,5 @@ KINDS: dict[str, Kind] = {
         ("token",),
         {"audience": ("as-curator", "as-user"), "sign_in": ("token", "bearer")},
     ),
+    "redcap": Kind("REDCap", redcap.build, (), projects=("token",)),
 }
