@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -137,7 +137,6 @@ class Client:
         what = f"{self.site}: {method} {urlsplit(path).path}"
 
         async def once() -> Answer:
-            content = None if source is None else _body(source)
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
@@ -147,11 +146,10 @@ class Client:
                         params=params,
                         data=form,
                         json=json,
-                        content=content,
                         headers={**self._credentials(), **(headers or {}), **sent},
                     )
-                    if source is None:
-                        request.stream = _Short(request.content)
+                    chunks = iter([request.content]) if source is None else source.chunks()
+                    request.stream = _Sent(chunks, blocking=source is not None)
                     answer = await self._answer(request, what)
             check(answer)
             return answer
@@ -304,22 +302,21 @@ class Client:
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
 
 
-class _Short(httpx.AsyncByteStream):
-    """A body in memory. That of httpx is a generator, which a cancelled request would leave hanging."""
+class _Sent(httpx.AsyncByteStream):
+    """The chunks of a body. Those of httpx are generators, which a cancelled request would leave hanging."""
 
-    def __init__(self, data: bytes) -> None:
-        self._rest = [data] if data else []
+    def __init__(self, chunks: Iterator[bytes], *, blocking: bool) -> None:
+        self._chunks = chunks
+        self._blocking = blocking
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        if not self._rest:
+        if self._blocking:
+            chunk = await trio.to_thread.run_sync(next, self._chunks, None)
+        else:
+            chunk = next(self._chunks, None)
+        if chunk is None:
             raise StopAsyncIteration
-        return self._rest.pop()
-
-
-async def _body(source: Source) -> AsyncIterator[bytes]:
-    chunks = source.chunks()
-    while (chunk := await trio.to_thread.run_sync(next, chunks, None)) is not None:
-        yield chunk
+        return chunk

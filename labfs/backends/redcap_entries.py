@@ -114,7 +114,7 @@ class Schema:
             if not isinstance(row, dict):
                 continue
             event = str(row.get(EVENT, ""))
-            if self.events is not None and event not in self.events:
+            if (self.events is not None and event not in self.events) or (self.repeats is not None and FORM not in row):
                 return False
             if row.get(FORM) and (event, str(row[FORM])) not in (self.repeats or ()):
                 return False
