@@ -14,10 +14,11 @@ holds that law and checks that every module is named here).
             rules  tree     │     │               │
               │     │       │     │            client           credentials, limits, retries, deadlines
               └──┐ ┌─┴──┐   │     │     bulk · breaker · pace   with verdicts, all that knows httpx
-            scratch names writer reader       verdicts
-                   sizes                          │
+            scratch layout writer reader      verdicts
+                   names sizes                    │
                      │      │  └──┬──┤            │
                      │    spool blocks proof      │
+                     │      │   copies │          │
                      └───────┴────┬────┴──────────┘
                                backend     the waist: types and protocols, no I/O
                                errors · reasons
@@ -34,6 +35,7 @@ reader    one file being read, read-ahead      spool     written bytes on disk
 blocks    fetched bytes in memory              proof     that what was read is what the server has
 backend   the contract of a system             errors    every failure, its errno
 reasons   why, in a sentence, by path          client    HTTP: credentials, limits, retries, deadlines
+layout    a flat list → directories            copies    whole files on disk, fetched in one pass
 bulk      blocks of bytes, in threads          verdicts  what a status or a broken answer means
 direct    bytes behind the site's own address  forms     a file in a multipart/form-data body
 sizes     bytes that a listing does not tell       pace      no more requests than a site allows

@@ -59,6 +59,7 @@ class Config:
     path: Path
     sites: tuple[SiteSettings, ...]
     cache_bytes: int = 128 * 1024 * 1024
+    copies_bytes: int = 4096 * 1024 * 1024
 
     def only(self, names: tuple[str, ...]) -> Config:
         """Return the configuration with just these sites; all of them if none is named."""
@@ -66,7 +67,9 @@ class Config:
         for name in names:
             if name not in known:
                 raise ConfigError(f"There is no site “{name}” in {self.path}; it has: {', '.join(known)}.")
-        return Config(self.path, tuple(known[name] for name in names) or self.sites, self.cache_bytes)
+        return Config(
+            self.path, tuple(known[name] for name in names) or self.sites, self.cache_bytes, self.copies_bytes
+        )
 
 
 def default_path() -> Path:
@@ -80,12 +83,19 @@ def state_dir() -> Path:
     return _private(Path(named) if named else platformdirs.user_state_path("labfs"))
 
 
-def _private(path: Path) -> Path:
+def cache_dir() -> Path:
+    """Return the private directory of fetched files, making it if need be."""
+    named = os.environ.get("LABFS_CACHE_DIR")
+    return _private(Path(named) if named else platformdirs.user_cache_path("labfs"), "cache")
+
+
+def _private(path: Path, what: str = "state") -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
     except OSError as error:
-        raise ConfigError(f"labfs cannot keep its state in {path}: {error.strerror}. Set LABFS_STATE_DIR.") from error
+        variable = f"LABFS_{what.upper()}_DIR"
+        raise ConfigError(f"labfs cannot keep its {what} in {path}: {error.strerror}. Set {variable}.") from error
     return path.resolve()
 
 
@@ -110,7 +120,7 @@ def load(path: Path | None = None) -> Config:
     sites = tuple(_site(path, name, table) for name, table in tables.items())
     if any(_has_literal(table) for table in tables.values()):
         _check_private(path)
-    return Config(path, sites, _cache_bytes(path, data.get("cache", {})))
+    return Config(path, sites, *_cache_bytes(path, data.get("cache", {})))
 
 
 def _site(path: Path, name: str, table: Any) -> SiteSettings:
@@ -247,8 +257,13 @@ def _check_private(path: Path) -> None:
         raise ConfigError(f"{path} holds a secret and others may read it; run: chmod 600 {path}")
 
 
-def _cache_bytes(path: Path, table: Any) -> int:
-    mib = table.get("mib", 128) if isinstance(table, dict) else None
-    if not isinstance(mib, int) or not 64 <= mib <= 1 << 20 or set(table) - {"mib"}:
-        raise ConfigError(f"{path}: the section cache takes one key, mib, a whole number from 64.")
-    return mib * 1024 * 1024
+def _cache_bytes(path: Path, table: Any) -> tuple[int, int]:
+    """Return the bytes of blocks in memory, and of whole files on disk."""
+    known = {"mib": 128, "disk_mib": 4096}
+    if not isinstance(table, dict) or set(table) - set(known):
+        raise ConfigError(f"{path}: the section cache takes mib (in memory) and disk_mib (on disk) and nothing else.")
+    found = {key: table.get(key, usual) for key, usual in known.items()}
+    for key, value in found.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 64 <= value <= 1 << 24:
+            raise ConfigError(f"{path}: in the section cache {key} must be a whole number from 64.")
+    return found["mib"] * 1024 * 1024, found["disk_mib"] * 1024 * 1024

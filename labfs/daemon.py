@@ -15,6 +15,7 @@ import trio
 from labfs import control, holders, mounts
 from labfs.backend import Site
 from labfs.config import Config, SiteSettings
+from labfs.copies import Copies
 from labfs.errors import ConfigError, LabfsError
 from labfs.fuse import Door
 from labfs.sizes import Sizes
@@ -61,7 +62,8 @@ class Daemon:
                 spool = Spool(self._place.spool)
                 spool.adopt()
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
-                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes)
+                copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
+                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, copies)
                 door = Door(self._vfs)
                 self._mount(door)
                 try:
@@ -163,6 +165,7 @@ class Daemon:
             "uploads": vfs.files.uploads(),
             "local_files": len(vfs.files.local()),
             "cache": {"bytes": vfs.blocks.size, "capacity": vfs.blocks.capacity},
+            "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},
             "spool": {
                 "free": vfs.files.spool.free(),
                 "kept": [n for n in vfs.files.spool.leftovers() if n["state"] == "failed"],

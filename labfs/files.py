@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import trio
 
 from labfs import names, rules
-from labfs.backend import Accept, Buffer, Replace, Target
-from labfs.errors import Archived, Exists, Invalid, IsDirectory, LabfsError, NotFound
+from labfs.backend import Accept, Buffer, Target
+from labfs.errors import Archived, Exists, Invalid, IsDirectory, LabfsError, NotFound, Stale, Unavailable
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
 from labfs.reasons import Reasons
@@ -61,7 +62,7 @@ class Files:
             rules.check_writable(node)
             await self._begin_writing(node, truncate)
         elif node.text is None and node.writer is None:
-            handle.reader = self.reader(node)
+            handle.reader, handle.saves = await self._reader(node), node.saves
             await handle.reader.prepare()
         self._handles[node].add(handle)
         return handle
@@ -86,6 +87,7 @@ class Files:
         if not local:
             names.for_saving(name)
             rules.check_holds(parent, Accept.FILE, name)
+            rules.check_room(parent, name)
         node = Node(name, parent, parent.site, is_dir=False, local=local)
         self.attach_writer(node, None)
         self._tree.attach(node, parent, name)
@@ -102,11 +104,14 @@ class Files:
             return await node.writer.read(offset, size)
         if handle.reader is None or handle.saves != node.saves:
             # Our own saves move a handle along; what others save does not.
-            handle.reader, handle.saves = self.reader(node), node.saves
+            handle.reader, handle.saves = await self._reader(node), node.saves
         try:
             return await handle.reader.read(offset, size)
         except Damaged:
             node.generation += 1  # what the kernel cached of it must not be believed either
+            raise
+        except Stale:
+            self._tree.expire(node)  # whoever opens it next sees what is there now
             raise
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
@@ -114,7 +119,13 @@ class Files:
         if node.writer is None or not handle.writable:
             raise Invalid(f"“{node.name}” is not open for writing.")
         node.modified_ns = None
-        return await node.writer.write(None if handle.append else offset, data)
+        start = node.writer.size if handle.append else offset
+        try:
+            rules.check_size(node, start + len(data))
+            return await node.writer.write(start, data)
+        except (LabfsError, OSError) as error:
+            node.writer.lose(start, error)
+            raise
 
     async def truncate(self, node: Node, size: int) -> None:
         """Set a file's length; saved at once if nobody has it open for writing."""
@@ -123,6 +134,7 @@ class Files:
         handle = await self.open(node, read=False, write=True, truncate=size == 0)
         try:
             assert node.writer is not None
+            rules.check_size(node, size)
             await node.writer.truncate(size)
             if self.writers(node) == 1:
                 await self.commit(node)
@@ -172,7 +184,7 @@ class Files:
             self._reasons.note(node.path, error)
             raise
         if entry is not None:
-            if target.replaces is not None and node.site.backend.capabilities.replace is Replace.BY_DELETE:
+            if target.replaces is not None and rules.deletes_old(node):
                 self._tree.bury(node, target.replaces)
             node.entry = entry
             node.saves += 1
@@ -219,10 +231,11 @@ class Files:
     async def _begin_writing(self, node: Node, truncate: bool) -> None:
         while node.writer is None:
             entry = node.entry
-            if truncate or entry is None or not entry.size:
+            if truncate or entry is None or entry.size == 0:
                 self.attach_writer(node, None)
                 return
-            base = self.reader(node)
+            base = await self._reader(node)
+            entry = node.entry  # with its size, which may have been learnt now
             await base.prepare()
             if node.writer is None and node.entry is entry:  # nobody came first while it was prepared
                 self.attach_writer(node, base)
@@ -288,21 +301,56 @@ class Files:
             node.writer = None
         self._writing.discard(node)
 
+    async def measure(self, node: Node, *, surely: bool = False) -> None:
+        """Learn a size that no listing told, without fetching much unless it must be known `surely`."""
+        entry, site = node.entry, node.site
+        if node.is_dir or node.writer is not None or entry is None or site is None:
+            return
+        if entry.size is not None or entry.unreadable:
+            return
+        try:
+            size, node.least = await self._readers.size(site.name, site.backend, entry, surely=surely)
+        except Unavailable:
+            raise
+        except LabfsError as error:
+            if node.entry is entry:
+                node.entry = replace(entry, size=0, unreadable=str(error))
+            return
+        if size is not None and node.entry is entry:
+            node.entry = self._tree.measured(site.name, entry, size)
+
     def reader(self, node: Node) -> Reader:
-        """Return a reader of what the server has. Raises Archived for what it cannot give now."""
+        """Return a reader of what the server has, whose size is known.
+
+        Raises Archived for what it cannot give now.
+        """
         if node.entry is None or node.site is None:
             raise NotFound(f"“{node.name}” is not on the server any more.")
         if node.entry.unreadable:
             raise Archived(node.entry.unreadable)
         return self._readers.open(node.site.name, node.site.backend, node.entry)
 
+    async def _reader(self, node: Node) -> Reader:
+        """Return a reader of what the server has, after its size was learnt if need be."""
+        entry, site = node.entry, node.site
+        if entry is None or site is None or entry.version is not None or site.backend.capabilities.ranged:
+            await self.measure(node, surely=True)
+            return self.reader(node)
+        if entry.unreadable:
+            raise Archived(entry.unreadable)
+        node.generation += 1  # nothing tells whether what the kernel kept is still so
+        reader, size = await self._readers.snapshot(site.backend, entry)
+        if node.entry is entry:
+            node.entry = replace(entry, size=size)
+        return reader
+
     def _target(self, node: Node) -> Target:
         assert node.parent is not None
-        container = node.parent.container
-        assert container.entry is not None
+        home = node.parent.home
+        assert home.entry is not None
         if node.entry is not None:
-            return Target(container.entry, node.entry.folders, node.entry.name, node.entry)
-        return Target(container.entry, node.parent.folders, names.original(node.name))
+            return Target(home.entry, node.entry.folders, node.entry.name, node.entry)
+        return Target(home.entry, node.parent.folders, names.original(node.name))
 
     def drop(self, node: Node) -> None:
         """Take a file out of the tree; its bytes live on while it is open."""

@@ -120,11 +120,14 @@ class Door(pyfuse3.Operations):
             node = self._node(parent).parent or self._vfs.root
         else:
             node = await self._vfs.lookup(self._node(parent), _text(name))
+            await self._vfs.measure(node)
         return self._handed_out(node)
 
     @answered()
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._attributes(self._node(inode))
+        node = self._node(inode)
+        await self._vfs.measure(node)
+        return self._attributes(node)
 
     @answered(None)
     async def setattr(
@@ -349,7 +352,8 @@ class Door(pyfuse3.Operations):
         entry.st_blocks = -(-found.size // 512)
         entry.st_blksize = 1024 * 1024  # cp and cat then move as much at a time as one request can carry
         entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = found.modified_ns
-        entry.entry_timeout = entry.attr_timeout = VALID_S
+        entry.entry_timeout = VALID_S
+        entry.attr_timeout = VALID_S if found.certain else 0.0  # the kernel asks again when somebody looks
         return entry
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labfs.config import state_dir
+from labfs.config import cache_dir, state_dir
 from labfs.errors import ConfigError
 
 FSTYPE = "fuse.labfs"
@@ -64,6 +64,7 @@ class Place:
         self.log = self.directory / "log"
         self.socket = self.directory / "control"
         self.spool = self.directory / "spool"
+        self.copies = cache_dir() / "mounts" / name / "copies"
         self._lock: int | None = None
 
     def claim(self) -> bool:

@@ -13,6 +13,7 @@ from cachetools import LRUCache
 
 from labfs.backend import Backend, Buffer, Content, Entry
 from labfs.blocks import Blocks, Fetch
+from labfs.copies import Copies, Copy, Version, Wherever
 from labfs.proof import Damaged, Proof
 
 # 1 MiB: a random read on a 100 Mbit/s line costs 80 ms more than its round trip, and 16 of them in
@@ -26,7 +27,7 @@ SLOW_S = 1.5  # a block that takes longer means that the line is full: look less
 class Reader:
     """Reads of one handle. `key` names the version; `proof` is shared by all readers of that version."""
 
-    def __init__(self, blocks: Blocks, content: Content, key: Hashable, size: int, proof: Proof) -> None:
+    def __init__(self, blocks: Blocks, content: Content, proof: Proof, key: Hashable, size: int) -> None:
         self._blocks = blocks
         self._content = content
         self._key = key
@@ -122,16 +123,42 @@ class Readers:
 
     KEPT = 4096  # versions
 
-    def __init__(self, nursery: trio.Nursery, blocks: Blocks) -> None:
+    def __init__(self, nursery: trio.Nursery, blocks: Blocks, copies: Copies) -> None:
         self._nursery = nursery
         self._blocks = blocks
-        self._shared: LRUCache[Hashable, tuple[Content, Proof]] = LRUCache(maxsize=self.KEPT)
+        self._copies = copies
+        self._shared: LRUCache[Version, tuple[Content, Proof]] = LRUCache(maxsize=self.KEPT)
 
     def open(self, site: str, backend: Backend, entry: Entry) -> Reader:
-        """Return a reader of the entry's version; without a version nothing is shared."""
-        size = entry.size or 0
-        key: Hashable = (site, entry.id, entry.version if entry.version is not None else object())
-        if key not in self._shared:
-            self._shared[key] = (backend.content(entry), Proof(self._nursery, entry.checksum, size, BLOCK))
-        content, proof = self._shared[key]
-        return Reader(self._blocks, content, key, size, proof)
+        """Return a reader of the entry's version, whose size is known; without a version nothing is shared."""
+        assert entry.size is not None
+        if entry.version is None:
+            return Reader(self._blocks, *self._made(backend, entry, None), object(), entry.size)
+        version = (site, entry.id, entry.version)
+        content, proof = self._shared.get(version) or self._made(backend, entry, version)
+        if isinstance(content, Copy) and content.spoiled:
+            content = self._copies.open(version, backend.content(entry))
+        self._shared[version] = (content, proof)
+        return Reader(self._blocks, content, proof, version, entry.size)
+
+    def _made(self, backend: Backend, entry: Entry, version: Version | None) -> tuple[Content, Proof]:
+        content, whole = backend.content(entry), not backend.capabilities.ranged
+        found = self._copies.open(version, content) if whole else Wherever(content, self._copies, version)
+        return found, Proof(self._nursery, entry.checksum, entry.size or 0, BLOCK)
+
+    async def snapshot(self, backend: Backend, entry: Entry) -> tuple[Reader, int]:
+        """Return a reader, and its size, of what is behind an entry now that has no version and no ranges."""
+        content = self._copies.open(None, backend.content(entry))
+        size = await content.whole()
+        proof = Proof(self._nursery, entry.checksum, size, BLOCK)
+        return Reader(self._blocks, content, proof, object(), size), size
+
+    async def size(self, site: str, backend: Backend, entry: Entry, *, surely: bool) -> tuple[int | None, int]:
+        """Return the size in bytes of a file that was listed without one, and how many it has at least.
+
+        At most `GLANCE` bytes are fetched for it, unless it must be known `surely`.
+        """
+        version = None if entry.version is None else (site, entry.id, entry.version)
+        copy = self._copies.open(version, backend.content(entry))
+        size = await copy.whole() if surely else await copy.glance()
+        return size, copy.least

@@ -5,8 +5,8 @@ A refusal carries the sentence that says why.
 
 from __future__ import annotations
 
-from labfs.backend import Accept, Replace
-from labfs.errors import NotPermitted, ReadOnly
+from labfs.backend import Accept, Replace, Site
+from labfs.errors import Exists, NameTooLong, NotPermitted, ReadOnly, TooLarge
 from labfs.scratch import is_scratch
 from labfs.tree import Node
 
@@ -28,10 +28,12 @@ def why_read_only(node: Node) -> str | None:
         return None
     if node.older:
         return "This is an older version of the file, kept to be read."
-    home = node if node.is_dir else node.parent
-    assert home is not None
-    entry = home.container.entry
+    directory = node if node.is_dir else node.parent
+    assert directory is not None
+    entry = directory.home.entry
     assert entry is not None
+    if node.entry is not None and not node.is_dir and node.entry.read_only:
+        return node.entry.read_only
     if entry.read_only or not entry.accepts:
         return entry.read_only or f"Nothing can be written in “{entry.name}”."
     return None
@@ -47,7 +49,7 @@ def check_writable(node: Node) -> None:
     if node.entry is None or node.local or node.site is None:
         return
     site = node.site
-    match site.backend.capabilities.replace:
+    match _replace(node, site):
         case Replace.NEVER:
             raise NotPermitted(f"{site.name} cannot save over a file, and so not over “{node.name}”.")
         case Replace.BY_DELETE if not site.may_delete:
@@ -57,13 +59,48 @@ def check_writable(node: Node) -> None:
             )
 
 
+def _replace(node: Node, site: Site) -> Replace:
+    home = node.parent.home.entry if node.parent is not None else None
+    return (home.replace if home is not None else None) or site.backend.capabilities.replace
+
+
+def deletes_old(node: Node) -> bool:
+    """Whether saving over a file is a new file, and the end of the old one."""
+    return node.site is not None and _replace(node, node.site) is Replace.BY_DELETE
+
+
+def check_size(node: Node, size: int) -> None:
+    """Raises TooLarge for more bytes than the system takes in one file."""
+    if node.local or node.site is None:
+        return
+    can = node.site.backend.capabilities
+    most = can.whole if can.parts is None else can.parts.greatest * can.parts.count
+    if size > most:
+        raise TooLarge(f"{node.site.name} takes files of {most:,} bytes at most, and so not “{node.name}”.")
+
+
+def check_room(parent: Node, name: str) -> None:
+    """Raises Exists where a directory holds as many files as it can."""
+    entry = parent.home.entry
+    if entry is None or entry.room is None or parent.in_scratch:
+        return
+    there = [child.name for child in parent.children.values() if not child.is_dir and not child.local]
+    if len(there) >= entry.room:
+        held = "one file" if entry.room == 1 else f"{entry.room} files"
+        raise Exists(f"{parent.path} can hold {held}, and “{there[0]}” is there; save over it, or delete it first.")
+
+
 def check_holds(parent: Node, what: Accept, name: str) -> None:
     """Raises ReadOnly or NotPermitted where no such thing can be made in a directory."""
     reason = why_read_only(parent)
     if reason is not None:
         raise ReadOnly(reason)
-    entry = parent.container.entry
+    entry = parent.home.entry
     assert entry is not None
+    assert parent.site is not None
+    most = parent.site.backend.capabilities.longest_name
+    if what is Accept.FILE and len(name.encode()) > most:
+        raise NameTooLong(f"{parent.site.name} takes file names of {most} bytes at most.")
     if what not in entry.accepts:
         kind = "Files" if what is Accept.FILE else "Directories"
         raise NotPermitted(f"{kind} cannot be made in {parent.path}, and so not “{name}”.")

@@ -3,30 +3,30 @@
 A node is one place in the tree. It keeps its identity while listings come and go, so that a door can
 hang an inode number or an open file on it; what the server says about it is its `entry`.
 
-The server lists a directory as a flat set of entries; those that lie in sub-directories (`Entry.folders`)
-are folded into folder nodes here. A folder exists as long as something is in it, or while this mount made
-it. Where a system keeps every upload to a path (`Replace.NEWER`), the newest one has the name and the
-older ones answer to the unlisted name `name [id]`.
+What one listing shows is laid out by `layout`. A folder (a sub-directory that is only part of its files'
+paths) exists as long as something is in it, or while this mount made it. A directory whose contents were
+listed along with it has an entry of its own, but is listed anew with the one above.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import trio
 
 from labfs import names
 from labfs.backend import Backend, Entry, Replace, Site, scan
-from labfs.errors import NotDirectory, NotFound, Unavailable
+from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
+from labfs.layout import Layout, fold
 from labfs.sizes import Sizes
 from labfs.writer import Writer
 
 log = logging.getLogger(__name__)
 
 LISTING_S = 30.0  # for which a listing is believed
-DEEPEST = 100  # folders inside one another; a path that claims more is shown as one long name
+MEASURING_S = 8.0  # for sizes that a listing lacks; the rest is learnt when somebody looks
 SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
 
@@ -43,6 +43,7 @@ class Node:
         "gone",
         "hidden",
         "is_dir",
+        "least",
         "listed_at",
         "local",
         "lock",
@@ -87,6 +88,7 @@ class Node:
         self.saves = 0  # how often this mount saved it
         self.generation = 0  # grows when the bytes changed behind the reader's back
         self.unlinked = False
+        self.least = 1  # bytes that are there at least, of a file whose size nobody told
         self.committed_at = float("-inf")
         self.serial = next(self._serials)
         if is_dir:
@@ -126,16 +128,25 @@ class Node:
 
     @property
     def container(self) -> Node:
+        """The nearest directory whose own listing shows this one and what is in it."""
+        return next(
+            node
+            for node in self.ancestry()
+            if node.is_dir and (not node.parent or (node.entry is not None and not node.entry.complete))
+        )
+
+    @property
+    def home(self) -> Node:
         """The nearest directory that the server knows: where this folder's files really live."""
         return next(node for node in self.ancestry() if node.is_dir and (node.entry or not node.parent))
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The server's names of the folders between the container and this directory."""
-        container = self.container
+        """The server's names of the folders between the home and this directory."""
+        home = self.home
         between = []
         for node in self.ancestry():
-            if node is container:
+            if node is home:
                 break
             between.append(names.original(node.name))
         return tuple(reversed(between))
@@ -144,15 +155,6 @@ class Node:
     def in_scratch(self) -> bool:
         """Whether this directory, or one above it, is local, so that whatever is made here stays local."""
         return any(node.local and node.is_dir for node in self.ancestry())
-
-
-@dataclass(slots=True)
-class _Layout:
-    """What a directory should hold, by file name."""
-
-    files: dict[str, Entry] = field(default_factory=dict)
-    older: dict[str, Entry] = field(default_factory=dict)
-    folders: dict[str, _Layout] = field(default_factory=dict)
 
 
 class Tree:
@@ -258,28 +260,45 @@ class Tree:
             raise
         container.gone &= {entry.id for entry in entries}
         entries = [entry for entry in entries if entry.id not in container.gone]
-        self._settle(container, _fold(entries, backend.capabilities.replace is Replace.NEWER), began)
+        self._settle(container, fold(entries, keeps_versions=backend.capabilities.replace is Replace.NEWER), began)
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
         container.doubt = None
 
     async def _measured(self, site: str, backend: Backend, entries: list[Entry]) -> list[Entry]:
         """Fill in the sizes that a listing does not tell: remembered, or asked for once and for all."""
-        unknown = [e for e in entries if not e.is_dir and e.size is None and self._sizes.get(site, e) is None]
-        waiting = iter(unknown)
+        lacking = [entry for entry in entries if not entry.is_dir and entry.size is None]
+        found = {entry.id: known for entry in lacking if (known := self._recall(site, entry))}
+        waiting = iter([entry for entry in lacking if entry.id not in found and not entry.unreadable])
 
         async def work() -> None:
             for entry in waiting:
-                size = await backend.measure(entry)
+                try:
+                    size = await backend.measure(entry)
+                except LabfsError as error:
+                    log.info("%s has no size yet: %s", entry.name, error)
+                    continue
                 if size is not None:
-                    self._sizes.set(site, entry, size)
+                    found[entry.id] = self.measured(site, entry, size)
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(backend.capabilities.connections, len(unknown))):
-                nursery.start_soon(work)
-        return [e if e.is_dir or e.size is not None else _sized(e, self._sizes.get(site, e)) for e in entries]
+        if backend.capabilities.measured:
+            with trio.move_on_after(MEASURING_S):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(min(backend.capabilities.connections, len(lacking) - len(found))):
+                        nursery.start_soon(work)
+        return [found.get(entry.id, entry) for entry in entries]
 
-    def _settle(self, node: Node, layout: _Layout, began: float) -> None:
+    def measured(self, site: str, entry: Entry, size: int) -> Entry:
+        """Return an entry with its size, which is remembered for its version."""
+        if entry.version is not None:
+            self._sizes.set(site, entry, size)
+        return replace(entry, size=size)
+
+    def _recall(self, site: str, entry: Entry) -> Entry | None:
+        size = None if entry.version is None else self._sizes.get(site, entry)
+        return None if size is None else replace(entry, size=size)
+
+    def _settle(self, node: Node, layout: Layout, began: float) -> None:
         """Make the node's children what a listing begun then says, keeping nodes that are still there."""
         before = node.children
         node.children = {}
@@ -290,11 +309,14 @@ class Tree:
             child.local = child.made_here = False
             node.children[name] = child
             self._settle(child, folder, began)
-        for name, entry in layout.files.items():
+        for name, entry in layout.entries.items():
             if node.hidden.get(name) == entry.id:
                 continue
             node.hidden.pop(name, None)
-            node.children[name] = self._renewed(before.get(name), name, node, entry, began)
+            child = self._renewed(before.get(name), name, node, entry, began)
+            node.children[name] = child
+            if entry.complete:
+                self._settle(child, layout.complete[name], began)
         node.unlisted = {
             name: self._renewed(node.unlisted.get(name), name, node, entry, began)
             for name, entry in layout.older.items()
@@ -321,59 +343,14 @@ class Tree:
         return known
 
 
-def _sized(entry: Entry, size: int | None) -> Entry:
-    if size is None:
-        reason = f"The system does not tell the size of “{entry.name}”, and so it cannot be shown truly."
-        return replace(entry, size=0, unreadable=reason)
-    return replace(entry, size=size)
-
-
 def _ours(node: Node, began: float) -> bool:
     """Whether a node stays although a listing begun then does not show it."""
     if node.local or node.made_here or node.writer is not None:
         return True
-    if node.is_dir and node.entry is None and any(_ours(child, began) for child in node.children.values()):
+    if (
+        node.is_dir
+        and (node.entry is None or node.entry.complete)
+        and any(_ours(child, began) for child in node.children.values())
+    ):
         return True
     return began - node.committed_at < SETTLING_S
-
-
-def _fold(entries: Iterable[Entry], keeps_versions: bool) -> _Layout:
-    """Sort a flat list into folders, and in each folder the newest from the older, or twin from twin."""
-    top = _Layout()
-    flat: dict[tuple[str, ...], list[Entry]] = {(): []}
-    for entry in entries:
-        if len(entry.folders) > DEEPEST:
-            entry = replace(entry, folders=(), name="/".join((*entry.folders, entry.name)))
-        flat.setdefault(entry.folders, []).append(entry)
-    for folders, group in flat.items():
-        layout = top
-        for folder in folders:
-            layout = layout.folders.setdefault(names.safe(folder), _Layout())
-        newest, older = _by_age(group) if keeps_versions else (group, [])
-        layout.files = names.assign(newest)
-        layout.older = {names.with_label(names.safe(entry.name), entry): entry for entry in older}
-    _part(top)
-    return top
-
-
-def _by_age(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
-    newest: dict[tuple[str, bool], Entry] = {}
-    older = []
-    for entry in sorted(entries, key=lambda entry: entry.age):
-        place = (entry.name, entry.is_dir)
-        if place in newest and not entry.is_dir:
-            older.append(newest[place])
-            newest[place] = entry
-        else:
-            # Directories of one name are twins, not versions: all of them stay.
-            newest[place if place not in newest else (entry.id, entry.is_dir)] = entry
-    return list(newest.values()), older
-
-
-def _part(layout: _Layout) -> None:
-    """Give a folder its plain name where a file has the same one: the file gets its id."""
-    for name in layout.folders.keys() & layout.files.keys():
-        entry = layout.files.pop(name)
-        layout.files[names.with_label(name, entry)] = entry
-    for folder in layout.folders.values():
-        _part(folder)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import trio
 
 from labfs import names, rules
-from labfs.backend import Accept, Entry, Site
+from labfs.backend import Accept, Entry, Site, Target
 from labfs.blocks import Blocks
+from labfs.copies import Copies
 from labfs.errors import CrossDevice, Exists, IsDirectory, NotDirectory, NotEmpty, NotPermitted
 from labfs.files import Files, state
 from labfs.reader import Readers
@@ -33,22 +34,30 @@ class Attributes:
     writable: bool
     size: int  # bytes
     modified_ns: int
+    certain: bool = True  # else the file has at least so many
 
 
 class Vfs:
-    """All mounted sites as one tree. At most `cache_bytes` are cached, and writes go to `spool`.
+    """All mounted sites as one tree. At most `cache_bytes` are cached in memory, and writes go to `spool`.
 
     What goes on behind the requests (read-ahead, hashing) runs in `nursery`.
     """
 
     def __init__(
-        self, nursery: trio.Nursery, sites: Iterable[Site], cache_bytes: int, spool: Spool, sizes: Sizes
+        self,
+        nursery: trio.Nursery,
+        sites: Iterable[Site],
+        cache_bytes: int,
+        spool: Spool,
+        sizes: Sizes,
+        copies: Copies,
     ) -> None:
         self.sites = tuple(sites)
         self.tree = Tree(self.sites, sizes)
         self.blocks = Blocks(nursery, cache_bytes)
+        self.copies = copies
         self.reasons = Reasons()
-        self.files = Files(self.tree, Readers(nursery, self.blocks), spool, self.reasons)
+        self.files = Files(self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons)
         self._started_ns = time.time_ns()
 
     @property
@@ -62,6 +71,10 @@ class Vfs:
         if name == META and parent.entry is not None:
             return await self._meta(parent, parent.entry)
         return await self.tree.child(parent, name)
+
+    async def measure(self, node: Node) -> None:
+        """Have a file's true size at hand for `attributes`, if that can be had for little."""
+        await self.files.measure(node)
 
     async def resolve(self, path: str) -> Node:
         """Return the node at a path that starts at the mount point."""
@@ -86,7 +99,10 @@ class Vfs:
             return Attributes(False, writable, node.writer.size, node.modified_ns or changed or self._started_ns)
         if entry is None:  # removed while somebody still looks at it
             return Attributes(False, False, 0, node.modified_ns or self._started_ns)
-        return Attributes(False, writable, entry.size or 0, node.modified_ns or entry.modified_ns or self._started_ns)
+        size = entry.size if entry.size is not None else node.least
+        return Attributes(
+            False, writable, size, node.modified_ns or entry.modified_ns or self._started_ns, entry.size is not None
+        )
 
     def xattrs(self, node: Node) -> dict[str, str]:
         """Return what labfs knows of a node, as the extended attributes `user.labfs.*`."""
@@ -166,14 +182,20 @@ class Vfs:
         return node
 
     async def _delete(self, node: Node, entry: Entry) -> None:
+        self._check_deletable(node)
+        assert node.site is not None
+        await node.site.backend.delete(entry)
+        self.tree.bury(node, entry)
+
+    def _check_deletable(self, node: Node) -> None:
         assert node.site is not None
         site = node.site
+        if node.entry is not None and node.entry.read_only:
+            raise NotPermitted(node.entry.read_only)
         if not site.backend.capabilities.deletable:
             raise NotPermitted(f"{site.name} cannot delete a single file, and so not “{node.name}”.")
         if not site.may_delete:
             raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
-        await site.backend.delete(entry)
-        self.tree.bury(node, entry)
 
     async def rename(self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
@@ -186,6 +208,11 @@ class Vfs:
         if not local:
             names.for_saving(new)
             rules.check_holds(into, Accept.FOLDER if node.is_dir else Accept.FILE, new)
+            if there is None and not node.is_dir and into is not node.parent:
+                rules.check_room(into, new)
+        if self._on_server(node) and not local:
+            await self._rename_there(node, there, into, new)
+            return
         if node.is_dir or local or self._unborn(node):
             self._move(node, there, into, new)
             node.local = local
@@ -195,6 +222,28 @@ class Vfs:
         else:
             await self._save_as(node, there, into, new)
             return
+        self.files.relabel(node)
+
+    def _on_server(self, node: Node) -> bool:
+        return node.entry is not None and not node.local and not node.is_dir
+
+    async def _rename_there(self, node: Node, there: Node | None, into: Node, new: str) -> None:
+        """Give a file of a server another name; what had that name before is deleted afterwards."""
+        assert node.site is not None
+        assert node.entry is not None
+        assert into.home.entry is not None
+        backend = node.site.backend
+        if there is not None and there.entry is not None and not there.local:
+            self._check_deletable(there)
+        target = Target(into.home.entry, into.folders, names.original(new))
+        entry = await backend.rename(node.entry, target)
+        if there is not None and there.entry is not None and not there.local:
+            await self._delete(there, there.entry)
+        if there is not None:
+            self.files.drop(there)
+        self.tree.detach(node)
+        self.tree.attach(node, into, new)
+        node.entry, node.committed_at = entry, trio.current_time()
         self.files.relabel(node)
 
     def _is_put_back(self, node: Node, into: Node, new: str) -> bool:
@@ -219,8 +268,11 @@ class Vfs:
         if node.text is not None:
             raise NotPermitted(f"“{node.name}” is labfs's own view of a record.")
         fixed = node.is_dir and not self._movable(node)
-        if fixed or (node.entry is not None and not node.local and not rules.stays_local(into, new)):
+        if fixed or (self._on_server(node) and not rules.stays_local(into, new)):
             assert node.site is not None
+            if node.site.backend.capabilities.renames and not node.is_dir:
+                rules.check_writable(node)
+                return
             if node.site.may_delete and node.site.backend.capabilities.deletable and not node.is_dir:
                 raise CrossDevice(f"{node.site.name} cannot rename “{node.name}”; copy it, then delete it.")
             raise NotPermitted(f"{node.site.name} cannot rename or move “{node.name}”; copy it instead.")

@@ -36,6 +36,7 @@ class Writer:
         self.error: Exception | None = None  # why the last commit failed
         self.size = base.size if base else 0
         self.modified_ns = time.time_ns()
+        self._lost: tuple[int, Exception] | None = None  # where a write failed that was not made good since
         self._changes = 0 if base else 1  # a new file is one, also while it is empty
         self._saved = 0  # the change up to which the server has the file
         self._base = base
@@ -83,11 +84,20 @@ class Writer:
         self.spool.write(offset, data)
         self._written.add(offset, offset + len(data))
         self.size = max(self.size, offset + len(data))
+        if self._lost is not None and offset <= self._lost[0] < offset + len(data):
+            self._lost = None
         self.touch()
         return len(data)
 
+    def lose(self, offset: int, error: Exception) -> None:
+        """Take note that a write failed: what lacks its bytes is not the file, and not saved as if it were."""
+        self._lost = (offset, error)
+        self.touch()
+
     async def truncate(self, size: int) -> None:
         await self._separate()
+        if self._lost is not None and size <= self._lost[0]:
+            self._lost = None
         if size == self.size and not (size == 0 and self._base):
             return
         self.spool.truncate(size)
@@ -134,6 +144,8 @@ class Writer:
             self.committing, self.sent, self.error = True, 0, None
             sending: SpoolFile | None = None
             try:
+                if self._lost is not None:
+                    raise self._lost[1]
                 await self._fill()
                 sending = self._sending = self.spool
                 changes = self._changes

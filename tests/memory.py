@@ -35,6 +35,9 @@ class MemoryBackend:
     faults: dict[str, list[LabfsError | None]] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     unmeasured: dict[str, int] = field(default_factory=dict)  # sizes of files that are listed without one
+    sizeless: bool = False  # no listing tells a size
+    versionless: bool = False
+    more: list[Entry] = field(default_factory=list)  # further entries of the box
     announces: bool = True  # a download's size before its bytes
     piece: int = MIB // 4  # bytes of a download that arrive at once
     outage: str | None = None
@@ -45,12 +48,12 @@ class MemoryBackend:
     root = Entry(id="", name="memory", is_dir=True, accepts=frozenset({Accept.DIRECTORY}))
     box = Entry(id="box", name="box", is_dir=True, accepts=frozenset({Accept.FILE, Accept.FOLDER}))
 
-    def put(self, name: str, data: bytes, folders: tuple[str, ...] = ()) -> Entry:
+    def put(self, name: str, data: bytes, folders: tuple[str, ...] = (), inside: str | None = None) -> Entry:
         """Change the server behind labfs's back."""
         self._ids += 1
         digest = hashlib.md5(data).hexdigest()
         entry = Entry(
-            id=f"files/{self._ids}", name=name, is_dir=False, age=self._ids, label=str(self._ids), folders=folders,
+            id=f"files/{self._ids}", name=name, is_dir=False, age=self._ids, label=str(self._ids), folders=folders, inside=inside,
             size=len(data), version=digest, checksum=f"md5:{digest}", modified_ns=self._ids * 10**9,
         )  # fmt: skip
         self.files[self._ids] = (entry, data)
@@ -82,9 +85,16 @@ class MemoryBackend:
             return Page((self.box,))
         start = int(cursor or 0)
         entries = [entry for _, (entry, _) in sorted(self.files.items())]
-        entries = [replace(entry, size=None) if entry.id in self.unmeasured else entry for entry in entries]
+        entries = [self._shown(entry) for entry in entries] + self.more
         more = start + self.page_size < len(entries)
         return Page(tuple(entries[start : start + self.page_size]), str(start + self.page_size) if more else None)
+
+    def _shown(self, entry: Entry) -> Entry:
+        if self.sizeless or entry.id in self.unmeasured:
+            entry = replace(entry, size=None)
+        if self.versionless:
+            entry = replace(entry, version=None, checksum=None)
+        return entry
 
     async def stat(self, entry_id: str) -> Entry:
         await self._call("stat")
@@ -113,7 +123,15 @@ class MemoryBackend:
 
     async def upload(self, target: Target, source: Source) -> Entry:
         await self._call("upload")
-        return self.put(target.name, b"".join(source.chunks()), target.folders)
+        inside = None if target.parent.id == "box" else target.parent.id
+        old = target.replaces
+        if old is not None and self.capabilities.replace is Replace.IN_PLACE:
+            data = b"".join(source.chunks())
+            digest = hashlib.md5(data).hexdigest()
+            new = replace(old, size=len(data), version=digest, checksum=f"md5:{digest}")
+            self.files[int(old.label)] = (new, data)
+            return new
+        return self.put(target.name, b"".join(source.chunks()), target.folders, inside)
 
     async def begin_upload(self, target: Target, size: int | None) -> MemoryUpload:
         await self._call("begin")
@@ -122,7 +140,10 @@ class MemoryBackend:
     async def rename(self, entry: Entry, target: Target) -> Entry:
         await self._call("rename")
         number = int(entry.label)
-        moved = replace(self.files[number][0], name=target.name, folders=target.folders)
+        moved = replace(
+            self.files[number][0], name=target.name, folders=target.folders,
+            inside=None if target.parent.id == "box" else target.parent.id,
+        )  # fmt: skip
         self.files[number] = (moved, self.files[number][1])
         return moved
 
@@ -145,19 +166,19 @@ class MemoryContent:
     async def read(self, start: int, stop: int) -> Buffer:
         await self.backend._call("read")
         entry, data = self.backend._held(self.entry.id)
-        if entry.version != self.entry.version:
+        if self.entry.version not in (None, entry.version):
             raise Stale("changed")
         assert 0 <= start < stop <= len(data), "a reader asks for nothing that is not there"
         return data[start:stop]
 
     async def pour(self, sink: Sink) -> None:
         await self.backend._call("pour")
-        entry, data = self.backend._held(self.entry.id)
+        _, data = self.backend._held(self.entry.id)
         await trio.to_thread.run_sync(sink.begin, len(data) if self.backend.announces else None)
         for start in range(0, len(data), self.backend.piece):
             await trio.sleep(self.backend.latency_s)
             await trio.to_thread.run_sync(sink.write, data[start : start + self.backend.piece])
-        if entry.version != self.entry.version:
+        if self.entry.version not in (None, self.backend._held(self.entry.id)[0].version):
             raise Stale("changed")
 
 

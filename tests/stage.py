@@ -123,6 +123,16 @@ class Folder:
     def stored(self) -> dict[str, bytes]:
         return self.sandbox.stored(self.record)
 
+    def erase(self) -> None:
+        """Free the disk of all that is stored, and of uploads that were given up."""
+        with contextlib.closing(sqlite3.connect(self.sandbox.directory / "sandbox.sqlite")) as db:
+            whole = db.execute("SELECT blob FROM files WHERE record = ?", (int(self.record),)).fetchall()
+            sql = "SELECT parts.blob FROM parts JOIN files ON files.id = parts.file WHERE files.record = ?"
+            parts = db.execute(sql, (int(self.record),)).fetchall()
+        for (blob,) in [*whole, *parts]:
+            if blob:
+                (self.sandbox.directory / "blobs" / blob).unlink(missing_ok=True)
+
     @property
     def paths(self) -> list[str]:
         """The paths of all complete files, one for each upload."""
@@ -174,6 +184,12 @@ class Mount:
     @property
     def spooled(self) -> list[Path]:
         return sorted(self.state.glob("mounts/*/spool/*.data"))
+
+    def discard(self) -> None:
+        """Free the disk of saves that failed."""
+        for path in self.spooled:
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     @property
     def log(self) -> str:

@@ -47,13 +47,19 @@ def hasty(running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def place(sandbox: Sandbox, hasty: Mount) -> tuple[Path, Folder]:
+def place(sandbox: Sandbox, hasty: Mount, tmp_path: Path) -> Iterator[tuple[Path, Folder]]:
     made = sandbox.fresh()
     hasty.refresh(hasty.path / "basespace")
     # After a silence the mount does not ask again for a moment.
     assert run(f"for i in $(seq 40); do ls '{made.at(hasty.path)}' && exit 0; sleep 0.1; done; exit 1").returncode == 0
     sandbox.reset()
-    return made.at(hasty.path), made
+    yield made.at(hasty.path), made
+    # Hundreds of runs of 300 MB each would fill any disk.
+    sandbox.faults()
+    made.erase()
+    hasty.discard()
+    for path in tmp_path.iterdir():
+        path.unlink() if path.is_file() else None
 
 
 ACTIONS = [("status", 500), ("reset", None), ("cut", 5), ("stall", 0)]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from memory import RULES, MemoryBackend
 
 from labfs.backend import Replace, Site
+from labfs.copies import Copies
 from labfs.errors import Denied, Garbled, LabfsError, NotFound, Stale, Unavailable
 from labfs.sizes import Sizes
 from labfs.spool import Spool
@@ -29,9 +30,9 @@ Clock = trio.testing.MockClock
 @asynccontextmanager
 async def opened(path: Path, backend: MemoryBackend, **site: Any) -> AsyncIterator[tuple[Vfs, Node]]:
     async with trio.open_nursery() as nursery:
-        vfs = Vfs(
-            nursery, [Site("memory", "memory", backend, **site)], 1 << 20, Spool(path / "spool"), Sizes(path / "sizes")
-        )
+        copies = Copies(nursery, path / "copies", 1 << 30)
+        sites = [Site("memory", "memory", backend, **site)]
+        vfs = Vfs(nursery, sites, 1 << 20, Spool(path / "spool"), Sizes(path / "sizes"), copies)
         yield vfs, await vfs.resolve("/memory/box")
         nursery.cancel_scope.cancel()
 
