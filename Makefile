@@ -20,7 +20,7 @@ bench:   ## speed beside other tools, in the same run
 
 soak:    ## a fault at every request of a 300 MB save, and more of everything; takes many minutes
 	@scripts/bootstrap --test
-	LABFS_SOAK=1 .venv/bin/pytest -q tests/test_faults.py tests/test_saving.py
+	LABFS_SOAK=1 .venv/bin/pytest -q tests/test_faults.py tests/test_saving.py tests/test_hostile.py
 
 fmt:     ## format and mend what can be mended
 	.venv/bin/ruff format .

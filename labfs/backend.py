@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -321,7 +321,7 @@ async def scan(backend: Backend, parent: Entry) -> list[Entry]:
         cursor: str | None = None
         while True:
             page = await backend.page(parent, cursor)
-            seen.update((entry.id, entry) for entry in page.entries)
+            seen.update((entry.id, _possible(entry)) for entry in page.entries)
             left_out += page.left_out
             cursor = page.cursor
             if cursor is None:
@@ -329,3 +329,16 @@ async def scan(backend: Backend, parent: Entry) -> list[Entry]:
         if page.total is None or len(seen) + left_out >= page.total:
             return list(seen.values())
     raise Unavailable(f"The list of “{parent.name}” kept changing while it was read.")
+
+
+LARGEST = 2**63 - 1  # bytes or nanoseconds: what a file system can say
+
+
+def _possible(entry: Entry) -> Entry:
+    """Return an entry without sizes and dates that no file can have."""
+    if entry.modified_ns is not None and not 0 <= entry.modified_ns <= LARGEST:
+        entry = replace(entry, modified_ns=None)
+    if entry.size is not None and not 0 <= entry.size <= LARGEST:
+        sentence = f"The system says that “{entry.name}” has {entry.size} bytes, which no file can have."
+        entry = replace(entry, size=0, unreadable=entry.unreadable or sentence)
+    return entry

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import trio
 
@@ -26,6 +27,8 @@ from labfs.writer import Writer
 log = logging.getLogger(__name__)
 
 LISTING_S = 30.0  # for which a listing is believed
+RENEWAL_S = 2.0  # to wait for a newer listing before the last one is shown again
+MANY = 5000  # entries, which take too long to lay out while others wait
 MEASURING_S = 8.0  # for sizes that a listing lacks; the rest is learnt when somebody looks
 SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
@@ -45,8 +48,8 @@ class Node:
         "is_dir",
         "least",
         "listed_at",
+        "listing",
         "local",
-        "lock",
         "made_here",
         "modified_ns",
         "name",
@@ -96,7 +99,7 @@ class Node:
             self.unlisted: dict[str, Node] = {}
             self.hidden: dict[str, str] = {}  # names that were moved aside here → id of what is hidden
             self.listed_at = float("-inf")
-            self.lock: trio.Lock | None = None
+            self.listing: Listing | None = None  # the one under way
             self.gone: set[str] = set()  # ids that were deleted and may be listed for a while yet
             self.stamp = 0  # grows whenever the listing is called old
             self.doubt: str | None = None  # why the listing could not be renewed
@@ -157,10 +160,30 @@ class Node:
         return any(node.local and node.is_dir for node in self.ancestry())
 
 
-class Tree:
-    """The nodes of all sites, listed when somebody looks."""
+class Listing:
+    """A listing under way, and afterwards what became of it."""
 
-    def __init__(self, sites: Iterable[Site], sizes: Sizes) -> None:
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: Exception | None = None
+
+    async def wait(self) -> None:
+        await self.done.wait()
+        if isinstance(self.error, LabfsError):
+            raise type(self.error)(str(self.error)) from self.error  # one for each who waits
+        if self.error is not None:
+            raise self.error
+
+
+class Tree:
+    """The nodes of all sites, listed when somebody looks.
+
+    A listing runs in `nursery` and belongs to nobody who waits for it: one that takes longer than they
+    may wait is there for the next who asks.
+    """
+
+    def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes) -> None:
+        self._nursery = nursery
         self._sizes = sizes
         self.root = Node("", None, None, is_dir=True)
         self.root.listed_at = float("inf")
@@ -170,26 +193,28 @@ class Tree:
     async def children(self, node: Node) -> dict[str, Node]:
         """Return the nodes in a directory by name, listing it if the last listing is too old.
 
-        A site that cannot be reached goes on showing what it last listed; Unavailable only if that
-        is nothing.
+        A site that is slow or cannot be reached goes on showing what it last listed; Unavailable only if
+        that is nothing.
         """
         if not node.is_dir:
             raise NotDirectory(f"“{node.name}” is not a directory.")
         container = node.container
         if self._fresh(container):
             return node.children
-        if container.lock is None:
-            container.lock = trio.Lock()
-        async with container.lock:
-            if not self._fresh(container):
-                await self._list(container)
+        listing = self._renewal(container)
+        known = container.listed_at > float("-inf")
+        with trio.move_on_after(RENEWAL_S if known else float("inf")):
+            await listing.wait()
         return node.children
 
     async def child(self, parent: Node, name: str) -> Node:
         """Return the node of that name, listed or not. Raises NotFound."""
-        children = await self.children(parent)
-        node = children.get(name) or parent.unlisted.get(name) or self._offered(parent, name)
-        doubt = parent.container.doubt
+        container = parent.container
+        await self.children(parent)
+        if name not in parent.children and container.listing is not None:
+            await container.listing.wait()
+        node = parent.children.get(name) or parent.unlisted.get(name) or self._offered(parent, name)
+        doubt = container.doubt
         if node is None and doubt is not None:
             raise Unavailable(doubt)  # an old listing can show what was there, not what is absent
         if node is None:
@@ -240,6 +265,21 @@ class Tree:
     def _fresh(container: Node) -> bool:
         return trio.current_time() - container.listed_at < LISTING_S
 
+    def _renewal(self, container: Node) -> Listing:
+        if container.listing is None:
+            container.listing = Listing()
+            self._nursery.start_soon(self._renew, container, container.listing)
+        return container.listing
+
+    async def _renew(self, container: Node, listing: Listing) -> None:
+        try:
+            await self._list(container)
+        except Exception as error:  # handed to whoever waits
+            listing.error = error
+        finally:
+            container.listing = None
+            listing.done.set()
+
     async def _list(self, container: Node) -> None:
         assert container.site is not None
         assert container.entry is not None
@@ -260,7 +300,9 @@ class Tree:
             raise
         container.gone &= {entry.id for entry in entries}
         entries = [entry for entry in entries if entry.id not in container.gone]
-        self._settle(container, fold(entries, keeps_versions=backend.capabilities.replace is Replace.NEWER), began)
+        lay_out = partial(fold, entries, keeps_versions=backend.capabilities.replace is Replace.NEWER)
+        layout = lay_out() if len(entries) < MANY else await trio.to_thread.run_sync(lay_out)
+        self._settle(container, layout, began)
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
         container.doubt = None

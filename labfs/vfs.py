@@ -53,7 +53,7 @@ class Vfs:
         copies: Copies,
     ) -> None:
         self.sites = tuple(sites)
-        self.tree = Tree(self.sites, sizes)
+        self.tree = Tree(nursery, self.sites, sizes)
         self.blocks = Blocks(nursery, cache_bytes)
         self.copies = copies
         self.reasons = Reasons()
