@@ -3,14 +3,14 @@
 The map. Arrows point down only; a module imports what lies below it and nothing else (tests/test_layers.py
 holds that law and checks that every module is named here).
 
-                      cli · demo ─────────── config · mounts · control
+         cli + cli_outbox · demo ─────────── config · mounts · control
          (door)          │                        │
      fuse + inodes ── daemon               backends/__init__    kind → backend, one table
      + holders           │                        │
             └────────── vfs              backends/basespace     one file a system (and its entries)
                          │                        │
-                       files                  presigned         bytes behind a presigned address
-              ┌─────┬────┴──┬─────┐         direct · forms      … or behind the site's own; bodies of forms
+        waiting ─ files ─ outbox              presigned         bytes behind a presigned address
+              ┌─────┬──┴─ sources ┐         direct · forms      … or behind the site's own; bodies of forms
             rules  tree     │     │               │
               │     │       │     │            client           credentials, limits, retries, deadlines
               └──┐ ┌─┴──┐   │     │     bulk · breaker · pace   with verdicts, all that knows httpx
@@ -27,6 +27,8 @@ cli       what is typed                        config    a TOML file → sites
 demo      the tour                             mounts    the mount table, and the state of one mount point
 daemon    one mount being served               control   the daemon's ear
 fuse      the kernel's requests ⇄ vfs          inodes    numbers ⇄ nodes
+outbox    sends what waits                     waiting   the saves that wait, by path
+sources   node → reader, true sizes            cli_outbox  what could not be saved
 holders   who has a file open, from /proc      vfs       names: looking, making, renaming, removing
 files     open files, and the save at a close  rules     what may be done where
 tree      path → node, listings                names     server names ⇄ file names

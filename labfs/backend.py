@@ -254,6 +254,10 @@ class Backend(Protocol):
         """Start a multipart upload; `size` is in bytes, or None while still unknown."""
         ...
 
+    async def resume_upload(self, target: Target, token: str) -> Upload:
+        """Go on with an upload of an earlier process. Raises NotFound where the system has given it up."""
+        ...
+
     async def rename(self, entry: Entry, target: Target) -> Entry:
         """Give a file another name or place, its bytes untouched. Raises CrossDevice where that is no rename."""
         ...

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 import click
 
 from labfs import __version__, config, control, holders, mounts
+from labfs.cli_outbox import kept_in, outbox, size
 from labfs.errors import ConfigError, LabfsError
-from labfs.spool import leftovers, remove
 
 START_S = 60.0  # for a mount to serve: sites are asked who we are first
 END_S = 60.0  # for a daemon to end after its mount is gone
@@ -187,7 +187,7 @@ def umount(mountpoint: str) -> None:
             raise ConfigError(f"{where} is in use by {_users(where)}; close it and try again.")
         _wait_for_end(place)
         click.echo(f"Unmounted {where}.")
-    kept = _kept(place)
+    kept = kept_in(place)
     if kept:
         raise ConfigError(f"{len(kept)} save(s) never reached their server; their bytes are safe: labfs outbox list")
 
@@ -199,7 +199,7 @@ def _drain(place: mounts.Place) -> None:
         under_way = [u for u in control.ask(place.socket, {"op": "status"})["uploads"] if u["state"] == "uploading"]
         if not under_way:
             return
-        text = ", ".join(f"{u['path']} ({_size(u['sent'])} of {_size(u['size'])})" for u in under_way[:3])
+        text = ", ".join(f"{u['path']} ({size(u['sent'])} of {size(u['size'])})" for u in under_way[:3])
         if text != said:
             click.echo(f"Waiting for {len(under_way)} upload(s): {text}")
         said = text
@@ -233,13 +233,13 @@ def status(as_json: bool) -> None:
         elif (there := mounts.mounted_at(place.mountpoint)) and there.fstype == mounts.FSTYPE:
             found.append({"mountpoint": place.mountpoint, "dead": True})
     if as_json:
-        click.echo(json.dumps({"mounts": found, "outbox": [note for p in mounts.places() for note in _kept(p)]}))
+        click.echo(json.dumps({"mounts": found, "outbox": [note for p in mounts.places() for note in kept_in(p)]}))
         return
     if not found:
         click.echo("Nothing is mounted.")
     for mount in found:
         click.echo("\n".join(_describe(mount)))
-    kept = sum(len(_kept(place)) for place in mounts.places())
+    kept = sum(len(kept_in(place)) for place in mounts.places())
     if kept:
         click.echo(f"{kept} save(s) never reached their server; their bytes are safe: labfs outbox list")
 
@@ -253,11 +253,11 @@ def _describe(mount: dict[str, Any]) -> Iterator[str]:
     yield f"{mount['mountpoint']}  process {mount['pid']}, log {mount['log']}"
     for site in mount["sites"]:
         yield f"  {site['name']:<16} {site['kind']:<10} {site['access']:<6} {site['outage'] or site['url']}"
-    yield f"  cache {_size(cache['bytes'])} of {_size(cache['capacity'])}; {_size(spool['free'])} free for writing"
+    yield f"  cache {size(cache['bytes'])} of {size(cache['capacity'])}; {size(spool['free'])} free for writing"
     if mount["local_files"]:
         yield f"  {mount['local_files']} temporary file(s) stay on this machine"
     for upload in mount["uploads"]:
-        yield f"  {upload['state']}: {upload['path']}, {_size(upload['sent'])} of {_size(upload['size'])}"
+        yield f"  {upload['state']}: {upload['path']}, {size(upload['sent'])} of {size(upload['size'])}"
     for problem in mount["errors"][:5]:
         yield f"  {problem['path']}: {problem['reason']}"
 
@@ -305,63 +305,6 @@ def _inside(path: str) -> tuple[mounts.Place, str]:
     raise ConfigError(f"{path} is not in anything that labfs has mounted.")
 
 
-# -- what could not be saved ---------------------------------------------------------------------------
-
-
-@cli.group()
-def outbox() -> None:
-    """Saves that never reached their server."""
-
-
-def _kept(place: mounts.Place) -> list[dict[str, Any]]:
-    """Return what lies in the spool of a mount and is no living daemon's work."""
-    alive = place.in_use()
-    kept = [note for note in leftovers(place.spool) if note["state"] != "local" and note["bytes"]]
-    return [note for note in kept if not alive or note["state"] != "writing"]
-
-
-def _find(name: str) -> dict[str, Any]:
-    for place in mounts.places():
-        for note in _kept(place):
-            if Path(note["file"]).stem == name:
-                return note
-    raise ConfigError(f"The outbox has no “{name}”; see: labfs outbox list")
-
-
-@outbox.command("list")
-def outbox_list() -> None:
-    """List them: name, size, where they belong, why they failed."""
-    for place in mounts.places():
-        for note in _kept(place):
-            reason = note.get("error") or "labfs ended before it was saved"
-            click.echo(f"{Path(note['file']).stem}  {_size(note['bytes'])}  {note.get('path', '?')}  {reason}")
-
-
-@outbox.command("export")
-@click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--partial", is_flag=True, help="Also an edit of which bytes are missing.")
-def outbox_export(name: str, file: Path, partial: bool) -> None:
-    """Copy the bytes of NAME to FILE, which must not exist."""
-    note = _find(name)
-    missing = sum(stop - start for start, stop in note.get("missing", []))
-    if missing and not partial:
-        raise ConfigError(
-            f"{name} was an edit of a file on the server and lacks {_size(missing)} that are only there; "
-            "get that file first, or export what there is, zeros between, with --partial."
-        )
-    with open(note["file"], "rb") as source, open(file, "xb") as sink:
-        while chunk := source.read(1024 * 1024):
-            sink.write(chunk)
-
-
-@outbox.command("discard")
-@click.argument("name")
-def outbox_discard(name: str) -> None:
-    """Delete the bytes of NAME for good."""
-    remove(Path(_find(name)["file"]))
-
-
 # -- sandbox and demo ----------------------------------------------------------------------------------
 
 
@@ -389,9 +332,4 @@ def demo(keep: bool) -> None:
     sys.exit(tour(keep=keep))
 
 
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")
+cli.add_command(outbox)

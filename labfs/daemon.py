@@ -72,6 +72,7 @@ class Daemon:
                 self._mount(door)
                 try:
                     nursery.start_soon(self._watch_signals)
+                    nursery.start_soon(self._vfs.outbox.run)
                     nursery.start_soon(self._widen_read_ahead, door)
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
@@ -127,7 +128,8 @@ class Daemon:
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
         kept = self._vfs.files.spool.leftovers()
         if kept:
-            lines.append(f"{len(kept)} earlier save(s) never reached their server: labfs outbox list")
+            sent = sum(note["state"] == "waiting" for note in kept)
+            lines.append(f"{len(kept)} earlier save(s) never reached their server; {sent} go now: labfs outbox list")
         return "\n".join(lines)
 
     async def _watch_signals(self) -> None:
@@ -153,6 +155,8 @@ class Daemon:
                 return {"path": node.path, **self._vfs.xattrs(node)}
             case "why":
                 return {"reason": self._vfs.reasons.of(request["path"])}
+            case "retry":
+                return {"count": self._vfs.outbox.retry(request.get("name"))}
             case "users":
                 found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
                 return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
@@ -172,7 +176,7 @@ class Daemon:
             "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},
             "spool": {
                 "free": vfs.files.spool.free(),
-                "kept": [n for n in vfs.files.spool.leftovers() if n["state"] == "failed"],
+                "kept": [n for n in vfs.files.spool.leftovers() if n["state"] in ("failed", "waiting")],
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }

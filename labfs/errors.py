@@ -15,6 +15,7 @@
     ├── NoSpace               ENOSPC
     ├── CrossDevice           EXDEV         tools fall back to copy and delete
     ├── Stale                 ESTALE        the version that was opened is gone
+    │   └── Conflict          ESTALE        somebody else saved meanwhile: neither side is lost
     ├── Busy                  EBUSY
     ├── Archived              EAGAIN        bytes in cold storage: ask again in days
     ├── Unsupported           EOPNOTSUPP
@@ -96,6 +97,10 @@ class CrossDevice(LabfsError):
 
 class Stale(LabfsError):
     errno = errno.ESTALE
+
+
+class Conflict(Stale):
+    """Saving would destroy what somebody else saved since the file was opened."""
 
 
 class Busy(LabfsError):

@@ -16,13 +16,15 @@ from typing import Any
 import trio
 
 from labfs import names, rules
-from labfs.backend import Accept, Buffer, Target
-from labfs.errors import Archived, Exists, Invalid, IsDirectory, LabfsError, NotFound, Stale, Unavailable
+from labfs.backend import Accept, Buffer, Entry, Target
+from labfs.errors import Conflict, Exists, Invalid, IsDirectory, LabfsError, NotFound, Stale
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
 from labfs.reasons import Reasons
+from labfs.sources import Sources
 from labfs.spool import Spool
 from labfs.tree import Node, Tree
+from labfs.waiting import Waiting
 from labfs.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -45,11 +47,13 @@ class Files:
 
     def __init__(self, tree: Tree, readers: Readers, spool: Spool, reasons: Reasons) -> None:
         self.spool = spool
+        self.sources = Sources(tree, readers)
         self._tree = tree
-        self._readers = readers
         self._reasons = reasons
         self._handles: defaultdict[Node, set[Handle]] = defaultdict(set)
         self._writing: set[Node] = set()
+        self._untold: dict[str, LabfsError] = {}  # path → why a save failed after its close had been answered
+        self.waiting = Waiting(spool)
 
     async def open(
         self, node: Node, *, read: bool, write: bool, truncate: bool = False, append: bool = False
@@ -59,10 +63,11 @@ class Files:
             raise IsDirectory(f"“{node.name}” is a directory.")
         handle = Handle(node, readable=read, writable=write, append=append)
         if write or truncate:
+            self._tell(node.path)
             rules.check_writable(node)
             await self._begin_writing(node, truncate)
         elif node.text is None and node.writer is None:
-            handle.reader, handle.saves = await self._reader(node), node.saves
+            handle.reader, handle.saves = await self.sources.open(node), node.saves
             await handle.reader.prepare()
         self._handles[node].add(handle)
         return handle
@@ -85,6 +90,7 @@ class Files:
             return await self.open(known, read=True, write=True, truncate=truncate, append=append)
         local = rules.stays_local(parent, name, program)
         if not local:
+            self._tell(f"{parent.path.rstrip('/')}/{name}")
             names.for_saving(name)
             rules.check_holds(parent, Accept.FILE, name)
             rules.check_room(parent, name)
@@ -104,7 +110,7 @@ class Files:
             return await node.writer.read(offset, size)
         if handle.reader is None or handle.saves != node.saves:
             # Our own saves move a handle along; what others save does not.
-            handle.reader, handle.saves = await self._reader(node), node.saves
+            handle.reader, handle.saves = await self.sources.open(node), node.saves
         try:
             return await handle.reader.read(offset, size)
         except Damaged:
@@ -177,19 +183,48 @@ class Files:
         if writer is None or node.local or node.unlinked or not writer.dirty:
             return
         assert node.site is not None
-        target = self._target(node)
+        target = self._target(node, writer)
         try:
+            target = await self._unchanged(node, target)
             entry = await writer.commit(node.site.backend, target)
         except Exception as error:
+            writer.error = error
             self._reasons.note(node.path, error)
             raise
         if entry is not None:
+            self.waiting.supersede(node.path, writer.spool.path)
             if target.replaces is not None and rules.deletes_old(node):
                 self._tree.bury(node, target.replaces)
             node.entry = entry
             node.saves += 1
             node.committed_at = trio.current_time()
             self._reasons.forget(node.path)
+
+    async def _unchanged(self, node: Node, target: Target) -> Target:
+        """Make sure that a save does not destroy what somebody else saved meanwhile. Raises Conflict.
+
+        Only where the bytes change in place: anywhere else theirs stay, beside ours or as an older version.
+        """
+        opened = target.replaces
+        if opened is None or opened.version is None or not rules.destroys_old(node):
+            return target
+        assert node.site is not None
+        try:
+            found = await node.site.backend.stat(opened.id)
+        except NotFound:
+            return replace(target, replaces=None)  # removed meanwhile: ours is a new file
+        if found.version != opened.version:
+            raise Conflict(
+                f"Somebody else has saved “{node.name}” since you opened it. Theirs is on the server;"
+                " yours is in the outbox (labfs outbox list), to be exported, or sent over theirs."
+            )
+        return target
+
+    def _tell(self, path: str) -> None:
+        """Raise, once, why an earlier save failed that nobody could be told about any more."""
+        error = self._untold.pop(path, None)
+        if error is not None:
+            raise type(error)(f"The last save failed after it was closed: {error}")
 
     def unsaved(self) -> list[Node]:
         """Return the files whose bytes no server has yet."""
@@ -234,7 +269,7 @@ class Files:
             if truncate or entry is None or entry.size == 0:
                 self.attach_writer(node, None)
                 return
-            base = await self._reader(node)
+            base = await self.sources.open(node)
             entry = node.entry  # with its size, which may have been learnt now
             await base.prepare()
             if node.writer is None and node.entry is entry:  # nobody came first while it was prepared
@@ -248,12 +283,26 @@ class Files:
             return
         if writer.dirty and writer.error is None:
             await self._try_commit(node)
+            if isinstance(writer.error, LabfsError):
+                self._untold[node.path] = writer.error
         if node.writer is not writer or self.writers(node):
             return  # opened again meanwhile
         if writer.dirty:
             await self._set_aside(node, writer)
         else:
             self.discard(node)
+
+    async def send(self, node: Node) -> bool:
+        """Save a file that nobody has open; false if that failed for a while, and its bytes wait again."""
+        writer = node.writer
+        assert writer is not None
+        await self._try_commit(node)
+        if node.writer is writer and not self.writers(node):
+            if writer.dirty:
+                await self._set_aside(node, writer)
+            else:
+                self.discard(node)
+        return not _passing(writer.error)
 
     async def _try_commit(self, node: Node) -> None:
         try:
@@ -271,20 +320,31 @@ class Files:
             self._tree.detach(node)
         node.generation += 1
         self._tree.expire(node.parent or node)
-        if not writer.size:
+        reason = str(writer.error or "it was still being written when labfs ended")
+        # An upload that was broken off by a shutdown goes on with the next mount.
+        ended = writer.error is None and not self.writers(node)
+        passing = ended or _passing(writer.error)
+        if not writer.size and not passing:
             writer.spool.discard()
             return
-        reason = str(writer.error or "it was still being written when labfs ended")
-        keep = partial(writer.keep, path=node.path, state="failed", error=reason)
+        keep = partial(writer.keep, path=node.path, state="waiting" if passing else "failed", error=reason)
         await trio.to_thread.run_sync(keep)
         writer.spool.close()
+        self.waiting.changed()
         log.error("%s was not saved (%s); its bytes are in %s.", node.path, reason, writer.spool.path)
 
     def attach_writer(self, node: Node, base: Reader | None) -> None:
         """Begin to write a file, on top of what `base` reads or from nothing."""
         assert node.site is not None
         lacks = base.size if base else 0
-        node.writer = Writer(self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks), base)
+        place = None if node.entry is None else [node.entry.id, node.entry.version]
+        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, opened=place)
+        node.writer = Writer(spool, base, node.entry)
+        self._writing.add(node)
+
+    def resume(self, node: Node, note: dict[str, Any], base: Reader | None, opened: Entry | None) -> None:
+        """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""
+        node.writer = Writer.adopted(self.spool.reopen(note), base, opened)
         self._writing.add(node)
 
     def relabel(self, node: Node, **news: Any) -> None:
@@ -301,55 +361,13 @@ class Files:
             node.writer = None
         self._writing.discard(node)
 
-    async def measure(self, node: Node, *, surely: bool = False) -> None:
-        """Learn a size that no listing told, without fetching much unless it must be known `surely`."""
-        entry, site = node.entry, node.site
-        if node.is_dir or node.writer is not None or entry is None or site is None:
-            return
-        if entry.size is not None or entry.unreadable:
-            return
-        try:
-            size, node.least = await self._readers.size(site.name, site.backend, entry, surely=surely)
-        except Unavailable:
-            raise
-        except LabfsError as error:
-            if node.entry is entry:
-                node.entry = replace(entry, size=0, unreadable=str(error))
-            return
-        if size is not None and node.entry is entry:
-            node.entry = self._tree.measured(site.name, entry, size)
-
-    def reader(self, node: Node) -> Reader:
-        """Return a reader of what the server has, whose size is known.
-
-        Raises Archived for what it cannot give now.
-        """
-        if node.entry is None or node.site is None:
-            raise NotFound(f"“{node.name}” is not on the server any more.")
-        if node.entry.unreadable:
-            raise Archived(node.entry.unreadable)
-        return self._readers.open(node.site.name, node.site.backend, node.entry)
-
-    async def _reader(self, node: Node) -> Reader:
-        """Return a reader of what the server has, after its size was learnt if need be."""
-        entry, site = node.entry, node.site
-        if entry is None or site is None or entry.version is not None or site.backend.capabilities.ranged:
-            await self.measure(node, surely=True)
-            return self.reader(node)
-        if entry.unreadable:
-            raise Archived(entry.unreadable)
-        node.generation += 1  # nothing tells whether what the kernel kept is still so
-        reader, size = await self._readers.snapshot(site.backend, entry)
-        if node.entry is entry:
-            node.entry = replace(entry, size=size)
-        return reader
-
-    def _target(self, node: Node) -> Target:
+    def _target(self, node: Node, writer: Writer) -> Target:
         assert node.parent is not None
         home = node.parent.home
         assert home.entry is not None
-        if node.entry is not None:
-            return Target(home.entry, node.entry.folders, node.entry.name, node.entry)
+        opened = writer.opened
+        if opened is not None:
+            return Target(home.entry, opened.folders, opened.name, opened)
         return Target(home.entry, node.parent.folders, names.original(node.name))
 
     def drop(self, node: Node) -> None:
@@ -358,6 +376,11 @@ class Files:
         node.unlinked = True
         if not self._handles.get(node):
             self.discard(node)
+
+
+def _passing(error: Exception | None) -> bool:
+    """Whether waiting may mend what made a save fail."""
+    return isinstance(error, LabfsError) and error.transient
 
 
 def state(node: Node) -> str | None:

@@ -69,6 +69,11 @@ def deletes_old(node: Node) -> bool:
     return node.site is not None and _replace(node, node.site) is Replace.BY_DELETE
 
 
+def destroys_old(node: Node) -> bool:
+    """Whether saving over a file leaves nothing of the bytes that were there."""
+    return node.site is not None and _replace(node, node.site) is Replace.IN_PLACE
+
+
 def check_size(node: Node, size: int) -> None:
     """Raises TooLarge for more bytes than the system takes in one file."""
     if node.local or node.site is None:

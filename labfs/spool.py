@@ -1,7 +1,16 @@
 """Bytes of files that are being written: on disk, private, kept until a server has them.
 
 Each file is a pair in the spool directory, `NAME.data` and `NAME.json`: the second says where the bytes
-belong, so that nobody needs labfs's memory to know it. A pair is removed by `discard` and nothing else.
+belong and how far they are, so that nobody needs labfs's memory to know it. A pair is removed by `discard`
+and nothing else. The notes are the journal: each is replaced as a whole, so every step is made or not made,
+and there is no database whose one bad page could cost the other saves. Their states:
+
+    local     stays on this machine, and ends with the mount
+    writing   a program has it open; what was synced is sent after a crash, the rest is kept as unfinished
+    sending   closed, and on its way; whether the server has it is found out after a crash
+    waiting   to be sent as soon as the server answers
+    failed    refused for a reason that waiting does not mend, or unfinished: a person decides
+    saved     the server has it; the file is still open
 """
 
 from __future__ import annotations
@@ -18,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 1024 * 1024
+FORMAT = 1  # of the notes
 
 
 class Ranges:
@@ -67,11 +77,16 @@ class SpoolFile:
     `note` says where the bytes belong and what became of them; it lies beside them on disk.
     """
 
-    def __init__(self, path: Path, note: dict[str, Any]) -> None:
+    def __init__(self, path: Path, note: dict[str, Any], fd: int = -1) -> None:
         self.path = path
         self.note = note
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self.describe()
+        self._fd = fd
+
+    @classmethod
+    def create(cls, path: Path, note: dict[str, Any]) -> SpoolFile:
+        file = cls(path, note, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        file.describe()
+        return file
 
     def describe(self, **news: Any) -> None:
         """Write the note anew, with some of it changed."""
@@ -112,7 +127,7 @@ class SpoolFile:
 
     def copy(self) -> SpoolFile:
         """Return a second file with the same bytes and note."""
-        twin = SpoolFile(_new(self.path.parent), self.note)
+        twin = SpoolFile.create(_new(self.path.parent), self.note)
         size, offset = os.fstat(self.fd).st_size, 0
         while offset < size:
             offset += os.copy_file_range(self.fd, twin.fd, size - offset, offset, offset)
@@ -163,23 +178,35 @@ class Spool:
         directory.chmod(0o700)
         self.directory = directory
 
-    def create(self, site: str, path: str, *, local: bool = False, lacks: int = 0) -> SpoolFile:
+    def create(self, site: str, path: str, *, local: bool = False, lacks: int = 0, **more: Any) -> SpoolFile:
         """Make an empty spool file for bytes that belong at `path` of `site`, or nowhere but here.
 
         `lacks` is the size in bytes of the version on the server that still lends its bytes to this one.
         """
-        note = {"site": site, "path": path, "state": "local" if local else "writing"}
-        return SpoolFile(_new(self.directory), {**note, "missing": [[0, lacks]]} if lacks else note)
+        note = {"format": FORMAT, "site": site, "path": path, "state": "local" if local else "writing", **more}
+        return SpoolFile.create(_new(self.directory), {**note, "missing": [[0, lacks]]} if lacks else note)
 
     def adopt(self) -> None:
-        """Take over what an earlier process left: its unfinished saves are failed ones now."""
+        """Take over what an earlier process left: what was closed or synced is sent, the rest is unfinished."""
         for note in self.leftovers():
-            data = Path(note["file"])
-            if note["state"] == "local" or (note["state"] == "writing" and not note["bytes"]):
+            data, state = Path(note["file"]), note["state"]
+            unfinished = state == "writing" and not note.get("synced")
+            if state in ("local", "saved") or (unfinished and not note["bytes"]):
                 remove(data)
-            elif note["state"] == "writing":
-                reason = {"state": "failed", "error": "labfs ended before it was saved"}
-                write_note(data.with_suffix(".json"), {**note, **reason})
+            elif unfinished:
+                self.mark(note, state="failed", error="labfs ended before it was closed")
+            elif state in ("writing", "sending"):
+                self.mark(note, state="waiting", error="labfs ended before it was saved")
+
+    def mark(self, note: dict[str, Any], **news: Any) -> None:
+        """Change the note of a file that nobody has open."""
+        kept = {key: value for key, value in note.items() if key not in ("file", "bytes")}
+        write_note(Path(note["file"]).with_suffix(".json"), {**kept, **news})
+
+    def reopen(self, note: dict[str, Any]) -> SpoolFile:
+        """Return a file that an earlier save left, to go on with it."""
+        kept = {key: value for key, value in note.items() if key not in ("file", "bytes")}
+        return SpoolFile(Path(note["file"]), kept)
 
     def leftovers(self) -> list[dict[str, Any]]:
         return leftovers(self.directory)
@@ -211,11 +238,17 @@ def write_note(path: Path, note: dict[str, Any]) -> None:
 def leftovers(directory: Path) -> list[dict[str, Any]]:
     """Return the notes of all files in a spool directory, with `file` and `bytes`, oldest first."""
     found = []
-    for label in sorted(directory.glob("*.json")):
-        data = label.with_suffix(".data")
+    for data in sorted(directory.glob("*.data")):
+        label = data.with_suffix(".json")
+        try:
+            size = data.stat().st_size
+        except OSError:
+            continue  # removed just now
         try:
             note = json.loads(label.read_text())
-            found.append({**note, "file": str(data), "bytes": data.stat().st_size})
-        except (OSError, ValueError) as error:
-            found.append({"file": str(data), "state": "unreadable", "error": str(error), "bytes": 0})
+            known = {key: str(note[key]) for key in ("state", "site", "path")}
+            found.append({**note, **known, "file": str(data), "bytes": size})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = f"its note is damaged ({error}), but its bytes are there"
+            found.append({"file": str(data), "state": "failed", "error": reason, "bytes": size})
     return found

@@ -19,6 +19,7 @@ from labfs.blocks import Blocks
 from labfs.copies import Copies
 from labfs.errors import CrossDevice, Exists, IsDirectory, NotDirectory, NotEmpty, NotPermitted
 from labfs.files import Files, state
+from labfs.outbox import Outbox
 from labfs.reader import Readers
 from labfs.reasons import Reasons
 from labfs.sizes import Sizes
@@ -58,6 +59,7 @@ class Vfs:
         self.copies = copies
         self.reasons = Reasons()
         self.files = Files(self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons)
+        self.outbox = Outbox(self.tree, self.files, self.sites)
         self._started_ns = time.time_ns()
 
     @property
@@ -74,7 +76,7 @@ class Vfs:
 
     async def measure(self, node: Node) -> None:
         """Have a file's true size at hand for `attributes`, if that can be had for little."""
-        await self.files.measure(node)
+        await self.files.sources.measure(node)
 
     async def resolve(self, path: str) -> Node:
         """Return the node at a path that starts at the mount point."""
@@ -115,7 +117,7 @@ class Vfs:
             "url": entry.url if entry else None,
             "version": entry.version if entry else None,
             "checksum": entry.checksum if entry else None,
-            "state": state(node),
+            "state": "waiting" if node.path in self.files.waiting.notes() else state(node),
             "error": self.reasons.of(node.path),
         }
         return {f"user.labfs.{name}": value for name, value in found.items() if value}
@@ -301,12 +303,13 @@ class Vfs:
         parent, name, entry = node.parent, node.name, node.entry
         assert parent is not None
         if node.writer is None:
-            self.files.attach_writer(node, self.files.reader(node))
+            self.files.attach_writer(node, self.files.sources.reader(node))
         assert node.writer is not None
         node.writer.touch()
         self.tree.detach(node)
         self.tree.attach(node, into, new)
         node.local, node.entry = False, there.entry if there else None
+        opened, node.writer.opened = node.writer.opened, node.entry
         self.files.relabel(node)
         try:
             if not self.files.writers(node):  # else it is still being written: its close is the save
@@ -315,6 +318,8 @@ class Vfs:
             reason = str(error) or "the rename was interrupted"
             self.files.relabel(node, state="failed", error=reason)
             node.local, node.entry = True, entry
+            if node.writer is not None:
+                node.writer.opened = opened
             self.tree.detach(node)
             self.tree.attach(node, parent, name)
             if there is not None:

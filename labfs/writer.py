@@ -7,15 +7,17 @@ version that was opened, which is read when it is needed: for a reader at once, 
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import trio
 
 from labfs.backend import Backend, Buffer, Entry, Parts, Receipt, Source, Target, Upload
-from labfs.errors import Garbled, LabfsError, TooLarge
+from labfs.errors import Garbled, LabfsError, NotFound, TooLarge, Unavailable, Unsupported
 from labfs.reader import Reader
 from labfs.spool import Ranges, SpoolFile
 
@@ -27,10 +29,15 @@ ABORT_S = 8.0  # for telling the server to forget an upload
 
 
 class Writer:
-    """The bytes of one file on their way to the server. `base` reads the version that was opened."""
+    """The bytes of one file on their way to the server.
 
-    def __init__(self, spool: SpoolFile, base: Reader | None) -> None:
+    `opened` is what the server had when the writing began, and `base` reads it; None where there was
+    nothing, or nothing of it is wanted.
+    """
+
+    def __init__(self, spool: SpoolFile, base: Reader | None, opened: Entry | None = None) -> None:
         self.spool = spool
+        self.opened = opened
         self.committing = False
         self.sent = 0  # bytes of the commit under way that the server has
         self.error: Exception | None = None  # why the last commit failed
@@ -46,6 +53,21 @@ class Writer:
         self._commit = trio.Lock()
         self._copy = trio.Lock()
 
+    @classmethod
+    def adopted(cls, spool: SpoolFile, base: Reader | None, opened: Entry | None) -> Writer:
+        """Go on with what an earlier save left; `base` reads the bytes that the spool lacks."""
+        writer = cls(spool, base, opened)
+        missing = [(start, stop) for start, stop in spool.note.get("missing", [])]
+        writer.size = int(spool.note.get("size", os.fstat(spool.fd).st_size))
+        position = 0
+        for start, stop in sorted(missing):
+            writer._written.add(position, start)
+            position = stop
+        writer._written.add(position, writer.size)
+        writer._base_stop = max((stop for _, stop in missing), default=0)
+        writer.touch()
+        return writer
+
     # -- bytes ---------------------------------------------------------------------------------------
 
     @property
@@ -56,6 +78,8 @@ class Writer:
     def touch(self) -> None:
         """Count a change, so that the file is saved although no byte of it is new."""
         self._changes += 1
+        if self.spool.note["state"] == "saved":
+            self.spool.describe(state="writing", synced=False, upload=None)
         self.error = None
         self.modified_ns = time.time_ns()
 
@@ -113,10 +137,11 @@ class Writer:
         async with self._copy:
             if self._sending is self.spool:
                 self.spool = await trio.to_thread.run_sync(self.spool.copy)
+                self.spool.describe(state="writing", upload=None)
 
     async def sync(self) -> None:
         """Make what was written so far survive a power cut on this machine."""
-        await trio.to_thread.run_sync(self.keep)
+        await trio.to_thread.run_sync(partial(self.keep, synced=True))
 
     def keep(self, **news: Any) -> None:
         """Write the note with what the spool still lacks of the file, and all of it to the disk. Blocks."""
@@ -149,6 +174,7 @@ class Writer:
                 await self._fill()
                 sending = self._sending = self.spool
                 changes = self._changes
+                sending.describe(state="sending", size=self.size, missing=[])
                 entry = await self._send(backend, target, sending, self.size)
             except Exception as error:
                 self.error = error
@@ -158,6 +184,9 @@ class Writer:
                 if sending is not None and sending is not self.spool:
                     sending.discard()
             self._saved = changes
+            self.opened = entry
+            if not self.dirty:
+                self.spool.describe(state="saved")
             return entry
 
     async def _fill(self) -> None:
@@ -181,32 +210,63 @@ class Writer:
         if rules is None or size > rules.greatest * rules.count:
             limit = backend.capabilities.whole if rules is None else rules.greatest * rules.count
             raise TooLarge(f"“{target.name}” has {size} bytes; this system takes at most {limit}.")
-        upload = await backend.begin_upload(target, size)
+        upload, step, sent = await _begin(backend, target, rules, spool, size)
         try:
-            receipts = await self._send_parts(upload, rules, spool, size)
+            receipts = await self._send_parts(upload, step, sent, spool, size)
             return await upload.complete(receipts, size)
-        except BaseException:
-            with trio.move_on_after(ABORT_S, shield=True):
-                await _abort(upload)
+        except Unavailable:
+            raise  # to go on with later: the server keeps what it has
+        except BaseException as error:
+            if not isinstance(error, trio.Cancelled):
+                spool.describe(upload=None)
+                with trio.move_on_after(ABORT_S, shield=True):
+                    await _abort(upload)
             raise
 
-    async def _send_parts(self, upload: Upload, rules: Parts, spool: SpoolFile, size: int) -> list[Receipt]:
-        """Send all parts, a few at a time; the first one that fails for good stops the others."""
-        step = part_size(size, rules)
-        waiting = iter(enumerate(range(0, size, step), 1))
-        receipts: list[Receipt] = []
+    async def _send_parts(
+        self, upload: Upload, step: int, sent: list[Receipt], spool: SpoolFile, size: int
+    ) -> list[Receipt]:
+        """Send all parts but those `sent` earlier, a few at a time; the first one that fails stops the others."""
+        receipts = {receipt.number: receipt for receipt in sent}
+        self.sent = sum(receipt.size for receipt in sent)
+        waiting = iter([(n, start) for n, start in enumerate(range(0, size, step), 1) if n not in receipts])
 
         async def work() -> None:
             for number, start in waiting:
                 source = spool.source(start, min(start + step, size))
-                receipts.append(await _put(upload, number, source))
+                receipts[number] = await _put(upload, number, source)
                 self.sent += source.size
+                _note_progress(spool, upload, step, receipts.values())
 
         with _first_error():
             async with trio.open_nursery() as nursery:
                 for _ in range(PARTS_AT_ONCE):
                     nursery.start_soon(work)
-        return sorted(receipts, key=lambda receipt: receipt.number)
+        return [receipts[number] for number in sorted(receipts)]
+
+
+async def _begin(
+    backend: Backend, target: Target, rules: Parts, spool: SpoolFile, size: int
+) -> tuple[Upload, int, list[Receipt]]:
+    """Start an upload, or go on with one that an earlier try left; return it, its part size and its receipts."""
+    earlier = spool.note.get("upload")
+    if earlier is not None:
+        try:
+            upload = await backend.resume_upload(target, earlier["token"])
+            receipts = [Receipt(*receipt) for receipt in earlier["receipts"]]
+            log.info("Going on with an upload: %d parts are there.", len(receipts))
+        except (NotFound, Unsupported, KeyError, TypeError):
+            spool.describe(upload=None)
+        else:
+            return upload, int(earlier["step"]), receipts
+    upload, step = await backend.begin_upload(target, size), part_size(size, rules)
+    _note_progress(spool, upload, step, ())
+    return upload, step, []
+
+
+def _note_progress(spool: SpoolFile, upload: Upload, step: int, receipts: Iterable[Receipt]) -> None:
+    kept = [[receipt.number, receipt.tag, receipt.size] for receipt in receipts]
+    spool.describe(upload={"token": upload.token, "step": step, "receipts": kept})
 
 
 def part_size(size: int, rules: Parts) -> int:

@@ -33,6 +33,7 @@ class MemoryBackend:
     latency_s: float = 0.01
     files: dict[int, tuple[Entry, bytes]] = field(default_factory=dict)
     faults: dict[str, list[LabfsError | None]] = field(default_factory=dict)
+    uploads: dict[str, MemoryUpload] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     unmeasured: dict[str, int] = field(default_factory=dict)  # sizes of files that are listed without one
     sizeless: bool = False  # no listing tells a size
@@ -135,7 +136,15 @@ class MemoryBackend:
 
     async def begin_upload(self, target: Target, size: int | None) -> MemoryUpload:
         await self._call("begin")
-        return MemoryUpload(self, target)
+        token = f"upload {len(self.uploads)}"
+        self.uploads[token] = MemoryUpload(self, target, token)
+        return self.uploads[token]
+
+    async def resume_upload(self, target: Target, token: str) -> MemoryUpload:
+        await self._call("resume")
+        if token not in self.uploads:
+            raise NotFound("There is no such upload.")
+        return self.uploads[token]
 
     async def rename(self, entry: Entry, target: Target) -> Entry:
         await self._call("rename")
@@ -186,7 +195,7 @@ class MemoryContent:
 class MemoryUpload:
     backend: MemoryBackend
     target: Target
-    token: str = "token"
+    token: str
     parts: dict[int, bytes] = field(default_factory=dict)
     aborted: bool = False
 

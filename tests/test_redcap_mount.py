@@ -294,18 +294,19 @@ def test_a_second_file_in_a_field_is_refused(record: Path, redcap: Redcap, drive
     assert only(redcap, record) == ("f", b"x")
 
 
-def test_a_lost_update_is_noticed_at_the_save(record: Path, redcap: Redcap, drive: Mount) -> None:
+@pytest.mark.parametrize("mode", ["ab", "wb"])
+def test_a_lost_update_is_noticed_at_the_save(mode: str, record: Path, redcap: Redcap, drive: Mount) -> None:
     path = record / "counts" / "f"
     path.write_bytes(b"mine")
-    file = open(path, "ab", buffering=0)
+    file = open(path, mode, buffering=0)
     redcap.put("biobank", "f", b"theirs", record=record.name, field="counts")
     file.write(b" and more")
     with pytest.raises(OSError) as caught:
         file.close()
     assert caught.value.errno == errno.ESTALE
     assert only(redcap, record) == ("f", b"theirs")
-    assert "was not replaced" in error(path)
-    assert any(kept.read_bytes() == b"mine and more" for kept in drive.spooled), "neither side is lost"
+    assert "replaced" in error(path)
+    assert any(kept.read_bytes().endswith(b" and more") for kept in drive.spooled), "neither side is lost"
 
 
 def test_projects_come_from_the_configuration(drive: Mount) -> None:

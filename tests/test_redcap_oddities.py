@@ -35,6 +35,7 @@ from labfs.errors import (
     NotPermitted,
     Stale,
     TooLarge,
+    Unanswered,
     Unavailable,
 )
 
@@ -310,6 +311,39 @@ async def test_an_import_with_an_empty_answer_that_did_nothing_is_found_out(
     with pytest.raises(Unavailable, match="does not hold it"):
         await save(backend, field, "f", b"x")
     assert service.stored(record) == {}
+
+
+async def test_a_file_that_arrived_short_is_no_save(backend: Redcap, service: Service, record: str) -> None:
+    field = await field_of(backend, "biobank", record, "counts")
+    send = backend._wire.send
+
+    async def send_less(alias: str, name: str, source: Any, **more: Any) -> None:
+        await send(alias, name, Bytes(b"half"), **more)
+
+    backend._wire.send = send_less  # type: ignore[method-assign]
+    for sent in (True, False):
+        service.switch(length_sent=sent)
+        before = await file_in(backend, field) if service.stored(record) else None
+        with pytest.raises(Malformed, match="holds 4 bytes of the 8"):
+            await save(backend, field, "f", b"half and", before)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_somebody_elses_file_is_not_taken_for_ours(
+    lost: bool, backend: Redcap, service: Service, record: str
+) -> None:
+    field = await field_of(backend, "biobank", record, "counts")
+    old = await save(backend, field, "f", b"old!")
+
+    async def send(*args: Any, **more: Any) -> None:
+        if lost:
+            service.put("biobank", "f", b"new!", record=record, field="counts")
+            raise Unanswered("The answer was lost.")
+
+    backend._wire.send = send  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await save(backend, field, "f", b"mine", old)
+    assert (await file_in(backend, field)).version is not None
 
 
 @pytest.mark.parametrize("after", [0, 5])

@@ -322,7 +322,7 @@ async def test_a_rename_is_written_down_before_its_upload(tmp_path: Path, autoju
             nursery.start_soon(vfs.rename, box, "f~", box, "f")
             await trio.sleep(1)
             (note,) = vfs.files.spool.leftovers()
-            assert (note["state"], note["path"]) == ("writing", "/memory/box/f")
+            assert (note["state"], note["path"]) == ("sending", "/memory/box/f")
 
 
 async def test_a_rename_that_failed_keeps_its_bytes_at_the_end(tmp_path: Path, autojump_clock: Clock) -> None:

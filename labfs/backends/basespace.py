@@ -277,6 +277,12 @@ class BaseSpace:
         answer = await self._client.call("POST", path, params=params, headers=headers, patience=Patience.PERSISTENT)
         return _Upload(self, self._client, _id(_response(answer)))
 
+    async def resume_upload(self, target: Target, token: str) -> _Upload:
+        status = str((await self._get(f"files/{token}")).get("UploadStatus")).lower()
+        if status not in ("pending", "uploading", "complete"):
+            raise NotFound(f"This upload is {status}.")
+        return _Upload(self, self._client, token)
+
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”.")
 

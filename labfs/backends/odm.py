@@ -272,6 +272,9 @@ class Odm:
     async def begin_upload(self, target: Target, size: int | None) -> Upload:
         raise Unsupported(f"{self._client.site} takes a file in one piece only.")
 
+    async def resume_upload(self, target: Target, token: str) -> Upload:
+        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
+
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”.")
 

@@ -41,6 +41,7 @@ from labfs.backends.redcap_projects import Projects
 from labfs.backends.redcap_wire import Rounds, Secret, Wire, explain, site_url
 from labfs.client import Client
 from labfs.errors import (
+    Conflict,
     Denied,
     Exists,
     Invalid,
@@ -125,9 +126,7 @@ class Redcap:
             found = tuple(entries.project(alias) for alias in self._aliases)
             return Page(found, None, len(found))
         kind, alias, *rest = self._parse(parent.id, "project", "folder")
-        if kind == "folder":
-            return await self._projects.folder(alias, rest[1])
-        return await self._projects.page(alias, cursor)
+        return await (self._projects.folder(alias, rest[1]) if kind == "folder" else self._projects.page(alias, cursor))
 
     async def stat(self, entry_id: str) -> Entry:
         kind, alias, *rest = self._parse(entry_id, *entries.SHAPES)
@@ -257,6 +256,9 @@ class Redcap:
     async def begin_upload(self, target: Target, size: int | None) -> Upload:
         raise Unsupported(f"{self._client.site} takes a file in one piece only.")
 
+    async def resume_upload(self, target: Target, token: str) -> Upload:
+        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
+
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”; save it under the other name.")
 
@@ -296,7 +298,7 @@ class Redcap:
         if opened is None:
             raise Exists(f"{where} already holds a file, which this one would replace.")
         if opened.version != now:
-            raise Stale(f"{where} holds another file than the one that was opened; it was not replaced.")
+            raise Conflict(f"{where} holds another file than the one that was opened; it was not replaced.")
 
     async def _send(self, alias: str, name: str, source: Source, address: Mapping[str, Any]) -> Unanswered | None:
         """Send a file once; return why it is not known to have arrived."""

@@ -1,0 +1,60 @@
+"""What a server holds of a node, ready to be read: with its true size, learnt if no listing told it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from labfs.errors import Archived, LabfsError, NotFound, Unavailable
+from labfs.reader import Reader, Readers
+from labfs.tree import Node, Tree
+
+
+class Sources:
+    """Readers of nodes."""
+
+    def __init__(self, tree: Tree, readers: Readers) -> None:
+        self._tree = tree
+        self._readers = readers
+
+    async def measure(self, node: Node, *, surely: bool = False) -> None:
+        """Learn a size that no listing told, without fetching much unless it must be known `surely`."""
+        entry, site = node.entry, node.site
+        if node.is_dir or node.writer is not None or entry is None or site is None:
+            return
+        if entry.size is not None or entry.unreadable:
+            return
+        try:
+            size, node.least = await self._readers.size(site.name, site.backend, entry, surely=surely)
+        except Unavailable:
+            raise
+        except LabfsError as error:
+            if node.entry is entry:
+                node.entry = replace(entry, size=0, unreadable=str(error))
+            return
+        if size is not None and node.entry is entry:
+            node.entry = self._tree.measured(site.name, entry, size)
+
+    def reader(self, node: Node) -> Reader:
+        """Return a reader of what the server has, whose size is known.
+
+        Raises Archived for what it cannot give now.
+        """
+        if node.entry is None or node.site is None:
+            raise NotFound(f"“{node.name}” is not on the server any more.")
+        if node.entry.unreadable:
+            raise Archived(node.entry.unreadable)
+        return self._readers.open(node.site.name, node.site.backend, node.entry)
+
+    async def open(self, node: Node) -> Reader:
+        """Return a reader of what the server has, after its size was learnt if need be."""
+        entry, site = node.entry, node.site
+        if entry is None or site is None or entry.version is not None or site.backend.capabilities.ranged:
+            await self.measure(node, surely=True)
+            return self.reader(node)
+        if entry.unreadable:
+            raise Archived(entry.unreadable)
+        node.generation += 1  # nothing tells whether what the kernel kept is still so
+        reader, size = await self._readers.snapshot(site.backend, entry)
+        if node.entry is entry:
+            node.entry = replace(entry, size=size)
+        return reader

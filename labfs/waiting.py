@@ -1,0 +1,40 @@
+"""The saves in the spool that wait for their server, known by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from labfs.spool import Spool
+
+
+class Waiting:
+    """Tells who tends them what there is, and ends those that a newer save has overtaken."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._paths: dict[str, list[dict[str, Any]]] | None = None
+        self.news = trio.Event()
+
+    def changed(self) -> None:
+        """Have the spool looked at anew, and whoever waits for news go on."""
+        self._paths = None
+        self.news.set()
+        self.news = trio.Event()
+
+    def notes(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the notes of all waiting saves by path, oldest first."""
+        if self._paths is None:
+            self._paths = {}
+            for note in self._spool.leftovers():
+                if note["state"] == "waiting":
+                    self._paths.setdefault(note["path"], []).append(note)
+        return self._paths
+
+    def supersede(self, path: str, by: Path) -> None:
+        """Keep earlier saves of a file from being sent over the one that was saved now."""
+        for note in self.notes().pop(path, []):
+            if note["file"] != str(by):
+                self._spool.mark(note, state="failed", error="the file was saved again since")

@@ -1,0 +1,280 @@
+"""What could not be saved is sent later: once, never over a newer save, and never given up."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from memory import RULES, MemoryBackend
+
+from labfs.backend import Replace, Site
+from labfs.copies import Copies
+from labfs.errors import Conflict, Denied, LabfsError, Unanswered, Unavailable
+from labfs.sizes import Sizes
+from labfs.spool import Spool
+from labfs.tree import Node
+from labfs.vfs import Vfs
+
+Clock = trio.testing.MockClock
+IN_PLACE = replace(RULES, replace=Replace.IN_PLACE)
+AWAY = Unavailable("The site is away.")
+
+
+@asynccontextmanager
+async def mounted(path: Path, backend: MemoryBackend, **site: Any) -> AsyncIterator[tuple[Vfs, Node]]:
+    """A mount as the daemon makes one; what is left when the block ends is what a crash leaves."""
+    async with trio.open_nursery() as nursery:
+        copies = Copies(nursery, path / "copies", 1 << 30)
+        spool = Spool(path / "spool")
+        spool.adopt()
+        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, Sizes(), copies)
+        nursery.start_soon(vfs.outbox.run)
+        yield vfs, await vfs.resolve("/memory/box")
+        nursery.cancel_scope.cancel()
+
+
+async def save(vfs: Vfs, box: Node, name: str, data: bytes) -> None:
+    handle = await vfs.files.create(box, name, truncate=True)
+    try:
+        await vfs.files.write(handle, 0, data)
+        await vfs.files.flush(handle, shared=False)
+    finally:
+        await vfs.files.release(handle)
+
+
+async def a_while() -> None:
+    """Let ten minutes pass, and threads do their work: virtual time does not wait for them."""
+    for _ in range(60):
+        await trio.sleep(10)
+        await trio.to_thread.run_sync(time.sleep, 0.002)
+
+
+def states(path: Path) -> list[str]:
+    return [note["state"] for note in Spool(path / "spool").leftovers()]
+
+
+async def test_what_failed_while_the_site_was_away_is_sent_when_it_answers(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    backend.faults["upload"] = [AWAY, AWAY, AWAY]
+    async with mounted(tmp_path, backend) as (vfs, box):
+        with pytest.raises(Unavailable):
+            await save(vfs, box, "f", b"mine")
+        assert states(tmp_path) == ["waiting"]
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}
+        assert states(tmp_path) == []
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+
+
+async def test_the_next_mount_goes_on(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("edited", b"0123456789")
+    backend.faults["upload"] = [AWAY, AWAY, AWAY]
+    async with mounted(tmp_path, backend) as (vfs, box):
+        for name, data in [("f", b"mine"), ("g", b"")]:
+            with pytest.raises(Unavailable):
+                await save(vfs, box, name, data)
+        handle = await vfs.files.open(await vfs.resolve("/memory/box/edited"), read=True, write=True)
+        await vfs.files.write(handle, 3, b"xxx")
+        backend.faults["read"] = [AWAY] * 3
+        with pytest.raises(Unavailable):
+            await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+    backend.faults.clear()
+    async with mounted(tmp_path, backend):
+        await a_while()
+    assert backend.newest() == {"f": b"mine", "g": b"", "edited": b"012xxx6789"}
+    assert states(tmp_path) == []
+
+
+async def test_what_was_synced_outlives_a_crash_and_what_was_not_is_kept_as_unfinished(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        synced, unfinished = await vfs.files.create(box, "synced"), await vfs.files.create(box, "unfinished")
+        await vfs.files.write(synced, 0, b"whole")
+        await vfs.files.fsync(synced)
+        await vfs.files.write(unfinished, 0, b"ha")
+    async with mounted(tmp_path, backend) as (vfs, _):
+        await a_while()
+        assert backend.newest() == {"synced": b"whole"}
+        (note,) = vfs.files.spool.leftovers()
+        assert (note["state"], note["path"], note["bytes"]) == ("failed", "/memory/box/unfinished", 2)
+        assert vfs.outbox.retry(None) == 1
+        await a_while()
+        assert backend.newest() == {"synced": b"whole", "unfinished": b"ha"}
+
+
+class Lost(MemoryBackend):
+    """A backend that does what it is asked to and then the line breaks."""
+
+    async def upload(self, target: Any, source: Any) -> Any:
+        entry = await super().upload(target, source)
+        if self.calls["upload"] == 1:
+            raise Unanswered("The line broke.")
+        return entry
+
+
+@pytest.mark.parametrize("rule", [Replace.NEWER, Replace.IN_PLACE])
+async def test_an_answer_that_was_lost_is_found_and_nothing_is_sent_twice(
+    rule: Replace, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = Lost(capabilities=replace(RULES, replace=rule))
+    backend.put("old", b"before")
+    for name in ("f", "old"):
+        backend.calls.clear()
+        async with mounted(tmp_path, backend) as (vfs, box):
+            with contextlib.suppress(LabfsError):
+                await save(vfs, box, name, b"mine")
+            await a_while()
+        assert backend.newest()[name] == b"mine"
+        assert backend.calls["upload"] == 1
+        assert states(tmp_path) == []
+
+
+async def test_a_crash_after_the_server_had_it_doubles_nothing(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"x" * 50)
+        assert handle.node.writer is not None
+        handle.node.writer.spool.describe(state="sending", size=50)
+        backend.put("f", b"x" * 50)  # it arrived, and nobody came to write that down
+    async with mounted(tmp_path, backend):
+        await a_while()
+    assert (len(backend.files), backend.calls["upload"], states(tmp_path)) == (1, 0, [])
+
+
+async def test_an_upload_in_parts_goes_on_with_those_that_are_there(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(latency_s=1.0)
+    data = bytes(range(200)) * 5
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, data)
+        with trio.move_on_after(4.5):  # the crash comes while parts are on their way
+            await vfs.files.flush(handle, shared=False)
+    sent = backend.calls["part"]
+    assert 4 <= sent < 32
+    backend.latency_s = 0.01
+    async with mounted(tmp_path, backend):
+        await a_while()
+    assert backend.newest() == {"f": data}
+    assert (backend.calls["begin"], backend.calls["resume"]) == (1, 1)
+    assert backend.calls["part"] <= 32 + 4, "only those that were under way are sent again"
+
+
+async def test_a_newer_save_is_never_overtaken_by_an_older_one(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.faults["upload"] = [AWAY]
+    async with mounted(tmp_path, backend) as (vfs, box):
+        with pytest.raises(Unavailable):
+            await save(vfs, box, "f", b"first")
+        await save(vfs, box, "f", b"second")
+        await a_while()
+        assert backend.newest() == {"f": b"second"}
+        assert backend.calls["upload"] == 2
+        (note,) = vfs.files.spool.leftovers()
+        assert (note["state"], note["error"]) == ("failed", "the file was saved again since")
+
+
+@pytest.mark.parametrize("rule", [Replace.NEWER, Replace.IN_PLACE])
+async def test_what_somebody_else_saved_meanwhile_stays(rule: Replace, tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(capabilities=replace(RULES, replace=rule))
+    old = backend.put("f", b"old")
+    backend.faults["upload"] = [AWAY]
+    async with mounted(tmp_path, backend) as (vfs, box):
+        with pytest.raises(Unavailable):
+            await save(vfs, box, "f", b"mine")
+        backend.files[int(old.label)] = (replace(old, version="theirs", size=6), b"theirs")
+        await a_while()
+        assert backend.newest() == {"f": b"theirs"}
+        (note,) = vfs.files.spool.leftovers()
+        assert note["state"] == "failed"
+        assert "Somebody else" in note["error"]
+        assert vfs.outbox.retry(Path(note["file"]).stem) == 1, "who says so by name means it"
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}
+
+
+async def test_a_conflict_in_place_is_found_before_anything_is_destroyed(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(capabilities=IN_PLACE)
+    old = backend.put("f", b"old")
+    async with mounted(tmp_path, backend) as (vfs, _):
+        handle = await vfs.files.open(await vfs.resolve("/memory/box/f"), read=True, write=True)
+        await vfs.files.write(handle, 0, b"mine")
+        backend.files[int(old.label)] = (replace(old, version="theirs", size=6), b"theirs")
+        with pytest.raises(Conflict, match="yours is in the outbox"):
+            await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        assert backend.newest() == {"f": b"theirs"}
+        assert states(tmp_path) == ["failed"]
+        del backend.files[int(old.label)]
+        vfs.outbox.retry(None)
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}, "theirs was removed, and ours is a new file"
+
+
+async def test_a_refusal_is_left_to_a_person(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.faults["upload"] = [Denied("Not you.")]
+    async with mounted(tmp_path, backend) as (vfs, box):
+        with pytest.raises(Denied):
+            await save(vfs, box, "f", b"mine")
+        await a_while()
+        assert backend.calls["upload"] == 1
+        assert states(tmp_path) == ["failed"]
+        vfs.outbox.retry(None)
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}
+
+
+async def test_a_failure_after_the_close_is_told_at_the_next_open(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"late")
+        backend.faults["upload"] = [Denied("Not you.")]
+        await vfs.files.release(handle)  # as for a memory map: no flush came after the write
+        with pytest.raises(Denied, match="after it was closed: Not you"):
+            await vfs.files.create(box, "f")
+        await save(vfs, box, "f", b"again")
+        assert backend.newest() == {"f": b"again"}
+
+
+async def test_a_damaged_note_and_one_of_another_age_hide_no_bytes(tmp_path: Path, autojump_clock: Clock) -> None:
+    (tmp_path / "spool").mkdir()
+    for stem, note in [("a", "{half"), ("b", '"text"'), ("c", None), ("d", '{"state": "writing", "path": "/gone/f"}')]:
+        (tmp_path / "spool" / f"{stem}.data").write_bytes(b"precious")
+        if note is not None:
+            (tmp_path / "spool" / f"{stem}.json").write_text(note)
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, _):
+        await a_while()
+        kept = vfs.files.spool.leftovers()
+        assert [(note["state"], note["bytes"]) for note in kept] == [("failed", 8)] * 4
+        vfs.outbox.retry(None)
+        await a_while()
+    assert len(states(tmp_path)) == 4
+
+
+async def test_folders_that_only_this_mount_knew_are_made_again(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.faults["upload"] = [AWAY]
+    async with mounted(tmp_path, backend) as (vfs, box):
+        folder = await vfs.mkdir(box, "new folder")
+        with pytest.raises(Unavailable):
+            await save(vfs, folder, "f", b"mine")
+    async with mounted(tmp_path, backend):
+        await a_while()
+    assert backend.newest() == {"new folder/f": b"mine"}
