@@ -139,10 +139,29 @@ def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
         .deflate(False)
         .zstd(False)
     )
-    return _Transport(builder.build())
+    return _Transport(_Tolerating(builder.build()), timeout_s)
 
 
-class _Transport(SyncHttpxTransport):
+class _Transport(httpx.BaseTransport):
+    """The Rust transport; httpx's own for what a form asks for: such an answer names its file in a header."""
+
+    def __init__(self, rust: httpx.BaseTransport, timeout_s: float) -> None:
+        self._rust = rust
+        self._plain = httpx.HTTPTransport(limits=httpx.Limits(keepalive_expiry=30.0))
+        self._timeout = httpx.Timeout(timeout_s).as_dict()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method != "POST":
+            return self._rust.handle_request(request)
+        request.extensions = {**request.extensions, "timeout": self._timeout}
+        return self._plain.handle_request(request)
+
+    def close(self) -> None:
+        self._rust.close()
+        self._plain.close()
+
+
+class _Tolerating(SyncHttpxTransport):
     """The library's own, but for one thing: it fails over a header that is not ASCII, such as a file's name."""
 
     def _map_response(self, builder: Any, request: httpx.Request) -> httpx.Response:

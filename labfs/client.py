@@ -37,6 +37,7 @@ Ts = TypeVarTuple("Ts")
 
 LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
 STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
+GRACE_S = 2.0  # for an answer that has begun when patience ends
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 
 
@@ -130,11 +131,13 @@ class Client:
         headers: Mapping[str, str] | None = None,
         patience: Patience = Patience.PROMPT,
         repeatable: bool = True,
+        check: Callable[[Answer], None] = lambda answer: None,
     ) -> Answer:
         """Send one request with the site's credentials and return its 2xx answer.
 
         Tried again while `patience` lasts, where a retry can help. A request that is not `repeatable`
-        is tried again only if it surely was not carried out, else Unanswered is raised.
+        is tried again only if it surely was not carried out, else Unanswered is raised. `check` raises
+        if a 2xx answer is none after all: Unavailable has it tried again as any other.
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
 
@@ -149,20 +152,19 @@ class Client:
                         params=params,
                         data=form,
                         json=json,
-                        content=content,
                         headers={**self._credentials(), **(headers or {}), **sent},
                         timeout=self._storing if source is not None else self._usual,
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
                     request.stream = content if isinstance(content, _Body) else _Body(iter([request.content]))
-                    return await self._answer(request, what)
+                    answer = await self._answer(request, what)
+            check(answer)
+            return answer
 
-        await self._pace.turn()
-        total_s = patience * self._timeout_s
-        with trio.move_on_after(math.inf if source else total_s + 2) as scope:
-            return await self._insist(self.url, once, patience, repeatable, in_turn=True)
+        with trio.CancelScope() as scope:
+            return await self._insist(self.url, once, patience, repeatable, None if source else scope)
         assert scope.cancelled_caught
-        raise Unanswered(f"{what} did not answer within {total_s:.0f} seconds.", silent=True)
+        raise Unanswered(f"{what} did not answer within {patience * self._timeout_s:.0f} seconds.", silent=True)
 
     async def _answer(self, request: httpx.Request, what: str) -> Answer:
         response = await self._api.send(request, stream=True)
@@ -271,17 +273,22 @@ class Client:
         once: Callable[[], Awaitable[T]],
         patience: Patience,
         repeatable: bool,
-        *,
-        in_turn: bool = False,  # whether the first try has waited for its turn already
+        scope: trio.CancelScope | None = None,
     ) -> T:
+        """Try until it works, patience ends or no retry can help. Waiting for a turn costs no patience.
+
+        `scope`, if given, is cancelled when a try takes longer than patience lasts.
+        """
         breaker = self._breaker(url)
-        if not in_turn:
-            await self._pace.turn()
         deadline = trio.current_time() + patience * self._timeout_s
         wait_s = FIRST_WAIT_S
         while True:
             try:
-                return await breaker.guard(once)
+                async with self._pace.turn() as waited_s:
+                    deadline += waited_s
+                    if scope is not None:
+                        scope.deadline = deadline + GRACE_S
+                    return await breaker.guard(once)
             except Unavailable as error:
                 lost = isinstance(error, Unanswered) and not repeatable
                 own_pause = wait_s * random.uniform(0.7, 1.3)
@@ -290,7 +297,8 @@ class Client:
                     raise
                 log.info("%s Trying again in %.1f s.", error, pause)
             await trio.sleep(pause)
-            await self._pace.turn()
+            if scope is not None:
+                scope.deadline = math.inf  # until its turn comes
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _breaker(self, url: str) -> Breaker:

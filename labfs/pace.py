@@ -1,4 +1,4 @@
-"""The pace that a site sets for requests: no window of time holds more than it allows.
+"""The pace that a site sets for requests: no second at the server holds more than it allows.
 
 Some services ban an address that asks too often, and only an administrator lifts the ban. So a request
 waits for its turn here rather than for a refusal there.
@@ -6,26 +6,38 @@ waits for its turn here rather than for a refusal there.
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import trio
 
-WINDOW_S = 1.1  # a second, and what the network may press together of it
+SECOND_S = 1.0
 
 
 class Pace:
-    """At most `per_second` turns in any second, in the order they were asked for; no limit where it is None."""
+    """At most `per_second` requests in any second, in the order they were asked for; no limit where it is None.
+
+    A turn is free again a second after its request was answered. The request arrived before that, and the
+    next one in its place sets out after it: however late either is on its way, a second lies between.
+    """
 
     def __init__(self, per_second: int | None) -> None:
-        self._taken: deque[float] = deque(maxlen=per_second)
+        self._free, self._next = trio.open_memory_channel[float](per_second or 0)
         self._limited = per_second is not None
-        self._next = trio.Lock()
+        for _ in range(per_second or 0):
+            self._free.send_nowait(float("-inf"))
 
-    async def turn(self) -> None:
-        """Wait until one more request may be made."""
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[float]:
+        """Hold a turn for one request; yields how long it was waited for, in seconds."""
         if not self._limited:
+            yield 0.0
             return
-        async with self._next:
-            if len(self._taken) == self._taken.maxlen:
-                await trio.sleep_until(self._taken[0] + WINDOW_S)
-            self._taken.append(trio.current_time())
+        began = trio.current_time()
+        free_at = await self._next.receive()
+        try:
+            await trio.sleep_until(max(free_at, trio.current_time()))
+            free_at = float("inf")
+            yield trio.current_time() - began
+        finally:
+            self._free.send_nowait(min(free_at, trio.current_time() + SECOND_S))

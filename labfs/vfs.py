@@ -152,6 +152,8 @@ class Vfs:
             rules.check_holds(parent, Accept.FOLDER, name)
             node.made_here = True
         self.tree.attach(node, parent, name)
+        if node.entry is not None and node.entry.complete:
+            self.tree.expire(parent)  # only its own listing tells what is in the new one from the start
         return node
 
     async def rmdir(self, parent: Node, name: str) -> None:

@@ -62,8 +62,8 @@ class Sandbox:
             counts[f"{row['method']} {row['route']}"] += row["count"]
         return counts
 
-    def log(self) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = self._http.get(f"{self.control}/log").json()
+    def log(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._http.get(f"{self.control}/log").json()
         return found
 
     def api(self, method: str, path: str, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -254,3 +255,27 @@ def test_an_answer_that_is_html_names_the_url() -> None:
     answer = Answer(200, {"content-type": "text/html"}, b"<html>", "hub: GET /x")
     with pytest.raises(errors.Malformed, match="a web page"):
         answer.json()
+
+
+async def test_no_second_at_the_server_sees_more_than_the_pace_however_late_requests_arrive(
+    autojump_clock: Clock,
+) -> None:
+    arrivals: list[float] = []
+    chance = random.Random(3)
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await trio.sleep(chance.uniform(0, 0.8))  # on its way
+        arrivals.append(trio.current_time())
+        await trio.sleep(chance.uniform(0, 0.1))
+        return httpx.Response(200, json={})
+
+    paced = Client("slow", "https://slow.example", dict, requests_per_s=5, transport=httpx.MockTransport(answer))
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(paced.call, "GET", "x")
+        await trio.sleep(1.5)
+        nursery.cancel_scope.deadline = trio.current_time() + 300
+    assert len(arrivals) == 50, "waiting for a turn is no silence"
+    arrivals.sort()
+    assert min(later - earlier for earlier, later in zip(arrivals, arrivals[5:], strict=False)) >= 1.0
+    await paced.aclose()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from labfs.backend import Backend, Settings
-from labfs.backends import basespace, clarity, odm, portal
+from labfs.backends import basespace, clarity, odm, portal, redcap
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +39,5 @@ KINDS: dict[str, Kind] = {
         ("token",),
         {"organizations": ("mine", "all"), "user_id": ()},
     ),
+    "redcap": Kind("REDCap", redcap.build, (), projects=("token",)),
 }

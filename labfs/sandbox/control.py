@@ -20,7 +20,7 @@ def control(watch: Watch, switches: dict[str, Any]) -> Starlette:
         return JSONResponse(watch.report())
 
     async def log(_: Request) -> Response:
-        return JSONResponse([{"service": s, "method": m, "path": p} for s, m, p in watch.log])
+        return JSONResponse([{"service": s, "method": m, "path": p, "at": at} for s, m, p, at in watch.log])
 
     async def reset(_: Request) -> Response:
         watch.reset()

@@ -10,6 +10,7 @@ import fnmatch
 import re
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -58,7 +59,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
-        self.log: list[tuple[str, str, str]] = []
+        self.log: list[tuple[str, str, str, float]] = []  # with seconds since 1970
         self.reset()
 
     def reset(self) -> None:
@@ -112,7 +113,7 @@ class Layer:
             return
         watch, service, method, path = self._watch, self._service, scope["method"], scope["path"]
         status = 0
-        watch.log.append((service, method, path))
+        watch.log.append((service, method, path, time.time()))
         watch.under_way[service] += 1
         watch.most_at_once[service] = max(watch.most_at_once[service], watch.under_way[service])
 

@@ -53,7 +53,8 @@ class Redcap:
         self.url = ""
         self.switches = Switches()
         self.credentials: dict[str, Any] = {"path": "/api/", "tokens": dict(seeds.TOKENS)}
-        self.site: dict[str, Any] = {}
+        projects = {alias: {"token": seeds.TOKENS[alias]} for alias in seeds.PROJECTS}
+        self.site: dict[str, Any] = {"access": "full", "projects": projects}
         self.shelf = Shelf(store, self.switches)
         self._files = Files(self.shelf)
         self._repository = Repository(self.shelf)
