@@ -150,6 +150,7 @@ class Client:
                         method,
                         urljoin(self.url, path),
                         params=params,
+                        content=content,
                         data=form,
                         json=json,
                         headers={**self._credentials(), **(headers or {}), **sent},
