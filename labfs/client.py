@@ -149,6 +149,7 @@ class Client:
                         method,
                         urljoin(self.url, path),
                         params=params,
+                        content=content,
                         data=form,
                         json=json,
                         content=body,

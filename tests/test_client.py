@@ -56,6 +56,16 @@ async def test_what_may_pass_is_tried_again(first: Any, autojump_clock: Clock) -
 
 
 @pytest.mark.parametrize(
+    ("sent", "arrives"),
+    [({"body": b"<file/>"}, b"<file/>"), ({"json": {"a": 1}}, b'{"a":1}'), ({"form": {"a": "1 2"}}, b"a=1+2"), ({}, b"")],
+)  # fmt: skip
+async def test_a_body_arrives_at_every_try(sent: Any, arrives: bytes, autojump_clock: Clock) -> None:
+    script = Script(503, OK)
+    await client(script).call("POST", "v1/things", **sent)
+    assert [request.content for request in script.requests] == [arrives, arrives]
+
+
+@pytest.mark.parametrize(
     ("status", "error"),
     [(400, errors.Invalid), (401, errors.Denied), (403, errors.Denied), (404, errors.NotFound), (405, errors.Unsupported),
      (409, errors.Exists), (410, errors.NotFound), (412, errors.Stale), (413, errors.TooLarge), (302, errors.Malformed)],

@@ -1,0 +1,63 @@
+"""What the README shows is there: the tree of the demo, the configuration, the commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+from stage import Mount
+
+from labfs import config
+from labfs.backends import KINDS
+from labfs.cli import cli
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def shown(text: str) -> list[str]:
+    """Return the paths that the picture of the tree shows, from the mount point."""
+    found, above = [], []
+    for line in text.splitlines():
+        branch = re.match(r"([│ ]*)[├└]── (.+?)(?: {2,}.*)?$", line)
+        if branch:
+            del above[len(branch[1]) // 4 :]
+            above.append(branch[2].rstrip("/"))
+            found.append("/".join(above))
+    return found
+
+
+def test_the_tree_is_the_one_of_the_demo(drive: Mount) -> None:
+    paths = shown(TEXT)
+    assert {path.partition("/")[0] for path in paths} == set(KINDS)
+    for path in paths:
+        assert (drive.path / path).exists(), path
+
+
+def test_the_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    assert text is not None
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "token").chmod(0o600)
+    monkeypatch.setenv("TOKEN", "secret")
+    (tmp_path / "labfs.toml").write_text(
+        re.sub(r'\{ (keyring = true|env = "[^"]+") \}', '{ env = "TOKEN" }', text[1]).replace(
+            "~/.config/labfs/odm-token", str(tmp_path / "token")
+        )
+    )
+    (tmp_path / "labfs.toml").chmod(0o600)
+    found = config.load(tmp_path / "labfs.toml")
+    assert {site.kind for site in found.sites} == set(KINDS)
+    assert (found.cache_bytes >> 20, found.copies_bytes >> 20) == (128, 4096)
+    for site in found.sites:
+        keys = {*KINDS[site.kind].secrets, *KINDS[site.kind].options}
+        assert all(f"{key} = " in text[1] for key in keys)
+
+
+def test_the_commands_exist() -> None:
+    named = re.findall(r"^labfs (\w+)(?: (\w+))?", TEXT, re.MULTILINE)
+    outbox = cli.commands["outbox"]
+    assert isinstance(outbox, click.Group)
+    assert {first for first, _ in named} == set(cli.commands) - {"demo"}
+    assert {second for first, second in named if first == "outbox"} == set(outbox.commands)
