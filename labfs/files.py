@@ -24,7 +24,7 @@ from labfs.reasons import Reasons
 from labfs.sources import Sources
 from labfs.spool import Spool
 from labfs.tree import Node, Tree
-from labfs.waiting import Waiting, identity
+from labfs.waiting import Waiting, begun_on
 from labfs.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,14 @@ class Files:
         if write or truncate:
             self._tell(node.path)
             rules.check_writable(node)
-            await self._begin_writing(node, truncate)
+            # From now on nobody else's release ends the writing.
+            self._handles[node].add(handle)
+            try:
+                await self._begin_writing(node, truncate)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.release(handle)
+                raise
         elif node.text is None and node.writer is None:
             handle.reader, handle.saves = await self.sources.open(node), node.saves
             await handle.reader.prepare()
@@ -188,9 +195,14 @@ class Files:
             return
         assert node.site is not None
         target = self._target(node, writer)
+
+        async def aim() -> Target:
+            nonlocal target
+            target = await self._unchanged(node, self._target(node, writer))
+            return target
+
         try:
-            target = await self._unchanged(node, target)
-            entry = await writer.commit(node.site.backend, target)
+            entry = await writer.commit(node.site.backend, aim)
         except Exception as error:
             writer.error = error
             self._reasons.note(node.path, error)
@@ -333,8 +345,13 @@ class Files:
         if not writer.size and not passing:
             writer.spool.discard()
             return
+        if passing:
+            self.waiting.supersede(node.path, writer.spool.path)
         keep = partial(writer.keep, path=node.path, state="waiting" if passing else "failed", error=reason)
-        await trio.to_thread.run_sync(keep)
+        try:
+            await trio.to_thread.run_sync(keep)
+        except OSError as error:
+            log.error("The note of %s cannot be written: %s", writer.spool.path, error)
         writer.spool.close()
         self.waiting.changed()
         log.error("%s was not saved (%s); its bytes are in %s.", node.path, reason, writer.spool.path)
@@ -343,21 +360,23 @@ class Files:
         """Begin to write a file, on top of what `base` reads or from nothing."""
         assert node.site is not None
         lacks = base.size if base else 0
-        place = None if node.entry is None else identity(node.entry)
-        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, opened=place)
+        begun = begun_on(node.entry)
+        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, **begun)
         node.writer = Writer(spool, base, node.entry)
         self._writing.add(node)
 
     def resume(self, node: Node, note: dict[str, Any], base: Reader | None, opened: Entry | None) -> None:
         """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""
         node.writer = Writer.adopted(self.spool.reopen(note), base, opened)
+        node.generation += 1  # the kernel's pages are of what the server had
         self._writing.add(node)
 
     def relabel(self, node: Node, **news: Any) -> None:
         """Write down where the bytes of a file belong now that its name has changed."""
         if node.writer is not None:
             state = "local" if node.local else "writing"
-            node.writer.spool.describe(**{"path": node.path, "state": state, **news})
+            begun = begun_on(node.writer.opened)
+            node.writer.spool.describe(**{"path": node.path, "state": state, **begun, **news})
 
     def discard(self, node: Node) -> None:
         """Forget what was written to a file, but not the bytes of a save that failed."""

@@ -207,6 +207,21 @@ class Tree:
             await listing.wait()
         return node.children
 
+    async def certain(self, node: Node) -> dict[str, Node]:
+        """Return the nodes in a directory as its server lists them from now on. Raises Unavailable.
+
+        Nobody else has to wait for that: they see the last listing meanwhile.
+        """
+        container = node.container
+        if container.parent is None:
+            return node.children
+        if container.listing is not None:  # begun before
+            await container.listing.done.wait()
+        await self._renewal(container).wait()
+        if container.doubt is not None:
+            raise Unavailable(container.doubt)
+        return node.children
+
     async def child(self, parent: Node, name: str) -> Node:
         """Return the node of that name, listed or not. Raises NotFound."""
         container = parent.container
