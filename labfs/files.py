@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,8 @@ import trio
 
 from labfs import names, rules
 from labfs.backend import Accept, Buffer, Entry, Target
-from labfs.errors import Conflict, Exists, Invalid, IsDirectory, LabfsError, NotFound, Stale
+from labfs.conflicts import unchanged
+from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
 from labfs.reasons import Reasons
@@ -198,7 +198,7 @@ class Files:
 
         async def aim() -> Target:
             nonlocal target
-            target = await self._unchanged(node, self._target(node, writer))
+            target = await unchanged(node, self._target(node, writer))
             return target
 
         try:
@@ -215,29 +215,6 @@ class Files:
             node.saves += 1
             node.committed_at = trio.current_time()
             self._reasons.forget(node.path)
-
-    async def _unchanged(self, node: Node, target: Target) -> Target:
-        """Make sure that a save does not destroy what somebody else saved meanwhile. Raises Conflict."""
-        # Where the bytes do not change in place theirs stay, beside ours or as an older version.
-        opened = target.replaces
-        if opened is None or not rules.destroys_old(node):
-            return target
-        assert node.site is not None
-        backend = node.site.backend
-        try:
-            if opened.version is not None:
-                changed = (await backend.stat(opened.id)).version != opened.version
-            else:  # the size is all that can tell, where that can be asked for
-                size = await backend.measure(opened) if backend.capabilities.measured else None
-                changed = None not in (size, opened.size) and size != opened.size
-        except NotFound:
-            return replace(target, replaces=None)  # removed meanwhile: ours is a new file
-        if changed:
-            raise Conflict(
-                f"Somebody else has saved “{node.name}” since you opened it. Theirs is on the server;"
-                " yours is in the outbox (labfs outbox list), to be exported, or sent over theirs."
-            )
-        return target
 
     def _tell(self, path: str) -> None:
         """Raise, once, why an earlier save failed that nobody could be told about any more."""
@@ -321,7 +298,7 @@ class Files:
                 await self._set_aside(node, writer)
             else:
                 self.discard(node)
-        return not _passing(writer.error)
+        return not _passing(writer)
 
     async def _try_commit(self, node: Node) -> None:
         try:
@@ -341,7 +318,7 @@ class Files:
         self._tree.expire(node.parent or node)
         reason = str(writer.error or "it was still being written when labfs ended")
         # An upload that was broken off by a shutdown goes on with the next mount.
-        passing = _passing(writer.error) or (writer.error is None and not self.writers(node))
+        passing = _passing(writer) or (writer.error is None and not self.writers(node))
         if not writer.size and not passing:
             writer.spool.discard()
             return
@@ -403,9 +380,10 @@ class Files:
             self.discard(node)
 
 
-def _passing(error: Exception | None) -> bool:
-    """Whether waiting may mend what made a save fail."""
-    return isinstance(error, LabfsError) and error.transient
+def _passing(writer: Writer) -> bool:
+    """Whether waiting may mend what made a save fail: a site that is away, or this machine's full disk."""
+    error = writer.error
+    return error.transient if isinstance(error, LabfsError) else isinstance(error, OSError) and writer.whole
 
 
 def state(node: Node) -> str | None:

@@ -21,6 +21,7 @@ from labfs import names
 from labfs.backend import Backend, Entry, Replace, Site, scan
 from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
 from labfs.layout import Layout, fold
+from labfs.listing import Listing
 from labfs.sizes import Sizes
 from labfs.writer import Writer
 
@@ -160,21 +161,6 @@ class Node:
     def in_scratch(self) -> bool:
         """Whether this directory, or one above it, is local, so that whatever is made here stays local."""
         return any(node.local and node.is_dir for node in self.ancestry())
-
-
-class Listing:
-    """A listing under way, and afterwards what became of it."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: Exception | None = None
-
-    async def wait(self) -> None:
-        await self.done.wait()
-        if isinstance(self.error, LabfsError):
-            raise type(self.error)(str(self.error)) from self.error  # one for each who waits
-        if self.error is not None:
-            raise self.error
 
 
 class Tree:

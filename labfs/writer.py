@@ -83,6 +83,11 @@ class Writer:
         """Whether there is something that the server does not have."""
         return self._changes != self._saved
 
+    @property
+    def whole(self) -> bool:
+        """Whether all that was written is here."""
+        return self._lost is None
+
     def touch(self) -> None:
         """Count a change, so that the file is saved although no byte of it is new."""
         self._changes += 1
