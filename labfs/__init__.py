@@ -10,7 +10,7 @@ holds that law and checks that every module is named here).
             └────────── vfs              backends/basespace     one file a system (and its entries)
                          │                        │
         waiting ─ files ─ outbox              presigned         bytes behind a presigned address
-              ┌─────┬──┴─ sources ┐         direct · forms      … or behind the site's own; bodies of forms
+  conflicts ──┬─────┬──┴─ sources ┐         direct · forms      … or behind the site's own; bodies of forms
             rules  tree     │     │               │
               │     │       │     │            client           credentials, limits, retries, deadlines
               └──┐ ┌─┴──┐   │     │     bulk · breaker · pace   with verdicts, all that knows httpx
@@ -42,6 +42,7 @@ bulk      blocks of bytes, in threads          verdicts  what a status or a brok
 direct    bytes behind the site's own address  forms     a file in a multipart/form-data body
 sizes     bytes that a listing does not tell       pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
+conflicts what somebody else saved meanwhile  listing   what several wait for
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → writer → backend → client, and then into the tree.

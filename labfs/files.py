@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,14 +16,15 @@ import trio
 
 from labfs import names, rules
 from labfs.backend import Accept, Buffer, Entry, Target
-from labfs.errors import Conflict, Exists, Invalid, IsDirectory, LabfsError, NotFound, Stale
+from labfs.conflicts import unchanged
+from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
 from labfs.reasons import Reasons
 from labfs.sources import Sources
 from labfs.spool import Spool
 from labfs.tree import Node, Tree
-from labfs.waiting import Waiting, identity
+from labfs.waiting import Waiting, begun_on
 from labfs.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,14 @@ class Files:
         if write or truncate:
             self._tell(node.path)
             rules.check_writable(node)
-            await self._begin_writing(node, truncate)
+            # From now on nobody else's release ends the writing.
+            self._handles[node].add(handle)
+            try:
+                await self._begin_writing(node, truncate)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.release(handle)
+                raise
         elif node.text is None and node.writer is None:
             handle.reader, handle.saves = await self.sources.open(node), node.saves
             await handle.reader.prepare()
@@ -188,9 +195,14 @@ class Files:
             return
         assert node.site is not None
         target = self._target(node, writer)
+
+        async def aim() -> Target:
+            nonlocal target
+            target = await unchanged(node, self._target(node, writer))
+            return target
+
         try:
-            target = await self._unchanged(node, target)
-            entry = await writer.commit(node.site.backend, target)
+            entry = await writer.commit(node.site.backend, aim)
         except Exception as error:
             writer.error = error
             self._reasons.note(node.path, error)
@@ -203,29 +215,6 @@ class Files:
             node.saves += 1
             node.committed_at = trio.current_time()
             self._reasons.forget(node.path)
-
-    async def _unchanged(self, node: Node, target: Target) -> Target:
-        """Make sure that a save does not destroy what somebody else saved meanwhile. Raises Conflict."""
-        # Where the bytes do not change in place theirs stay, beside ours or as an older version.
-        opened = target.replaces
-        if opened is None or not rules.destroys_old(node):
-            return target
-        assert node.site is not None
-        backend = node.site.backend
-        try:
-            if opened.version is not None:
-                changed = (await backend.stat(opened.id)).version != opened.version
-            else:  # the size is all that can tell, where that can be asked for
-                size = await backend.measure(opened) if backend.capabilities.measured else None
-                changed = None not in (size, opened.size) and size != opened.size
-        except NotFound:
-            return replace(target, replaces=None)  # removed meanwhile: ours is a new file
-        if changed:
-            raise Conflict(
-                f"Somebody else has saved “{node.name}” since you opened it. Theirs is on the server;"
-                " yours is in the outbox (labfs outbox list), to be exported, or sent over theirs."
-            )
-        return target
 
     def _tell(self, path: str) -> None:
         """Raise, once, why an earlier save failed that nobody could be told about any more."""
@@ -309,7 +298,7 @@ class Files:
                 await self._set_aside(node, writer)
             else:
                 self.discard(node)
-        return not _passing(writer.error)
+        return not _passing(writer)
 
     async def _try_commit(self, node: Node) -> None:
         try:
@@ -329,12 +318,17 @@ class Files:
         self._tree.expire(node.parent or node)
         reason = str(writer.error or "it was still being written when labfs ended")
         # An upload that was broken off by a shutdown goes on with the next mount.
-        passing = _passing(writer.error) or (writer.error is None and not self.writers(node))
+        passing = _passing(writer) or (writer.error is None and not self.writers(node))
         if not writer.size and not passing:
             writer.spool.discard()
             return
+        if passing:
+            self.waiting.supersede(node.path, writer.spool.path)
         keep = partial(writer.keep, path=node.path, state="waiting" if passing else "failed", error=reason)
-        await trio.to_thread.run_sync(keep)
+        try:
+            await trio.to_thread.run_sync(keep)
+        except OSError as error:
+            log.error("The note of %s cannot be written: %s", writer.spool.path, error)
         writer.spool.close()
         self.waiting.changed()
         log.error("%s was not saved (%s); its bytes are in %s.", node.path, reason, writer.spool.path)
@@ -343,21 +337,23 @@ class Files:
         """Begin to write a file, on top of what `base` reads or from nothing."""
         assert node.site is not None
         lacks = base.size if base else 0
-        place = None if node.entry is None else identity(node.entry)
-        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, opened=place)
+        begun = begun_on(node.entry)
+        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, **begun)
         node.writer = Writer(spool, base, node.entry)
         self._writing.add(node)
 
     def resume(self, node: Node, note: dict[str, Any], base: Reader | None, opened: Entry | None) -> None:
         """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""
         node.writer = Writer.adopted(self.spool.reopen(note), base, opened)
+        node.generation += 1  # the kernel's pages are of what the server had
         self._writing.add(node)
 
     def relabel(self, node: Node, **news: Any) -> None:
         """Write down where the bytes of a file belong now that its name has changed."""
         if node.writer is not None:
             state = "local" if node.local else "writing"
-            node.writer.spool.describe(**{"path": node.path, "state": state, **news})
+            begun = begun_on(node.writer.opened)
+            node.writer.spool.describe(**{"path": node.path, "state": state, **begun, **news})
 
     def discard(self, node: Node) -> None:
         """Forget what was written to a file, but not the bytes of a save that failed."""
@@ -384,9 +380,10 @@ class Files:
             self.discard(node)
 
 
-def _passing(error: Exception | None) -> bool:
-    """Whether waiting may mend what made a save fail."""
-    return isinstance(error, LabfsError) and error.transient
+def _passing(writer: Writer) -> bool:
+    """Whether waiting may mend what made a save fail: a site that is away, or this machine's full disk."""
+    error = writer.error
+    return error.transient if isinstance(error, LabfsError) else isinstance(error, OSError) and writer.whole
 
 
 def state(node: Node) -> str | None:

@@ -8,6 +8,7 @@ waits, waits; what was refused for good is left to a person (`labfs outbox`).
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -63,54 +64,91 @@ class Outbox:
                 await news.wait()
                 if trio.current_time() > self._hurry_until:
                     await trio.sleep(FIRST_TRY_S)
-            waiting = [n for notes in self._files.waiting.notes().values() for n in notes if n["site"] == site.name]
-            left = 0
-            for note in waiting:
-                left += not await self._sent(site, note)
+            left, more = await self._round(site)
             again_s = min(2 * again_s, LONGEST_WAIT_S) if left else FIRST_TRY_S
-            wait_s = again_s if left else float("inf")
+            wait_s = FIRST_TRY_S if more else again_s if left else float("inf")
+
+    async def _round(self, site: Site) -> tuple[bool, bool]:
+        """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
+        left: set[str] = set()
+        try:
+            for note in self._due(site):
+                if not await self._sent(site, note):
+                    left.add(note["file"])
+            more = {note["file"] for note in self._due(site)} - left
+        except OSError as error:
+            log.error("The outbox cannot be read: %s", error)
+            return True, False
+        return bool(left), bool(more)
+
+    def _due(self, site: Site) -> list[Note]:
+        """Return, of each path, the last save that waits, or one that somebody insists on."""
+        due = []
+        for path, notes in list(self._files.waiting.notes().items()):
+            *others, last = sorted(notes, key=lambda note: bool(note.get("insisted")))
+            if last["site"] != site.name:
+                continue
+            due.append(last)
+            if others:
+                self._files.waiting.supersede(path, Path(last["file"]))
+                self._files.waiting.changed()
+        return due
 
     async def _sent(self, site: Site, note: Note) -> bool:
         """Try one save; false if it is to be tried again."""
         try:
             return await self._send(site, note)
-        except Unavailable as error:
+        except (Unavailable, OSError) as error:
             log.info("%s still waits: %s", note["path"], error)
             return False
         except LabfsError as error:
             log.warning("%s cannot be sent: %s", note["path"], error)
-            self._files.spool.mark(note, state="failed", error=str(error))
+            reason = str(error)
         except Exception:
             log.exception("%s cannot be sent; this is a mistake in labfs", note["path"])
-            self._files.spool.mark(note, state="failed", error="labfs made a mistake; its log says more")
+            reason = "labfs made a mistake; its log says more"
+        try:
+            self._files.spool.mark(note, state="failed", error=reason)
+        except OSError:
+            return False
         self._files.waiting.changed()
         return True
 
     async def _send(self, site: Site, note: Note) -> bool:
         path, _, name = note["path"].rpartition("/")
         parent = await self._directory(path, note["path"])
-        there = (await self._tree.children(parent)).get(name)
-        if there is not None and there.writer is not None:
-            return False  # somebody writes it just now: what they save is newer
         if await self._arrived(site, parent, name, note):
             log.info("%s had arrived: only the answer was lost.", note["path"])
             self._files.spool.reopen(note).discard()
             self._files.waiting.changed()
             return True
+        if not self._waits(note):
+            return True
+        there = parent.children.get(name)
+        if there is not None and there.writer is not None:
+            return False  # somebody writes it just now: what they save is newer
         opened, base = self._opened(there, note)
         if there is None:
             rules.check_holds(parent, Accept.FILE, name)
             rules.check_room(parent, name)
             there = Node(name, parent, parent.site, is_dir=False)
-            self._tree.attach(there, parent, name)
         self._files.resume(there, note, base, opened)
+        self._tree.attach(there, parent, name)
         return await self._files.send(there)
 
+    def _waits(self, note: Note) -> bool:
+        """Whether a save was neither overtaken nor discarded meanwhile."""
+        if not Path(note["file"]).exists():
+            self._files.waiting.changed()
+        return any(note["file"] == other["file"] for other in self._files.waiting.notes().get(note["path"], []))
+
     async def _directory(self, path: str, whole: str) -> Node:
-        """Return the directory that a save belongs into, with folders that only this mount knew made anew."""
-        node = self._tree.root
+        """Return the directory that a save belongs into, listed anew; folders that only this mount knew are made."""
+        node, listed = self._tree.root, None
         for name in filter(None, path.split("/")):
-            self._tree.expire(node)
+            if node.container is not listed:
+                listed = node.container
+                await self._tree.certain(node)
             try:
                 node = await self._tree.child(node, name)
             except NotFound:
@@ -120,6 +158,8 @@ class Outbox:
                 folder.made_here = True
                 self._tree.attach(folder, node, name)
                 node = folder
+        if node.container is not listed:
+            await self._tree.certain(node)
         return node
 
     def _opened(self, there: Node | None, note: Note) -> tuple[Entry | None, Reader | None]:
@@ -136,13 +176,15 @@ class Outbox:
 
     async def _arrived(self, site: Site, parent: Node, name: str, note: Note) -> bool:
         """Whether a file of this name with these very bytes is there, other than the version it was begun on."""
-        size = note.get("size", note["bytes"])
-        if note.get("missing"):
+        size = note["bytes"] if note.get("size") is None else note["size"]
+        if note.get("missing") or size > note["bytes"]:
             return False
         for node in [*parent.children.values(), *parent.unlisted.values()]:
             entry = node.entry
-            if entry is None or node.is_dir or entry.name != names.original(name):
+            if entry is None or node.is_dir or node.local or entry.name != names.original(name):
                 continue
+            if entry.age < note.get("after", 0):
+                continue  # going back to what an older version held is a save too
             if note.get("opened") == identity(entry) and entry.version is not None:
                 continue
             await self._files.sources.measure(node, surely=True)

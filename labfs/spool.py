@@ -85,7 +85,11 @@ class SpoolFile:
     @classmethod
     def create(cls, path: Path, note: dict[str, Any]) -> SpoolFile:
         file = cls(path, note, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        file.describe()
+        try:
+            file.describe()
+        except BaseException:
+            file.discard()
+            raise
         return file
 
     def describe(self, **news: Any) -> None:
@@ -126,11 +130,16 @@ class SpoolFile:
                 os.close(fd)
 
     def copy(self) -> SpoolFile:
-        """Return a second file with the same bytes and note."""
-        twin = SpoolFile.create(_new(self.path.parent), self.note)
-        size, offset = os.fstat(self.fd).st_size, 0
-        while offset < size:
-            offset += os.copy_file_range(self.fd, twin.fd, size - offset, offset, offset)
+        """Return a second file with the same bytes, which is being written, whatever this one is."""
+        note = {**self.note, "state": "writing", "synced": False, "upload": None, "size": None}
+        twin = SpoolFile.create(_new(self.path.parent), note)
+        try:
+            size, offset = os.fstat(self.fd).st_size, 0
+            while offset < size:
+                offset += os.copy_file_range(self.fd, twin.fd, size - offset, offset, offset)
+        except BaseException:
+            twin.discard()
+            raise
         return twin
 
     def close(self) -> None:
@@ -201,7 +210,8 @@ class Spool:
     def mark(self, note: dict[str, Any], **news: Any) -> None:
         """Change the note of a file that nobody has open."""
         kept = {key: value for key, value in note.items() if key not in ("file", "bytes")}
-        write_note(Path(note["file"]).with_suffix(".json"), {**kept, **news})
+        if os.path.exists(note["file"]):  # else it was discarded meanwhile
+            write_note(Path(note["file"]).with_suffix(".json"), {**kept, **news})
 
     def reopen(self, note: dict[str, Any]) -> SpoolFile:
         """Return a file that an earlier save left, to go on with it."""
@@ -237,13 +247,15 @@ def write_note(path: Path, note: dict[str, Any]) -> None:
 
 def leftovers(directory: Path) -> list[dict[str, Any]]:
     """Return the notes of all files in a spool directory, with `file` and `bytes`, oldest first."""
-    found = []
-    for data in sorted(directory.glob("*.data")):
-        label = data.with_suffix(".json")
+    found, files = [], []
+    for data in directory.glob("*.data"):
         try:
-            size = data.stat().st_size
+            there = data.stat()
         except OSError:
             continue  # removed just now
+        files.append((there.st_mtime_ns, data, there.st_size))
+    for _, data, size in sorted(files):
+        label = data.with_suffix(".json")
         try:
             note = json.loads(label.read_text())
             known = {key: str(note[key]) for key in ("state", "site", "path")}

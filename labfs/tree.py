@@ -21,6 +21,7 @@ from labfs import names
 from labfs.backend import Backend, Entry, Replace, Site, scan
 from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
 from labfs.layout import Layout, fold
+from labfs.listing import Listing
 from labfs.sizes import Sizes
 from labfs.writer import Writer
 
@@ -162,21 +163,6 @@ class Node:
         return any(node.local and node.is_dir for node in self.ancestry())
 
 
-class Listing:
-    """A listing under way, and afterwards what became of it."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: Exception | None = None
-
-    async def wait(self) -> None:
-        await self.done.wait()
-        if isinstance(self.error, LabfsError):
-            raise type(self.error)(str(self.error)) from self.error  # one for each who waits
-        if self.error is not None:
-            raise self.error
-
-
 class Tree:
     """The nodes of all sites, listed when somebody looks.
 
@@ -205,6 +191,21 @@ class Tree:
         known = container.listed_at > float("-inf")
         with trio.move_on_after(RENEWAL_S if known else float("inf")):
             await listing.wait()
+        return node.children
+
+    async def certain(self, node: Node) -> dict[str, Node]:
+        """Return the nodes in a directory as its server lists them from now on. Raises Unavailable.
+
+        Nobody else has to wait for that: they see the last listing meanwhile.
+        """
+        container = node.container
+        if container.parent is None:
+            return node.children
+        if container.listing is not None:  # begun before
+            await container.listing.done.wait()
+        await self._renewal(container).wait()
+        if container.doubt is not None:
+            raise Unavailable(container.doubt)
         return node.children
 
     async def child(self, parent: Node, name: str) -> Node:

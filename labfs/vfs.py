@@ -175,6 +175,7 @@ class Vfs:
             raise NotPermitted(f"“{name}” is labfs's own view of a record.")
         if node.entry is not None and not node.local:
             await self._delete(node, node.entry)
+            self.files.waiting.supersede(node.path, None, "the file was removed since")
         self.files.drop(node)
 
     async def _settled(self, parent: Node, name: str) -> Node:
@@ -242,13 +243,22 @@ class Vfs:
             self._check_deletable(there)
         target = Target(into.home.entry, into.folders, names.original(new), taken)
         entry = await backend.rename(node.entry, target)
-        if there is not None and taken is not None:
-            await self._delete(there, taken)
+        try:
+            if there is not None and taken is not None:
+                await self._delete(there, taken)
+        except BaseException:
+            for place in (node, into):
+                self.tree.expire(place)  # it has its new name all the same
+            raise
         if there is not None:
+            self.files.waiting.supersede(there.path, None)
             self.files.drop(there)
+        self.files.waiting.supersede(node.path, None, "the file was renamed since")
         self.tree.detach(node)
         self.tree.attach(node, into, new)
         node.entry, node.committed_at = entry, trio.current_time()
+        if node.writer is not None and node.writer.opened is not None:
+            node.writer.opened = entry  # what is being written is saved under the new name
         self.files.relabel(node)
 
     def _is_put_back(self, node: Node, into: Node, new: str) -> bool:

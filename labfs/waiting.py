@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import trio
 
 from labfs.backend import Entry
 from labfs.spool import Spool
+
+log = logging.getLogger(__name__)
 
 
 class Waiting:
@@ -34,11 +37,19 @@ class Waiting:
                     self._paths.setdefault(note["path"], []).append(note)
         return self._paths
 
-    def supersede(self, path: str, by: Path) -> None:
-        """Keep earlier saves of a file from being sent over the one that was saved now."""
+    def supersede(self, path: str, by: Path | None, reason: str = "the file was saved again since") -> None:
+        """Keep earlier saves of a file from being sent over the one that was saved now, or what else was done."""
         for note in self.notes().pop(path, []):
             if note["file"] != str(by):
-                self._spool.mark(note, state="failed", error="the file was saved again since")
+                try:
+                    self._spool.mark(note, state="failed", error=reason)
+                except OSError as error:
+                    log.error("The note of %s cannot be written: %s", note["file"], error)
+
+
+def begun_on(entry: Entry | None) -> dict[str, Any]:
+    """Return what a note says of the version that a save is begun on."""
+    return {"opened": identity(entry), "after": entry.age} if entry is not None else {"opened": None, "after": 0}
 
 
 def identity(entry: Entry) -> list[str | int | None]:

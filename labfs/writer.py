@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import trio
 
 from labfs.backend import Backend, Buffer, Entry, Parts, Receipt, Source, Target, Upload
-from labfs.errors import Garbled, LabfsError, NotFound, TooLarge, Unavailable, Unsupported
+from labfs.errors import Garbled, LabfsError, Malformed, NotFound, TooLarge, Unavailable, Unsupported
 from labfs.reader import Reader
 from labfs.spool import Ranges, SpoolFile
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 PARTS_AT_ONCE = 4
 PART_TRIES = 4
 ABORT_S = 8.0  # for telling the server to forget an upload
+ENDED = ("saved", "sending", "waiting")  # states in which a spool holds what was closed
 
 
 class Writer:
@@ -58,14 +59,21 @@ class Writer:
         """Go on with what an earlier save left; `base` reads the bytes that the spool lacks."""
         writer = cls(spool, base, opened)
         missing = [(start, stop) for start, stop in spool.note.get("missing", [])]
-        writer.size = int(spool.note.get("size", os.fstat(spool.fd).st_size))
+        size, there = spool.note.get("size"), os.stat(spool.path).st_size
+        if missing and size is None:
+            raise Malformed("Nobody knows which bytes of the file it changed; what was written is kept.")
+        writer.size = needed = there if size is None else int(size)
+        for start, stop in sorted(missing, reverse=True):
+            needed = start if start < needed <= stop else needed
+        if there < needed:
+            raise Malformed("Some of its bytes did not reach the disk before the machine stopped.")
         position = 0
         for start, stop in sorted(missing):
             writer._written.add(position, start)
             position = stop
         writer._written.add(position, writer.size)
         writer._base_stop = max((stop for _, stop in missing), default=0)
-        writer.touch()
+        writer._changes += 1
         return writer
 
     # -- bytes ---------------------------------------------------------------------------------------
@@ -75,11 +83,20 @@ class Writer:
         """Whether there is something that the server does not have."""
         return self._changes != self._saved
 
+    @property
+    def whole(self) -> bool:
+        """Whether all that was written is here."""
+        return self._lost is None
+
     def touch(self) -> None:
         """Count a change, so that the file is saved although no byte of it is new."""
         self._changes += 1
-        if self.spool.note["state"] == "saved":
-            self.spool.describe(state="writing", synced=False, upload=None)
+        note = self.spool.note
+        if self._sending is not self.spool and (note["state"] in ENDED or note.get("synced") or note.get("upload")):
+            # What was closed or synced is no whole file any more, and parts that a server has are not of this one.
+            state = "writing" if note["state"] in ENDED else note["state"]
+            missing = [[0, self._base_stop]] if self._base else []
+            self.spool.describe(state=state, synced=False, upload=None, size=None, missing=missing)
         self.error = None
         self.modified_ns = time.time_ns()
 
@@ -137,10 +154,11 @@ class Writer:
         async with self._copy:
             if self._sending is self.spool:
                 self.spool = await trio.to_thread.run_sync(self.spool.copy)
-                self.spool.describe(state="writing", upload=None)
 
     async def sync(self) -> None:
-        """Make what was written so far survive a power cut on this machine."""
+        """Make what was written so far survive a power cut on this machine. Raises what made a write fail."""
+        if self._lost is not None:
+            raise self._lost[1]
         await trio.to_thread.run_sync(partial(self.keep, synced=True))
 
     def keep(self, **news: Any) -> None:
@@ -156,8 +174,8 @@ class Writer:
         async with self._commit:
             pass
 
-    async def commit(self, backend: Backend, target: Target) -> Entry | None:
-        """Bring the whole file to the server; None if there was nothing to do.
+    async def commit(self, backend: Backend, aim: Callable[[], Awaitable[Target]]) -> Entry | None:
+        """Bring the whole file to where `aim` says; None if there was nothing to do.
 
         Returns when the server holds every byte and confirmed what it can confirm. On any other way
         out nothing of it stays visible there and the bytes stay in the spool. What is written
@@ -171,6 +189,7 @@ class Writer:
             try:
                 if self._lost is not None:
                     raise self._lost[1]
+                target = await aim()
                 await self._fill()
                 sending = self._sending = self.spool
                 changes = self._changes
@@ -186,7 +205,8 @@ class Writer:
             self._saved = changes
             self.opened = entry
             if not self.dirty:
-                self.spool.describe(state="saved")
+                with suppress(OSError):  # a full disk: after a crash it is found out
+                    self.spool.describe(state="saved")
             return entry
 
     async def _fill(self) -> None:
