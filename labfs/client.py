@@ -149,7 +149,6 @@ class Client:
                         method,
                         urljoin(self.url, path),
                         params=params,
-                        content=content,
                         data=form,
                         json=json,
                         content=body,

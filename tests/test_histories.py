@@ -230,6 +230,7 @@ async def play(base: Path, can: Capabilities, steps: list[tuple[Any, ...]]) -> N
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.timeout(1200)
 @given(system=st.sampled_from(list(SYSTEMS)), steps=st.lists(STEP, max_size=14))
 @example(system="in place", steps=[("away", "a", b"1"), ("remount",), ("save", "a", b"2")])
 @example(system="versions", steps=[("save", "a", b"1"), ("away", "a", b"2"), ("save", "a", b"3"), ("remount",)])
