@@ -178,10 +178,7 @@ class Tree:
             self.root.children[site.name] = Node(site.name, self.root, site, is_dir=True, entry=site.backend.root)
 
     async def children(self, node: Node) -> dict[str, Node]:
-        """Return the nodes in a directory by name, listing it if the last listing is too old.
-
-        A slow or dead site goes on showing what it last listed; Unavailable only if that is nothing.
-        """
+        """Return the nodes in a directory by name, listed anew if the last listing is too old and that works."""
         if not node.is_dir:
             raise NotDirectory(f"“{node.name}” is not a directory.")
         container = node.container
