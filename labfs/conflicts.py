@@ -29,6 +29,6 @@ async def unchanged(node: Node, target: Target) -> Target:
     if changed:
         raise Conflict(
             f"Somebody else has saved “{node.name}” since you opened it. Theirs is on the server;"
-            " yours is in the outbox (labfs outbox list), to be exported, or sent over theirs."
+            " yours is in the outbox: labfs outbox list."
         )
     return target

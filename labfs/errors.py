@@ -3,6 +3,7 @@
     LabfsError                EIO
     ├── NotFound              ENOENT
     ├── Exists                EEXIST
+    │   └── NoRoom            EEXIST        the one place for a file is taken by another
     ├── NotDirectory          ENOTDIR
     ├── IsDirectory           EISDIR
     ├── NotEmpty              ENOTEMPTY
@@ -49,6 +50,10 @@ class NotFound(LabfsError):
 
 class Exists(LabfsError):
     errno = errno.EEXIST
+
+
+class NoRoom(Exists):
+    """Unlike a name that is taken, this needs a sentence."""
 
 
 class NotDirectory(LabfsError):

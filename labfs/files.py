@@ -155,8 +155,12 @@ class Files:
     async def resize(self, node: Node, size: int) -> None:
         """Set the length of a file that is being written."""
         assert node.writer is not None
-        rules.check_size(node, size)
-        await node.writer.truncate(size)
+        try:
+            rules.check_size(node, size)
+            await node.writer.truncate(size)
+        except (LabfsError, OSError) as error:
+            node.writer.lose(node.writer.size, error)
+            raise
 
     async def flush(self, handle: Handle, *, shared: bool) -> None:
         """Save what was written, unless other descriptors still `share` this handle's open file."""
@@ -235,7 +239,7 @@ class Files:
         return [
             {
                 "path": node.path,
-                "state": state(node),
+                "state": rules.state(node),
                 "size": node.writer.size,
                 "sent": node.writer.sent,
                 "error": self._reasons.of(node.path),
@@ -384,14 +388,3 @@ def _passing(writer: Writer) -> bool:
     """Whether waiting may mend what made a save fail: a site that is away, or this machine's full disk."""
     error = writer.error
     return error.transient if isinstance(error, LabfsError) else isinstance(error, OSError) and writer.whole
-
-
-def state(node: Node) -> str | None:
-    """Say how far a file is: local, unsaved, uploading, saved or archived."""
-    if node.is_dir or node.text is not None:
-        return None
-    if node.local:
-        return "local"
-    if node.writer is not None and (node.writer.dirty or node.writer.committing):
-        return "uploading" if node.writer.committing else "unsaved"
-    return "archived" if node.entry and node.entry.unreadable else "saved"

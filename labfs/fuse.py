@@ -25,7 +25,7 @@ import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
 from labfs import holders
-from labfs.errors import Invalid, LabfsError
+from labfs.errors import Invalid, LabfsError, NoRoom
 from labfs.files import Handle
 from labfs.inodes import Inodes
 from labfs.tree import Node
@@ -92,7 +92,7 @@ class Door(pyfuse3.Operations):
     def fail(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> NoReturn:
         """Answer with an errno; keep the reason where the user can find it."""
         path = self._place(args, request in BY_HANDLE)
-        if number in QUIET:
+        if number in QUIET and not isinstance(error, NoRoom):
             log.debug("%s %s: %s", request, path, error)
         else:
             log.warning("%s %s: %s", request, path, error)

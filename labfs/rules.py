@@ -6,7 +6,7 @@ A refusal carries the sentence that says why.
 from __future__ import annotations
 
 from labfs.backend import Accept, Replace, Site
-from labfs.errors import Exists, NameTooLong, NotPermitted, ReadOnly, TooLarge
+from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
 from labfs.scratch import is_scratch
 from labfs.tree import Node
 
@@ -85,14 +85,14 @@ def check_size(node: Node, size: int) -> None:
 
 
 def check_room(parent: Node, name: str) -> None:
-    """Raises Exists where a directory holds as many files as it can."""
+    """Raises NoRoom where a directory holds as many files as it can."""
     entry = parent.home.entry
     if entry is None or entry.room is None or parent.in_scratch:
         return
     there = [child.name for child in parent.children.values() if not child.is_dir and not child.local]
     if len(there) >= entry.room:
         held = "one file" if entry.room == 1 else f"{entry.room} files"
-        raise Exists(f"{parent.path} can hold {held}, and “{there[0]}” is there; save over it, or delete it first.")
+        raise NoRoom(f"{parent.path} can hold {held}, and “{there[0]}” is there; save over it, or delete it first.")
 
 
 def check_holds(parent: Node, what: Accept, name: str) -> None:
@@ -109,3 +109,14 @@ def check_holds(parent: Node, what: Accept, name: str) -> None:
     if what not in entry.accepts:
         kind = "Files" if what is Accept.FILE else "Directories"
         raise NotPermitted(f"{kind} cannot be made in {parent.path}, and so not “{name}”.")
+
+
+def state(node: Node) -> str | None:
+    """Say how far a file is: local, unsaved, uploading, saved or archived."""
+    if node.is_dir or node.text is not None:
+        return None
+    if node.local:
+        return "local"
+    if node.writer is not None and (node.writer.dirty or node.writer.committing):
+        return "uploading" if node.writer.committing else "unsaved"
+    return "archived" if node.entry and node.entry.unreadable else "saved"

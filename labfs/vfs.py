@@ -18,7 +18,7 @@ from labfs.backend import Accept, Entry, Site, Target
 from labfs.blocks import Blocks
 from labfs.copies import Copies
 from labfs.errors import CrossDevice, Exists, IsDirectory, NotDirectory, NotEmpty, NotPermitted
-from labfs.files import Files, state
+from labfs.files import Files
 from labfs.outbox import Outbox
 from labfs.reader import Readers
 from labfs.reasons import Reasons
@@ -117,7 +117,7 @@ class Vfs:
             "url": entry.url if entry else None,
             "version": entry.version if entry else None,
             "checksum": entry.checksum if entry else None,
-            "state": "waiting" if node.path in self.files.waiting.notes() else state(node),
+            "state": "waiting" if node.path in self.files.waiting.notes() else rules.state(node),
             "error": self.reasons.of(node.path),
         }
         return {f"user.labfs.{name}": value for name, value in found.items() if value}

@@ -187,3 +187,16 @@ async def test_a_file_that_may_not_be_changed_is_refused_among_those_that_may(
             await vfs.unlink(box, "signed")
         await vfs.unlink(box, "plain")
         assert backend.newest() == {"signed": b"1"}
+
+
+async def test_a_length_that_is_refused_does_not_leave_the_file_empty(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(capabilities=replace(IN_PLACE, whole=100, parts=None))
+    backend.put("f", b"precious")
+    async with opened(tmp_path, backend) as (vfs, _):
+        handle = await vfs.files.open(await vfs.resolve("/memory/box/f"), read=False, write=True, truncate=True)
+        with pytest.raises(TooLarge):
+            await vfs.files.resize(handle.node, 1000)  # as `cp` of a sparse file does
+        with pytest.raises(TooLarge):
+            await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        assert backend.newest() == {"f": b"precious"}
