@@ -17,6 +17,7 @@ import os
 import secrets
 from collections import OrderedDict
 from pathlib import Path
+from threading import Lock
 from weakref import WeakValueDictionary
 
 import trio
@@ -77,7 +78,7 @@ class Copies:
         """Remove what was not used for longest, so that `size` more bytes fit into the capacity."""
         while self._kept and self.size + size > self.capacity:
             name, _ = self._kept.popitem(last=False)
-            (self.directory / name).unlink(missing_ok=True)
+            remove(self.directory / name)
 
     def held(self, name: str) -> int | None:
         """Return the size of a complete copy, which counts as used now; None if it is not there."""
@@ -109,6 +110,7 @@ class Copy:
         self._name = name  # in the directory, once it is complete; None: it is never kept
         self._path = copies.directory / f"{name or 'open'}.{secrets.token_hex(8)}{PARTIAL}"
         self._fd = -1
+        self._lending = Lock()  # the number of a descriptor may be another file's as soon as it is closed
         self._wanted_at = float("-inf")
         self._running = False
         self._error: Exception | None = None
@@ -177,6 +179,7 @@ class Copy:
         """Wait for news of the download, which is begun if none is under way. Raises what ended it."""
         if not self._running and not self.spoiled:
             self._running, self._error = True, None
+            self.complete, self.received = False, self.received if self._fd >= 0 else 0
             self._copies.nursery.start_soon(self._run)
         if self._running:
             await self._news.wait()
@@ -186,20 +189,25 @@ class Copy:
             raise self._error
 
     def _lend(self, start: int, stop: int) -> bytes:
-        if self._fd >= 0:
-            return os.pread(self._fd, stop - start, start)
-        assert self._name is not None
-        fd = os.open(self._copies.directory / self._name, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.pread(fd, stop - start, start)
-        finally:
-            os.close(fd)
+        with self._lending:
+            if self._fd >= 0:
+                return os.pread(self._fd, stop - start, start)
+        if self._name is None:
+            raise FileNotFoundError(errno.ENOENT, "The copy was given up.")
+        path = self._copies.directory / self._name
+        with open(path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), stop - start, start)
+        if len(data) < stop - start:
+            path.unlink(missing_ok=True)
+            raise FileNotFoundError(errno.ENOENT, "The copy lacks bytes.")
+        return data
 
     # -- the download ----------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
             if self._fd < 0:
+                self._copies.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             await self._content.pour(self)
             await trio.to_thread.run_sync(self._finish)
@@ -230,16 +238,19 @@ class Copy:
         self.complete = True
         self._copies.grow(-self.received)
         self._copies.keep(self._name, self.received)
-        os.close(self._fd)
-        self._fd = -1
+        self._close_file()
 
     def _close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            self._path.unlink(missing_ok=True)
+            self._close_file()
+            remove(self._path)
             self._copies.grow(-self.received)
             self.received = 0
+
+    def _close_file(self) -> None:
+        with self._lending, contextlib.suppress(OSError):
+            number, self._fd = self._fd, -1
+            os.close(number)
 
     def _tell(self) -> None:
         self._news.set()
@@ -303,6 +314,13 @@ class Wherever:
 
     async def pour(self, sink: Sink) -> None:
         raise Unranged("A copy is not copied.")
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("A copy cannot be removed: %s", error)
 
 
 def _is_full(error: Exception) -> bool:

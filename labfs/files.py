@@ -328,13 +328,16 @@ class Files:
             return
         if passing:
             self.waiting.supersede(node.path, writer.spool.path)
-        keep = partial(writer.keep, path=node.path, state="waiting" if passing else "failed", error=reason)
+        path = node.path
+        keep = partial(writer.keep, path=path, state="waiting" if passing else "failed", error=reason)
         try:
             await trio.to_thread.run_sync(keep)
         except OSError as error:
             log.error("The note of %s cannot be written: %s", writer.spool.path, error)
         writer.spool.close()
         self.waiting.changed()
+        if node.unlinked or node.path != path:
+            self.waiting.supersede(path, None, "the file was removed or renamed since")
         log.error("%s was not saved (%s); its bytes are in %s.", node.path, reason, writer.spool.path)
 
     def attach_writer(self, node: Node, base: Reader | None) -> None:

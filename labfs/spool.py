@@ -24,6 +24,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 CHUNK = 1024 * 1024
@@ -81,6 +82,7 @@ class SpoolFile:
         self.path = path
         self.note = note
         self._fd = fd
+        self._noting = Lock()  # a sync writes the note in a thread
 
     @classmethod
     def create(cls, path: Path, note: dict[str, Any]) -> SpoolFile:
@@ -94,8 +96,9 @@ class SpoolFile:
 
     def describe(self, **news: Any) -> None:
         """Write the note anew, with some of it changed."""
-        self.note = {**self.note, **news}
-        write_note(self.path.with_suffix(".json"), self.note)
+        with self._noting:
+            self.note = {**self.note, **news}
+            write_note(self.path.with_suffix(".json"), self.note)
 
     @property
     def fd(self) -> int:

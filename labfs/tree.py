@@ -191,10 +191,7 @@ class Tree:
         return node.children
 
     async def certain(self, node: Node) -> dict[str, Node]:
-        """Return the nodes in a directory as its server lists them from now on. Raises Unavailable.
-
-        Nobody else has to wait for that: they see the last listing meanwhile.
-        """
+        """Return the nodes in a directory as listed from now on; nobody else waits for that. Raises Unavailable."""
         container = node.container
         if container.parent is None:
             return node.children

@@ -159,7 +159,10 @@ class Writer:
         """Make what was written so far survive a power cut on this machine. Raises what made a write fail."""
         if self._lost is not None:
             raise self._lost[1]
+        changes = self._changes
         await trio.to_thread.run_sync(partial(self.keep, synced=True))
+        if self._changes != changes:  # written to meanwhile, which the note does not tell
+            self.spool.describe(synced=False)
 
     def keep(self, **news: Any) -> None:
         """Write the note with what the spool still lacks of the file, and all of it to the disk. Blocks."""
