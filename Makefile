@@ -18,9 +18,9 @@ bench:   ## speed beside other tools, in the same run
 	@scripts/bootstrap --test
 	.venv/bin/python scripts/bench
 
-soak:    ## a fault at every request of a 300 MB save, and more of everything; takes many minutes
+soak:    ## a fault at every request of a 300 MB save and read, 300 kills, a million files: about an hour
 	@scripts/bootstrap --test
-	LABFS_SOAK=1 .venv/bin/pytest -q tests/test_faults.py tests/test_saving.py tests/test_hostile.py
+	LABFS_SOAK=1 .venv/bin/pytest -q tests/test_faults.py tests/test_hostile.py tests/test_campaign.py
 
 fmt:     ## format and mend what can be mended
 	.venv/bin/ruff format .

@@ -142,7 +142,6 @@ class Client:
         what = f"{self.site}: {method} {urlsplit(path).path}"
 
         async def once() -> Answer:
-            content = body if source is None else _Body(source.chunks(), on_disk=True)
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
@@ -152,11 +151,13 @@ class Client:
                         params=params,
                         data=form,
                         json=json,
+                        content=body,
                         headers={**self._credentials(), **(headers or {}), **sent},
                         timeout=self._storing if source is not None else self._usual,
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
-                    request.stream = content if isinstance(content, _Body) else _Body(iter([request.content]))
+                    chunks = iter([request.content]) if source is None else source.chunks()
+                    request.stream = _Body(chunks, on_disk=source is not None)
                     answer = await self._answer(request, what)
             check(answer)
             return answer
