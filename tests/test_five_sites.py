@@ -294,7 +294,12 @@ def test_what_is_known_of_a_site_is_shown_while_it_hangs(calm: Lab, hasty: Mount
     for folder in folders.values():
         hasty.refresh(folder)
         assert comes_back(folder)
-        assert "No such file" in run(f"for i in $(seq 50); do cat '{folder}/nowhere.txt' 2>&1 | grep 'No such' && exit; sleep 0.2; done").stdout
+        assert (
+            "No such file"
+            in run(
+                f"for i in $(seq 50); do cat '{folder}/nowhere.txt' 2>&1 | grep 'No such' && exit; sleep 0.2; done"
+            ).stdout
+        )
 
 
 def test_a_listing_that_has_grown_old_is_shown_while_the_site_hangs(calm: Lab, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_requests_per_action_and_system(drive: Mount, lab: Lab, tmp_path: Path) 
         numbers = "".join(f"{found[site][action]:>{len(site) + 2}}" for site in SITES)
         lines.append(f"{action:<26}{numbers}")
     table = "\n".join(["", *lines, ""])
-    print(table)
+    sys.stdout.write(table)  # for `pytest -s`
     assert table == TABLE
 
 
