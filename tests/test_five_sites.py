@@ -266,7 +266,7 @@ def test_a_mount_without_any_site_is_refused_and_says_why(calm: Lab, tmp_path: P
 def test_what_is_known_of_a_site_is_shown_while_it_hangs(calm: Lab, hasty: Mount, tmp_path: Path) -> None:
     folders = {site: hasty.path / calm.places[site] for site in SITES}
     for folder in folders.values():
-        (folder / "known.txt").write_bytes(b"known\n")
+        (folder / "notes.txt").write_bytes(b"known\n")
     known = {site: run(f"ls -l '{folder}'").stdout for site, folder in folders.items()}
     usual = {site: clocked(f"ls -l '{folder}'")[0] for site, folder in folders.items()}
     calm.sandbox.faults({"action": "stall", "times": None})
@@ -284,7 +284,7 @@ def test_what_is_known_of_a_site_is_shown_while_it_hangs(calm: Lab, hasty: Mount
     assert {site: look.communicate(timeout=60)[0] for site, look in looks.items()} == known
     assert time.monotonic() - began < FREEZER_S
     for site, folder in folders.items():
-        assert run(f"cat '{folder}/known.txt'").stdout == "known\n", site
+        assert run(f"cat '{folder}/notes.txt'").stdout == "known\n", site
         done = run(f"cat '{folder}/nowhere.txt'")
         assert done.returncode != 0
         assert "No such file" not in done.stderr, f"{site}: nobody knows that it is not there"

@@ -56,7 +56,7 @@ def scripted(python: Path, script: str, where: dict[str, str]) -> Speak:
         done = subprocess.run([python, SCRIPTS / script], input=request, capture_output=True, text=True, timeout=90,
                               env=environment)  # fmt: skip
         assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
+        found = json.loads(done.stdout.splitlines()[-1])  # clients say things too
         return found[0] if found else None
 
     return speak
@@ -73,12 +73,14 @@ def dialogue(speak: Speak, mount: Mount, record: Path, theirs: Path, ours: Path)
         ours.write_bytes(data)
         assert speak("get", ours.name) == [ours.name, data.hex()]
     assert speak("get", theirs.name) == [theirs.name, noise(123, 2).hex()], "untouched by our saves"
-    theirs.write_bytes(noise(55, 5))
-    assert speak("get", theirs.name) == [theirs.name, noise(55, 5).hex()], "theirs, saved over here"
     speak("delete", theirs.name)
     mount.refresh(record)
     assert theirs.name not in os.listdir(theirs.parent)
     assert "No such file" in run(f"cat '{theirs}'").stderr
+    speak("put", theirs.name, noise(99, 6))
+    mount.refresh(record)
+    theirs.write_bytes(noise(55, 5))
+    assert speak("get", theirs.name) == [theirs.name, noise(55, 5).hex()], "theirs, saved over here"
     assert speak("has", ours.name) == ours.name
     ours.unlink()
     assert not speak("has", ours.name)

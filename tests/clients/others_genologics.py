@@ -29,4 +29,4 @@ for action, name, _, data in tasks:
         lims.delete(held[name].uri)
     else:
         found.append(name if name in held else "")
-json.dump(found, sys.stdout)
+sys.stdout.write(f"\n{json.dumps(found)}\n")

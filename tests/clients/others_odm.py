@@ -32,4 +32,4 @@ with odm_api.ApiClient(configuration) as api:
             found.append([name, bytes(files.get_file_as_user(held[name])).hex()])
         elif action == "has":
             found.append(name if name in held else "")
-json.dump(found, sys.stdout)
+sys.stdout.write(f"\n{json.dumps(found)}\n")

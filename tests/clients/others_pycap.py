@@ -14,10 +14,10 @@ for action, name, field, data in tasks:
         project.import_file(file_name=name, file_object=io.BytesIO(bytes.fromhex(data)), **slot)
     elif action == "get":
         content, headers = project.export_file(**slot)
-        found.append([headers["name"], content.hex()])
+        found.append([headers["name"].encode("latin-1").decode(), content.hex()])
     elif action == "delete":
         project.delete_file(**slot)
     else:
         (row,) = project.export_records(records=[where["record"]], fields=[field])
         found.append(row[field])
-json.dump(found, sys.stdout)
+sys.stdout.write(f"\n{json.dumps(found)}\n")

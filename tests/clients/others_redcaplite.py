@@ -20,11 +20,11 @@ for action, name, field, data in tasks:
         elif action == "get":
             client.get_file(file_dictionary=directory, **slot)
             (path,) = pathlib.Path(directory).iterdir()
-            found.append([path.name, path.read_bytes().hex()])
+            found.append([path.name.encode("latin-1").decode(), path.read_bytes().hex()])
         elif action == "delete":
             with contextlib.suppress(json.JSONDecodeError):  # it takes the empty answer for a failure
                 client.delete_file(**slot)
         else:
             rows = client.export_records(records=[where["record"]], fields=[field]).fillna("").to_dict("records")
             found.append(rows[0][field])
-json.dump(found, sys.stdout)
+sys.stdout.write(f"\n{json.dumps(found)}\n")

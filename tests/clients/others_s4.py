@@ -12,7 +12,7 @@ found = []
 for action, name, _, data in tasks:
     lims = LIMS(where["url"] + "/api/v2", where["username"], where["password"])  # it remembers what it saw
     sample = lims.samples.from_limsid(where["sample"])
-    held = {file.name: file for file in sample.files}
+    held = {file.name: file for file in lims.files.from_link_nodes(sample.xml_root.findall(File.UNIVERSAL_TAG))}
     if action == "put":
         file = held.get(name) or File.new_empty(sample, name=name)
         file.mode = "wb"
@@ -27,4 +27,4 @@ for action, name, _, data in tasks:
         lims.files.delete(held[name])
     else:
         found.append(name if name in held else "")
-json.dump(found, sys.stdout)
+sys.stdout.write(f"\n{json.dumps(found)}\n")
