@@ -25,6 +25,10 @@ for action, name, field, data in tasks:
             with contextlib.suppress(json.JSONDecodeError):  # it takes the empty answer for a failure
                 client.delete_file(**slot)
         else:
-            rows = client.export_records(records=[where["record"]], fields=[field]).fillna("").to_dict("records")
+            rows = (
+                client.export_records(records=[where["record"]], fields=["record_id", field])
+                .fillna("")
+                .to_dict("records")
+            )
             found.append(rows[0][field])
 sys.stdout.write(f"\n{json.dumps(found)}\n")

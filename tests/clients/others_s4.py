@@ -16,6 +16,7 @@ for action, name, _, data in tasks:
     if action == "put":
         file = held.get(name) or File.new_empty(sample, name=name)
         file.mode = "wb"
+        file.truncate()  # else only the beginning is written over
         file.write(bytes.fromhex(data))
         file.close()
     elif action == "get":
