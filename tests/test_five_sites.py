@@ -308,6 +308,7 @@ def test_what_is_known_of_a_site_is_shown_while_it_hangs(calm: Lab, hasty: Mount
 
 def test_a_listing_that_has_grown_old_is_shown_while_the_site_hangs(calm: Lab, tmp_path: Path) -> None:
     """With the usual patience: a moment for the newer one, then the last one."""
+    calm.put("odm", "there.txt", b"x")  # a study shows what is in it, and nothing else
     with serving(Mount(tmp_path, calm.sandbox.config)) as mount:
         folders = [mount.path / calm.places[site].parent for site in SITES]
         known = [run(f"ls '{folder}'").stdout for folder in folders]
