@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,6 @@ from clarity_stage import PROJECT, SAMPLE, STEP, Clarity
 from stage import Sandbox
 
 SCRIPTS = Path(__file__).parent / "clients"
-CLIENTS = {"genologics": "2.0.1", "s4-clarity": "1.8.0", "six": "1.17.0", "requests": "2.34.2"}
 
 
 @pytest.fixture
@@ -26,38 +21,15 @@ def clarity(running: Sandbox) -> Iterator[Clarity]:
         yield made
 
 
-@pytest.fixture(scope="session")
-def interpreter() -> Path:
-    """Return a Python that has the clients; the environment is made once and kept outside the repository."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labfs-tests"
-    pins = [f"{name}=={version}" for name, version in CLIENTS.items()]
-    name = "-".join(
-        ["clarity", *(pin.replace("==", "-") for pin in pins), f"py{sys.version_info[0]}.{sys.version_info[1]}"]
-    )
-    home, python = cache / name, cache / name / "bin" / "python"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "complete").exists():
-            shutil.rmtree(home, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            # It asks for Python 3.12 and uses nothing of it.
-            subprocess.run([*pip, "--no-deps", "--ignore-requires-python", pins[0]], check=True)
-            subprocess.run([*pip, *pins[1:]], check=True)
-            (home / "complete").touch()
-    return python
-
-
 @pytest.fixture
-def client(clarity: Clarity, interpreter: Path, tmp_path: Path) -> Any:
+def client(clarity: Clarity, clarity_python: Path, tmp_path: Path) -> Any:
     """Return a function that runs a client's script and gives back what it found."""
 
     def run(script: str) -> Any:
         known = clarity.credentials
         given = [clarity.url, known["username"], known["password"], str(tmp_path), STEP, clarity.placeholders()[3]]
         done = subprocess.run(
-            [str(interpreter), str(SCRIPTS / script), *given], capture_output=True, text=True, timeout=90
+            [str(clarity_python), str(SCRIPTS / script), *given], capture_output=True, text=True, timeout=90
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

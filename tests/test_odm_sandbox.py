@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +13,6 @@ import httpx
 import pytest
 from odm_stage import CELLS, DRAFT, EMPTY, GUT, LARGE, MANY, NULL_TITLE, PDF, Service, names, opened, quick, refused
 from stage import Sandbox
-
-CLIENTS = ("odm-api==1.64.1", "odm-sdk==1.64.1")
 
 
 @pytest.fixture
@@ -300,28 +295,12 @@ def test_what_cannot_be_downloaded(odm: Service) -> None:
 # -- clients that others wrote ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def environment() -> Path:
-    """The directory of programs of an environment with the vendor's clients, made once for all runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labfs-tests"
-    made = cache / "odm-1.64.1"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "odm-1.64.1.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at the same time make it once
-        if not (made / "complete").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", made], check=True)
-            pip = [made / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, *CLIENTS], check=True)
-            (made / "complete").touch()
-    return made / "bin"
-
-
 @pytest.mark.timeout(300)
-def test_the_generated_client_lists_reads_imports_and_deletes(odm: Service, environment: Path) -> None:
+def test_the_generated_client_lists_reads_imports_and_deletes(odm: Service, odm_programs: Path) -> None:
     odm.switch(job_s=0.3)
     before = odm.blobs()
     command = [
-        environment / "python",
+        odm_programs / "python",
         Path(__file__).with_name("odm_client.py"),
         odm.url,
         odm.tokens["token"],
@@ -355,8 +334,8 @@ def test_the_generated_client_lists_reads_imports_and_deletes(odm: Service, envi
 
 
 @pytest.mark.timeout(300)
-def test_the_import_script_attaches_a_link(odm: Service, environment: Path, shop: str) -> None:
-    command = [environment / "odm-import-data", "-srv", odm.url, "-t", odm.tokens["token"], "-sa", EMPTY,
+def test_the_import_script_attaches_a_link(odm: Service, odm_programs: Path, shop: str) -> None:
+    command = [odm_programs / "odm-import-data", "-srv", odm.url, "-t", odm.tokens["token"], "-sa", EMPTY,
                "-fl", f"{shop}/in/gel%20image.png", "-flm", f"{shop}/m.tsv", "-dc", "Cell imaging"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,6 @@ from stage import Sandbox
 
 FIELD_ERROR = "The field 'mugshott' does not exist or is not a 'file' field"
 
-CLIENTS = ("pycap==2.7.0", "redcaplite==2.3.0", "pandas==3.1.1", "requests==2.34.2")
-
 pytestmark = pytest.mark.timeout(600)  # the first run installs them
 
 
@@ -30,29 +25,13 @@ def redcap(sandbox: Sandbox) -> Iterator[Redcap]:
         yield redcap
 
 
-@pytest.fixture(scope="session")
-def python() -> Path:
-    """The interpreter of an environment that has the clients, made once and kept for later runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labfs-tests"
-    digest = hashlib.sha256(f"{sys.version} {CLIENTS}".encode()).hexdigest()[:12]
-    home = cache / f"redcap-{digest}"
-    if not home.exists():
-        partial = cache / f"{home.name}.{os.getpid()}"  # other runs may be at it too
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(partial)], check=True, timeout=100)
-        install = [partial / "bin" / "python", "-m", "pip", "install", "-q", *CLIENTS]
-        subprocess.run(install, check=True, timeout=500)
-        try:
-            partial.rename(home)
-        except OSError:
-            shutil.rmtree(partial)
-    return home / "bin" / "python"
-
-
-def client(python: Path, redcap: Redcap, alias: str, code: str, cwd: Path) -> Any:
+def client(redcap_python: Path, redcap: Redcap, alias: str, code: str, cwd: Path) -> Any:
     """Run a client's code, which finds `url` and `token` and sets `result`; return that."""
     script = f"import json\nurl, token = {redcap.url!r}, {redcap.tokens[alias]!r}\n{code}\nprint()\nprint(json.dumps(result))"
     environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), "no_proxy": "127.0.0.1"}
-    done = subprocess.run([python, "-c", script], capture_output=True, text=True, timeout=90, cwd=cwd, env=environment)
+    done = subprocess.run(
+        [redcap_python, "-c", script], capture_output=True, text=True, timeout=90, cwd=cwd, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -75,8 +54,8 @@ result = dict(
 """
 
 
-def test_pycap_reads_a_longitudinal_project(redcap: Redcap, python: Path, tmp_path: Path) -> None:
-    found = client(python, redcap, "trial", PYCAP_READS, tmp_path)
+def test_pycap_reads_a_longitudinal_project(redcap: Redcap, redcap_python: Path, tmp_path: Path) -> None:
+    found = client(redcap_python, redcap, "trial", PYCAP_READS, tmp_path)
     assert (found["key"], found["longitudinal"], found["version"]) == ("record_id", True, "16.1.3")
     assert (found["forms"], found["metadata"]) == (["enrolment", "imaging", "sequencing"], [6, 17])
     assert [row["image"] for row in found["records"]] == ["", "scan.png", "scan.png", "", ""]
@@ -121,9 +100,9 @@ result.update(errors=errors)
 """
 
 
-def test_pycap_saves_reads_replaces_and_deletes_files(redcap: Redcap, python: Path, tmp_path: Path) -> None:
+def test_pycap_saves_reads_replaces_and_deletes_files(redcap: Redcap, redcap_python: Path, tmp_path: Path) -> None:
     record = f"T-{secrets.token_hex(4)}"
-    found = client(python, redcap, "biobank", PYCAP_FILES.replace("RECORD", repr(record)), tmp_path)
+    found = client(redcap_python, redcap, "biobank", PYCAP_FILES.replace("RECORD", repr(record)), tmp_path)
     assert (found["longitudinal"], found["count"]) == (False, {"count": 1})
     assert (found["content"], found["headers"]) == ("test upload", {"name": "myupload.txt", "charset": "UTF-8"})
     assert redcap.stored(record) == {("counts", 1): ("myupload.txt", b"test upload")}
@@ -147,9 +126,9 @@ p.delete_file(record=RECORD, field="reads", event="visit_arm_1")
 """
 
 
-def test_pycap_addresses_events_and_instances(redcap: Redcap, python: Path, tmp_path: Path) -> None:
+def test_pycap_addresses_events_and_instances(redcap: Redcap, redcap_python: Path, tmp_path: Path) -> None:
     record = f"T-{secrets.token_hex(4)}"
-    found = client(python, redcap, "trial", PYCAP_EVENTS.replace("RECORD", repr(record)), tmp_path)
+    found = client(redcap_python, redcap, "trial", PYCAP_EVENTS.replace("RECORD", repr(record)), tmp_path)
     assert found == "third"
     assert redcap.stored(record) == {("image", 3): ("i.png", b"third")}
 
@@ -174,9 +153,9 @@ result = dict(folder=folder, files=files, content=content.decode(), headers=head
 """
 
 
-def test_pycap_keeps_a_repository(redcap: Redcap, python: Path, tmp_path: Path) -> None:
+def test_pycap_keeps_a_repository(redcap: Redcap, redcap_python: Path, tmp_path: Path) -> None:
     name = f"T-{secrets.token_hex(4)}"
-    found = client(python, redcap, "biobank", PYCAP_REPOSITORY.replace("NAME", repr(name)), tmp_path)
+    found = client(redcap_python, redcap, "biobank", PYCAP_REPOSITORY.replace("NAME", repr(name)), tmp_path)
     assert [file["name"] for file in found["files"]] == ["same.txt", "same.txt"]
     assert (found["content"], found["headers"]["name"]) == ("one", "same.txt")
     assert "folder_id=1 does not exist" in found["problem"]
@@ -228,9 +207,9 @@ result.update(folder=folder, files=files, errors=errors)
 """
 
 
-def test_redcaplite_works_throughout(redcap: Redcap, python: Path, tmp_path: Path) -> None:
+def test_redcaplite_works_throughout(redcap: Redcap, redcap_python: Path, tmp_path: Path) -> None:
     record = f"T-{secrets.token_hex(4)}"
-    found = client(python, redcap, "biobank", REDCAPLITE.replace("RECORD", repr(record)), tmp_path)
+    found = client(redcap_python, redcap, "biobank", REDCAPLITE.replace("RECORD", repr(record)), tmp_path)
     assert (found["ids"], found["records"]) == ([record], [{"record_id": record, "sample_name": "S"}])
     assert (found["metadata"], found["project"], found["back"]) == ([11, 18], "Tumour biobank 2026", "a,b\n")
     assert found["logs"] == ["timestamp", "username", "action", "details", "record"]

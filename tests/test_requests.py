@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import five_stage
 import pytest
+from five_stage import SITES, Lab
 from stage import Folder, Mount, Sandbox, run
 
 pytestmark = pytest.mark.mount
@@ -96,3 +99,77 @@ def test_odd_orders_and_short_pages_lose_nothing(drive: Mount, sandbox: Sandbox)
             run(f"ls '{where}' | sort | md5sum").stdout == run("seq -f 'well-%04g.csv' 0 4999 | sort | md5sum").stdout
         )
         sandbox.calm()
+
+
+# What people do, in all systems alike: requests, with those to the origins of the bytes. The routes behind
+# these figures are in each system's own tests. The sizes that a listing lacks are asked for with it (Portal and
+# ODM in the project, Clarity in the record) or when somebody looks (REDCap, whose small files come along whole).
+# Clarity has no versions, so that nothing read is kept. BaseSpace refuses to delete without a request.
+TABLE = """
+                            basespace  clarity  odm  portal  redcap
+list the site                       1        1    1       1       0
+open a project                      2        5    2       2       2
+open a record                       1        3    1       1       2
+ls -l and stat of it                0        0    0       0       2
+read a small file                   2        1    1       1       0
+read it again                       0        1    0       0       0
+save a small file                   2        4    6       2       5
+save over it                        2        4    7       4       7
+delete it                           0        1    1       2       5
+"""
+
+
+@pytest.fixture
+def lab(sandbox: Sandbox) -> Iterator[Lab]:
+    with five_stage.opened(sandbox) as made:
+        yield made
+
+
+def costs(site: str, lab: Lab, drive: Mount, source: Path) -> dict[str, int]:
+    """Return what each action costs in one site; each listing is old, and the file is somebody else's."""
+    lab.put(site, "given.txt", random.Random(5).randbytes(1000))
+    folder = drive.path / lab.places[site]
+    record = folder.parent if site == "redcap" else folder
+    saved = (record / "variants" if site == "redcap" else folder) / "new.txt"  # a field holds one file
+    project = record.parent
+    found = {}
+
+    def cost(action: str, command: str) -> None:
+        lab.requests()
+        assert (run(command).returncode == 0) is (action != "delete it" or site != "basespace"), command
+        found[action] = lab.requests()
+
+    for action, place in (("list the site", project.parent), ("open a project", project), ("open a record", record)):
+        drive.refresh(place)
+        cost(action, f"ls '{place}'")
+    cost("ls -l and stat of it", f"ls -lR '{record}'; stat '{folder}/given.txt'")
+    cost("read a small file", f"cat '{folder}/given.txt' > /dev/null")
+    cost("read it again", f"cat '{folder}/given.txt' > /dev/null")
+    cost("save a small file", f"cp '{source}' '{saved}'")
+    cost("save over it", f"cp '{source}' '{saved}'")
+    cost("delete it", f"rm '{saved}'")
+    return found
+
+
+def test_requests_per_action_and_system(drive: Mount, lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_bytes(random.Random(6).randbytes(1000))
+    drive.refresh()
+    found = {site: costs(site, lab, drive, tmp_path / "new.txt") for site in SITES}
+    lines = [" " * 26 + "".join(f"  {site}" for site in SITES)]
+    for action in found["odm"]:
+        numbers = "".join(f"{found[site][action]:>{len(site) + 2}}" for site in SITES)
+        lines.append(f"{action:<26}{numbers}")
+    table = "\n".join(["", *lines, ""])
+    sys.stdout.write(table)  # for `pytest -s`
+    assert table == TABLE
+
+
+def test_a_folder_of_a_thousand_records_costs_two(drive: Mount, lab: Lab) -> None:
+    where = drive.path / "redcap" / "wells"
+    run(f"ls '{where.parent}'")
+    drive.refresh(where)
+    lab.requests()
+    done = run(f"ls -l '{where}' | wc -l; ls -d '{where}'/* | head -n 1000 | xargs -d '\\n' ls -R | grep -c :$")
+    records, directories = map(int, done.stdout.split())
+    assert records > 1000 < directories
+    assert lab.requests() <= 2

@@ -274,4 +274,6 @@ def _sentence(answer: Answer) -> str:
     else:
         message = str(found.get("error") or "") if isinstance(found, dict) else ""
     message = " ".join(re.sub(r"<[^<>]*>", " ", message).split())[:LONGEST_REASON]
-    return f"REDCap says: {message}" if message else ""
+    # A refusal is said of its project, by whoever asked; what is tried again is said of the request.
+    about = f"{answer.what}: " if answer.status >= 408 else ""
+    return f"{about}REDCap says: {message}" if message else ""
