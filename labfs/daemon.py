@@ -170,7 +170,7 @@ class Daemon:
             "read_only": self._read_only,
             "log": str(self._place.log),
             "sites": [_site(settings, site) for settings, site in zip(self._config.sites, vfs.sites, strict=True)],
-            "uploads": vfs.files.uploads(),
+            "uploads": vfs.uploads(),
             "local_files": len(vfs.files.local()),
             "cache": {"bytes": vfs.blocks.size, "capacity": vfs.blocks.capacity},
             "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},

@@ -102,7 +102,11 @@ class Files:
             rules.check_holds(parent, Accept.FILE, name)
             rules.check_room(parent, name)
         node = Node(name, parent, parent.site, is_dir=False, local=local)
-        self.attach_writer(node, None)
+        # What was moved aside as a backup is what this save takes the place of.
+        replaces = None if local else parent.hidden.get(name)
+        if replaces is not None:
+            rules.check_replaces(node)
+        self.attach_writer(node, None, replaces)
         self._tree.attach(node, parent, name)
         handle = Handle(node, readable=True, writable=True, append=append)
         self._handles[node].add(handle)
@@ -203,6 +207,7 @@ class Files:
         async def aim() -> Target:
             nonlocal target
             target = await unchanged(node, self._target(node, writer))
+            await self._keep_backups(node, target.replaces)
             return target
 
         try:
@@ -233,20 +238,6 @@ class Files:
     def local(self) -> list[Node]:
         """Return the files that stay on this machine."""
         return [node for node in self._writing if node.local]
-
-    def uploads(self) -> list[dict[str, Any]]:
-        """Return what is on its way to a server, for people to look at; sizes in bytes."""
-        return [
-            {
-                "path": node.path,
-                "state": rules.state(node),
-                "size": node.writer.size,
-                "sent": node.writer.sent,
-                "error": self._reasons.of(node.path),
-            }
-            for node in self.unsaved()
-            if node.writer is not None
-        ]
 
     async def finish(self, seconds: float) -> None:
         """Save what is closed and not saved, for at most so long; the bytes of the rest stay in the spool.
@@ -340,14 +331,23 @@ class Files:
             self.waiting.supersede(path, None, "the file was removed or renamed since")
         log.error("%s was not saved (%s); its bytes are in %s.", node.path, reason, writer.spool.path)
 
-    def attach_writer(self, node: Node, base: Reader | None) -> None:
+    def attach_writer(self, node: Node, base: Reader | None, replaces: Entry | None = None) -> None:
         """Begin to write a file, on top of what `base` reads or from nothing."""
         assert node.site is not None
-        lacks = base.size if base else 0
-        begun = begun_on(node.entry)
-        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, **begun)
-        node.writer = Writer(spool, base, node.entry)
+        lacks, opened = base.size if base else 0, node.entry or replaces
+        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, **begun_on(opened))
+        node.writer = Writer(spool, base, opened)
         self._writing.add(node)
+
+    async def _keep_backups(self, node: Node, replaced: Entry | None) -> None:
+        """Give a backup, so far a view of the file that is replaced now, bytes of its own."""
+        if replaced is None or node.parent is None or not (rules.destroys_old(node) or rules.deletes_old(node)):
+            return
+        for other in list(node.parent.children.values()):
+            if other.local and other.writer is None and other.entry is not None and other.entry.id == replaced.id:
+                self.attach_writer(other, await self.sources.open(other))
+                assert other.writer is not None
+                await other.writer.fill()
 
     def resume(self, node: Node, note: dict[str, Any], base: Reader | None, opened: Entry | None) -> None:
         """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""

@@ -46,9 +46,14 @@ def check_writable(node: Node) -> None:
     reason = why_read_only(node)
     if reason is not None:
         raise ReadOnly(reason)
-    if node.entry is None or node.local or node.site is None:
-        return
+    if node.entry is not None and not node.local:
+        check_replaces(node)
+
+
+def check_replaces(node: Node) -> None:
+    """Raises NotPermitted where nothing can be saved over what the server has."""
     site = node.site
+    assert site is not None
     match _replace(node, site):
         case Replace.NEVER:
             raise NotPermitted(f"{site.name} cannot save over a file, and so not over “{node.name}”.")

@@ -100,7 +100,7 @@ class Node:
         if is_dir:
             self.children: dict[str, Node] = {}
             self.unlisted: dict[str, Node] = {}
-            self.hidden: dict[str, str] = {}  # names that were moved aside here → id of what is hidden
+            self.hidden: dict[str, Entry] = {}  # names that were moved aside here → what the server has there
             self.listed_at = float("-inf")
             self.listing: Listing | None = None  # the one under way
             self.gone: set[str] = set()  # ids that were deleted and may be listed for a while yet
@@ -254,7 +254,7 @@ class Tree:
         assert node.parent is not None
         assert node.entry is not None
         self.detach(node)
-        node.parent.hidden[node.name] = node.entry.id
+        node.parent.hidden[node.name] = node.entry
 
     @staticmethod
     def _fresh(container: Node) -> bool:
@@ -348,7 +348,7 @@ class Tree:
             node.children[name] = child
             self._settle(child, folder, began)
         for name, entry in layout.entries.items():
-            if node.hidden.get(name) == entry.id:
+            if name in node.hidden and node.hidden[name].id == entry.id:
                 continue
             node.hidden.pop(name, None)
             child = self._renewed(before.get(name), name, node, entry, began)

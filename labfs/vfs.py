@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -264,7 +265,8 @@ class Vfs:
     def _is_put_back(self, node: Node, into: Node, new: str) -> bool:
         """Whether this is a backup, unchanged, that gets its old name again."""
         unchanged = node.writer is None or not node.writer.dirty
-        return unchanged and node.entry is not None and into.hidden.get(new) == node.entry.id
+        hidden = into.hidden.get(new)
+        return unchanged and node.entry is not None and hidden is not None and hidden.id == node.entry.id
 
     def _unborn(self, node: Node) -> bool:
         """Whether a file was never saved and will be, under whatever name it has when it is closed."""
@@ -346,6 +348,20 @@ class Vfs:
     def set_modified(self, node: Node, modified_ns: int) -> None:
         """Remember a date that the user gave a file; the server keeps its own."""
         node.modified_ns = modified_ns
+
+    def uploads(self) -> list[dict[str, Any]]:
+        """Return what is on its way to a server, for people to look at; sizes in bytes."""
+        return [
+            {
+                "path": node.path,
+                "state": rules.state(node),
+                "size": node.writer.size,
+                "sent": node.writer.sent,
+                "error": self.reasons.of(node.path),
+            }
+            for node in self.files.unsaved()
+            if node.writer is not None
+        ]
 
     # -- upkeep --------------------------------------------------------------------------------------
 

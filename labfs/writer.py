@@ -193,7 +193,7 @@ class Writer:
                 if self._lost is not None:
                     raise self._lost[1]
                 target = await aim()
-                await self._fill()
+                await self.fill()
                 sending = self._sending = self.spool
                 changes = self._changes
                 sending.describe(state="sending", size=self.size, missing=[])
@@ -212,7 +212,7 @@ class Writer:
                     self.spool.describe(state="saved")
             return entry
 
-    async def _fill(self) -> None:
+    async def fill(self) -> None:
         """Copy what the opened version still lends into the spool, but over nothing that was written."""
         while self._base is not None:
             low, high = next(self._written.gaps(0, self._base_stop), (0, 0))

@@ -200,3 +200,29 @@ async def test_a_length_that_is_refused_does_not_leave_the_file_empty(tmp_path: 
             await vfs.files.flush(handle, shared=False)
         await vfs.files.release(handle)
         assert backend.newest() == {"f": b"precious"}
+
+
+@pytest.mark.parametrize("rule", list(Replace))
+async def test_a_backup_and_a_new_file_are_one_save(rule: Replace, tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(capabilities=replace(RULES, replace=rule, deletable=True))
+    old = backend.put("f", b"old")
+    async with opened(tmp_path, backend, may_delete=True) as (vfs, box):
+        await vfs.rename(box, "f", box, "f~")  # as vim does
+        if rule is Replace.NEVER:
+            with pytest.raises(NotPermitted):
+                await save(vfs, box, "f", b"new")
+            await vfs.rename(box, "f~", box, "f")
+            assert backend.newest() == {"f": b"old"}
+            return
+        await save(vfs, box, "f", b"new")
+        if rule is Replace.BY_DELETE:
+            backend.files.pop(int(old.label))  # the backend's own part of it
+        assert backend.newest() == {"f": b"new"}
+        assert len(backend.files) == (2 if rule is Replace.NEWER else 1), "the older version, or nothing else"
+        backup = await vfs.files.open(await vfs.resolve("/memory/box/f~"), read=True, write=False)
+        assert bytes(await vfs.files.read(backup, 0, 100)) == b"old", "a backup is what it says"
+        await vfs.files.release(backup)
+        await vfs.unlink(box, "f~")
+        await trio.sleep(100)
+        assert await names(vfs, "/memory/box") == ["f"]
+        assert backend.calls["upload"] == 1
