@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from labfs.backend import Buffer, Content, Sink
-from labfs.errors import Enough, LabfsError, NoSpace, NotFound, Stale, Unranged
+from labfs.errors import Enough, LabfsError, NoSpace, NotFound, Stale, Unavailable, Unranged
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +65,18 @@ class Copies:
         """Bytes on disk now, those under way included."""
         return sum(self._kept.values()) + self._growing
 
-    def open(self, version: Version | None, content: Content) -> Copy:
-        """Return the copy of a version, or a fresh one of whatever is there where there is no version."""
+    def open(self, version: Version | None, content: Content, size: int | None = None) -> Copy:
+        """Return the copy of a version, or a fresh one of whatever is there where there is no version.
+
+        What turns out to have other than `size` bytes, if they are known, is not the file.
+        """
         if version is None:
-            return Copy(self, content, None)
+            return Copy(self, content, None, size)
         copy = self._live.get(version)
         if copy is None or copy.spoiled:
-            copy = self._live[version] = Copy(self, content, hashlib.sha256(repr(version).encode()).hexdigest())
+            name = hashlib.sha256(repr(version).encode()).hexdigest()
+            copy = self._live[version] = Copy(self, content, name, size)
+        copy.expected = size if copy.expected is None else copy.expected
         return copy
 
     def make_room(self, size: int) -> None:
@@ -104,7 +109,8 @@ class Copies:
 class Copy:
     """One version of one file, on disk as far as it has come. A `Content` for readers, a `Sink` for a backend."""
 
-    def __init__(self, copies: Copies, content: Content, name: str | None) -> None:
+    def __init__(self, copies: Copies, content: Content, name: str | None, size: int | None) -> None:
+        self.expected = size  # bytes, where a listing told it
         self._copies = copies
         self._content = content
         self._name = name  # in the directory, once it is complete; None: it is never kept
@@ -222,10 +228,15 @@ class Copy:
                 self._close()  # of a version, the next pass will be of the same version: that is confirmed at its end
             self._tell()
 
+    def _check_size(self, size: int | None) -> None:
+        if None not in (size, self.expected) and size != self.expected:
+            raise Unavailable(f"{size} bytes came of a file that has {self.expected}: that is something else.")
+
     def _finish(self) -> None:
         """Put a confirmed copy where the next mount will find it."""
         if self._offset != self.received:
             raise Stale("The file became shorter while it was fetched.")
+        self._check_size(self._offset)
         if self._name is None:
             self.complete = True
             return
@@ -274,6 +285,7 @@ class Copy:
         trio.from_thread.run_sync(self._arrived)
 
     def _announce(self, size: int | None) -> None:
+        self._check_size(size)
         if size is not None and self.announced not in (None, size):
             raise Stale("The file changed its size while it was fetched.")
         self.announced = size
@@ -294,8 +306,9 @@ class Copy:
 class Wherever:
     """A content in ranges as long as the system grants them, and from a copy once it does not."""
 
-    def __init__(self, content: Content, copies: Copies, version: Version | None) -> None:
+    def __init__(self, content: Content, copies: Copies, version: Version | None, size: int) -> None:
         self._content = content
+        self._size = size
         self._copies = copies
         self._version = version
         self._copy: Copy | None = None
@@ -309,7 +322,7 @@ class Wherever:
                 return await self._content.read(start, stop)
             except Unranged as error:
                 log.info("%s It is fetched whole.", error)
-                self._copy = self._copy or self._copies.open(self._version, self._content)
+                self._copy = self._copy or self._copies.open(self._version, self._content, self._size)
         return await self._copy.read(start, stop)
 
     async def pour(self, sink: Sink) -> None:

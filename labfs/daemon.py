@@ -68,7 +68,7 @@ class Daemon:
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
                 self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, copies)
-                door = Door(self._vfs)
+                door = self._door = Door(self._vfs)
                 self._mount(door)
                 try:
                     nursery.start_soon(self._watch_signals)
@@ -148,7 +148,9 @@ class Daemon:
             case "status":
                 return self._status()
             case "refresh":
-                self._vfs.refresh(await self._vfs.resolve(request["path"]))
+                node = await self._vfs.resolve(request["path"])
+                self._vfs.refresh(node)
+                await self._door.renew(node)
                 return {}
             case "info":
                 node = await self._vfs.resolve(request["path"])

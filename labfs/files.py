@@ -313,7 +313,8 @@ class Files:
         self._tree.expire(node.parent or node)
         reason = str(writer.error or "it was still being written when labfs ended")
         # An upload that was broken off by a shutdown goes on with the next mount.
-        passing = _passing(writer) or (writer.error is None and not self.writers(node))
+        closed = not self.writers(node) or writer.spool.note["state"] == "sending"
+        passing = _passing(writer) or (writer.error is None and closed)
         if not writer.size and not passing:
             writer.spool.discard()
             return

@@ -16,7 +16,7 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -309,6 +309,20 @@ class Door(pyfuse3.Operations):
             with contextlib.suppress(OSError):
                 pyfuse3.invalidate_entry(InodeT(self._inodes.number(parent)), FileNameT(name.encode()))
 
+    async def renew(self, node: Node) -> None:
+        """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
+        known = [child for child in _below(node) if child.parent is not None and self._inodes.holds(child)]
+        numbers = [(self._inodes.number(c.parent), c.name, self._inodes.number(c)) for c in known if c.parent]
+
+        def forget() -> None:
+            for parent, name, number in numbers:
+                with contextlib.suppress(OSError):
+                    pyfuse3.invalidate_inode(InodeT(number), attr_only=True)
+                with contextlib.suppress(OSError):
+                    pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name.encode()))
+
+        await trio.to_thread.run_sync(forget)
+
     async def _shared(self, handle: Handle) -> bool:
         """Whether copies of this handle's descriptor are left: then a later flush is the last one."""
         node = handle.node
@@ -355,6 +369,12 @@ class Door(pyfuse3.Operations):
         entry.entry_timeout = VALID_S
         entry.attr_timeout = VALID_S if found.certain else 0.0  # the kernel asks again when somebody looks
         return entry
+
+
+def _below(node: Node) -> Iterator[Node]:
+    yield node
+    for child in list(node.children.values()) if node.is_dir else ():
+        yield from _below(child)
 
 
 def _text(name: bytes) -> str:

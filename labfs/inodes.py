@@ -51,6 +51,10 @@ class Inodes(Generic[N]):
             self._owners[number] = node
         return number
 
+    def holds(self, node: N) -> bool:
+        """Whether the kernel knows the node by its number."""
+        return self._numbers.get(node, 0) in self._held
+
     def remember(self, node: N) -> int:
         """Count one reference that the kernel was handed, and return the number."""
         number = self.number(node)

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from labfs.backend import Backend, Buffer, Content, Entry
 from labfs.blocks import Blocks, Fetch
 from labfs.copies import Copies, Copy, Version, Wherever
-from labfs.errors import LabfsError
+from labfs.errors import LabfsError, Malformed
 from labfs.proof import Damaged, Proof
 
 # 1 MiB: a random read on a 100 Mbit/s line costs 80 ms more than its round trip, and 16 of them in
@@ -137,7 +137,10 @@ class Reader:
     def _fetch(self, index: int) -> Fetch:
         async def fetch() -> Buffer:
             began = trio.current_time()
-            block = await self._content.read(index * BLOCK, min((index + 1) * BLOCK, self.size))
+            start, stop = index * BLOCK, min((index + 1) * BLOCK, self.size)
+            block = await self._content.read(start, stop)
+            if len(block) != stop - start:
+                raise Malformed(f"{len(block)} bytes came where {stop - start} were asked for.")
             if trio.current_time() - began > SLOW_S:
                 self._window //= 2
             return block
@@ -175,13 +178,14 @@ class Readers:
         version = (site, entry.id, entry.version)
         content, proof = self._shared.get(version) or self._made(backend, entry, version)
         if isinstance(content, Copy) and content.spoiled:
-            content = self._copies.open(version, backend.content(entry))
+            content = self._copies.open(version, backend.content(entry), entry.size)
         self._shared[version] = (content, proof)
         return Reader(self._blocks, content, proof, version, entry.size)
 
     def _made(self, backend: Backend, entry: Entry, version: Version | None) -> tuple[Content, Proof]:
         content, whole = backend.content(entry), not backend.capabilities.ranged
-        found = self._copies.open(version, content) if whole else Wherever(content, self._copies, version)
+        size = entry.size or 0
+        found = self._copies.open(version, content, size) if whole else Wherever(content, self._copies, version, size)
         return found, Proof(self._nursery, entry.checksum, entry.size or 0, BLOCK)
 
     async def snapshot(self, backend: Backend, entry: Entry) -> tuple[Reader, int]:

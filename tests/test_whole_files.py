@@ -262,3 +262,36 @@ async def test_a_file_that_cannot_be_had_hides_no_sibling(tmp_path: Path, autoju
         assert vfs.attributes(good).size == len(SMALL)
         with pytest.raises(NotFound, match="lost its bytes"):
             await vfs.files.open(bad, read=True, write=False)
+
+
+class Page:
+    """A content whose site answers, for a while, with a web page to whatever it is asked."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+
+    async def prepare(self) -> None:
+        """Nothing to do."""
+
+    async def read(self, start: int, stop: int) -> bytes:
+        raise Unranged("It sends files whole.")
+
+    async def pour(self, sink: Sink) -> None:
+        await self._backend._call("pour")
+        await trio.to_thread.run_sync(sink.begin, 20)
+        await trio.to_thread.run_sync(sink.write, b"<h1>Maintenance</h1>")
+
+
+async def test_a_page_that_comes_instead_of_a_file_is_not_the_file(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend()
+    backend.put("f", LARGE)
+    async with opened(tmp_path, backend) as (vfs, _):
+        node = await vfs.resolve("/memory/box/f")
+        monkeypatch.setattr(backend, "content", lambda entry: Page(backend))
+        handle = await vfs.files.open(node, read=True, write=False)
+        with pytest.raises(Unavailable, match="something else"):
+            await vfs.files.read(handle, 2_000_000, 1000)
+        assert backend.calls["pour"] <= 3, "and nobody asks for ever"
+        assert list((tmp_path / "copies").iterdir()) == []
