@@ -6,7 +6,7 @@ demo:    ## mount a sandbox and give a tour of it
 	@.venv/bin/labfs demo
 
 test: check    ## formatting, lint, types and all tests
-	.venv/bin/pytest -q -n 3 --dist loadfile
+	.venv/bin/pytest -q -n 3 --dist worksteal
 
 check:   ## formatting, lint and types
 	@scripts/bootstrap --test

@@ -115,6 +115,9 @@ class Outbox:
         return True
 
     async def _send(self, site: Site, note: Note) -> bool:
+        if not Path(note["file"]).exists():  # discarded by name
+            self._files.waiting.changed()
+            return True
         path, _, name = note["path"].rpartition("/")
         parent = await self._directory(path, note["path"])
         if await self._arrived(site, parent, name, note):

@@ -200,10 +200,14 @@ class Spool:
 
     def adopt(self) -> None:
         """Take over what an earlier process left: what was closed or synced is sent, the rest is unfinished."""
+        for label in self.directory.glob("*.json"):
+            if not label.with_suffix(".data").exists():
+                label.unlink()  # it died while it removed both
         for note in self.leftovers():
             data, state = Path(note["file"]), note["state"]
             unfinished = state == "writing" and not note.get("synced")
-            if state in ("local", "saved") or (unfinished and not note["bytes"]):
+            begun = not note["bytes"] and not data.with_suffix(".json").exists()  # it died before it wrote a note
+            if state in ("local", "saved") or begun or (unfinished and not note["bytes"]):
                 remove(data)
             elif unfinished:
                 self.mark(note, state="failed", error="labfs ended before it was closed")
@@ -236,8 +240,8 @@ def _new(directory: Path) -> Path:
 
 def remove(data: Path) -> None:
     """Delete a spool file and its note, for good."""
+    data.unlink(missing_ok=True)  # first: bytes without a note would look like a save that failed
     data.with_suffix(".json").unlink(missing_ok=True)
-    data.unlink(missing_ok=True)
 
 
 def write_note(path: Path, note: dict[str, Any]) -> None:

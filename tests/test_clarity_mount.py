@@ -330,7 +330,7 @@ def test_cannot_take_more_than_the_limit(
     assert "File too large" in done.stderr
     counted(sandbox)
     assert clarity.stored(owner(sample)) == []
-    assert "at most 10485760" in why(drive, sample / "f")
+    assert "10,485,760 bytes at most" in why(drive, sample / "f")
     run(f"rm -f '{sample}/f'")
     assert run(f"head -c 10485760 '{tmp_path}/f' > '{sample}/g'").returncode == 0
 
