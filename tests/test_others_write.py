@@ -89,8 +89,9 @@ def dialogue(speak: Speak, mount: Mount, record: Path, theirs: Path, ours: Path)
     theirs.write_bytes(noise(55, 5))
     assert speak("get", theirs.name) == [theirs.name, noise(55, 5).hex()], "theirs, saved over here"
     assert speak("has", ours.name) == ours.name
-    ours.unlink()
-    assert not speak("has", ours.name)
+    for path in (ours, theirs):
+        path.unlink()
+        assert not speak("has", path.name)
 
 
 @pytest.mark.parametrize("client", ["pycap", "redcaplite"])
