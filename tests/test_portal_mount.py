@@ -80,7 +80,7 @@ def another(tmp_path: Path, sandbox: Sandbox, *changes: tuple[str, str]) -> Moun
 def test_a_file_goes_in_and_comes_out_of_a_new_mount(
     size: int, mode: str, material: Path, team: Team, service: Service, tmp_path: Path, sandbox: Sandbox
 ) -> None:
-    service.switch(mode=mode)
+    service.switch(mode=mode, newline_in_local_url="quote")
     (tmp_path / "f.bin").write_bytes(noise(size))
     done = run(f"cp '{tmp_path}/f.bin' '{material}/f.bin'")
     assert (done.returncode, done.stderr) == (0, "")
@@ -187,7 +187,7 @@ def test_renaming_and_moving_touch_no_bytes(
 def test_renaming_where_names_cannot_change_is_a_copy(
     material: Path, team: Team, service: Service, drive: Mount
 ) -> None:
-    service.switch(mode="local")
+    service.switch(mode="local", newline_in_local_url="quote")
     (material / "f").write_bytes(noise(5000))
     done = run("mv f g", material)
     assert (done.returncode, done.stderr) == (0, "")
@@ -333,7 +333,7 @@ def test_an_upload_that_breaks_off_starts_anew_and_ends_as_one_file(
 def test_without_ranges_any_place_can_be_read(
     material: Path, team: Team, service: Service, drive: Mount, sandbox: Sandbox
 ) -> None:
-    service.switch(mode="local")
+    service.switch(mode="local", newline_in_local_url="quote")
     data = noise(12 * MB)
     team.put("f", data, team.material)
     drive.refresh(material)
