@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from labfs import rules
-from labfs.backend import Target
+from labfs.backend import Backend, Entry, Target
 from labfs.errors import Conflict, NotFound
 from labfs.tree import Node
 
@@ -25,10 +25,19 @@ async def unchanged(node: Node, target: Target) -> Target:
             size = await backend.measure(opened) if backend.capabilities.measured else None
             changed = None not in (size, opened.size) and size != opened.size
     except NotFound:
-        return replace(target, replaces=None)  # removed meanwhile: ours is a new file
+        return target if await _is_listed(backend, opened) else replace(target, replaces=None)
     if changed:
         raise Conflict(
             f"Somebody else has saved “{node.name}” since you opened it. Theirs is on the server;"
             " yours is in the outbox: labfs outbox list."
         )
     return target
+
+
+async def _is_listed(backend: Backend, entry: Entry) -> bool:
+    """Whether a file is there, though perhaps without its bytes; one that was removed makes ours a new one."""
+    try:
+        await backend.stat(entry.id)
+    except NotFound:
+        return False
+    return True

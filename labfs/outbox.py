@@ -175,6 +175,13 @@ class Outbox:
             return now, self._files.sources.reader(there)
         if now is None or note.get("insisted") or (known is not None and known == identity(now)):
             return now, None
+        if (
+            known is None
+            and there is not None
+            and isinstance(there.trouble, NotFound)
+            and now.age > note.get("after", 0)
+        ):
+            return now, None  # made by this very save, which was broken off before any byte had arrived
         raise Conflict("Somebody else saved this file meanwhile; theirs is on the server, yours is kept here.")
 
     async def _arrived(self, site: Site, parent: Node, name: str, note: Note) -> bool:

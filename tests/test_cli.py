@@ -241,7 +241,8 @@ def test_inode_numbers_are_the_same_after_a_remount(mount: Mount) -> None:
 def test_the_daemon_survives_its_terminal(mount: Mount, sandbox: Sandbox) -> None:
     mount.path.mkdir(exist_ok=True)
     command = f"python -m labfs mount -c '{sandbox.config}' '{mount.path}'"
-    session = subprocess.Popen(["bash", "-c", f"{command}; sleep 60"], env={**os.environ, **mount.env, "PATH": path()},
+    shell = ["env", "--default-signal", "bash", "-c", f"{command}; sleep 60"]
+    session = subprocess.Popen(shell, env={**os.environ, **mount.env, "PATH": path()},
                                start_new_session=True, stdout=subprocess.DEVNULL)  # fmt: skip
     for _ in range(200):
         if mounted(mount.path):

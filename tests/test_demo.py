@@ -46,7 +46,8 @@ def test_a_tour_that_cannot_start_says_why(env: dict[str, str], tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_tour_that_is_interrupted_unmounts(number: signal.Signals, env: dict[str, str], tmp_path: Path) -> None:
-    with subprocess.Popen(COMMAND, env={**env, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True) as tour:
+    command = ["env", "--default-signal", *COMMAND]  # whatever this process was started to ignore
+    with subprocess.Popen(command, env={**env, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True) as tour:
         assert tour.stdout is not None
         next(line for line in tour.stdout if "Five systems" in line)
         tour.send_signal(number)

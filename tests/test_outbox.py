@@ -17,7 +17,7 @@ from memory import RULES, MemoryBackend
 
 from labfs.backend import Replace, Site
 from labfs.copies import Copies
-from labfs.errors import Conflict, Denied, LabfsError, Unanswered, Unavailable
+from labfs.errors import Conflict, Denied, LabfsError, NotFound, Unanswered, Unavailable
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import Node
@@ -278,3 +278,17 @@ async def test_folders_that_only_this_mount_knew_are_made_again(tmp_path: Path, 
     async with mounted(tmp_path, backend):
         await a_while()
     assert backend.newest() == {"new folder/f": b"mine"}
+
+
+async def test_a_record_that_a_crash_left_without_its_bytes_is_filled(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(capabilities=replace(IN_PLACE, ranged=False, measured=False), sizeless=True)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"mine")
+        assert handle.node.writer is not None
+        handle.node.writer.spool.describe(state="sending", size=4)
+    backend.put("f", b"")  # the first of the system's steps was done
+    backend.faults["pour"] = [NotFound("File does not exist.")] * 3
+    async with mounted(tmp_path, backend):
+        await a_while()
+    assert (backend.newest(), len(backend.files), states(tmp_path)) == ({"f": b"mine"}, 1, [])

@@ -44,7 +44,7 @@ def build(service: Service, who: str = "token", url: str | None = None, **option
     backend = KINDS["portal"].build(
         Settings(
             name="portal", url=url or service.url, secrets={"token": lambda: service.known[who]},
-            options={"organizations": "mine", "user_id": "", **options}, timeout_s=8.0,
+            options={"organizations": "mine", "user_id": "", **options}, timeout_s=2.0,
         )
     )  # fmt: skip
     assert isinstance(backend, Portal)
@@ -96,7 +96,7 @@ class TestPortal(Contract):
     @pytest.fixture(params=["s3 materials/{}", "local materials/{}", "s3 attachments"])
     async def ground(self, service: Service, request: pytest.FixtureRequest) -> AsyncIterator[PortalGround]:
         mode, last = request.param.split()
-        service.switch(mode=mode)
+        service.switch(mode=mode, newline_in_local_url="quote")
         backend = build(service)
         try:
             yield await ground_of(service, backend, last)
@@ -301,7 +301,7 @@ async def test_a_save_that_fails_half_way_leaves_the_old_file_and_no_other(
 async def test_a_lost_answer_to_an_upload_makes_no_second_file(
     mode: str, fault: dict[str, Any], ground: PortalGround, service: Service, sandbox: Sandbox
 ) -> None:
-    service.switch(mode=mode)
+    service.switch(mode=mode, newline_in_local_url="quote")
     ground.put("f", noise(100, 1))  # of the same name and size, and yet another
     sandbox.faults({"service": "portal", "method": "POST", "route": "/v1/attachments/*", "times": 1, **fault})
     entry = await ground.backend.upload(Target(ground.record, (), "f"), Bytes(noise(100, 2)))

@@ -96,6 +96,7 @@ def posts(sandbox: Sandbox) -> int:
 
 async def test_a_project_with_arms_events_and_both_kinds_of_repeats(backend: Redcap) -> None:
     found = paths((await page(backend, "trial")).entries)
+    found = {path: entry for path, entry in found.items() if not path.startswith("T-")}  # other tests' records
     assert list(found) == [
         ".repository",
         "1", "1 / baseline_arm_1", "1 / baseline_arm_1 / form_scan", "1 / baseline_arm_1 / form_scan / form.pdf",
