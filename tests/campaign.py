@@ -150,7 +150,8 @@ class Campaign:
         """Wait until nothing waits; what was never closed is given up by name, as a person would."""
         for _ in range(300):
             notes: list[dict[str, Any]] = self.mount.status()["spool"]["kept"]
-            if not any(note["state"] == "waiting" for note in notes):
+            # What is being sent is neither waiting nor done.
+            if not any(note["state"] in ("waiting", "sending", "writing") for note in [*notes, *self._notes()]):
                 break
             time.sleep(0.1)
         for note in notes:

@@ -369,7 +369,7 @@ async def test_a_file_moved_onto_another_takes_its_links(ground: PortalGround, s
 
 
 async def test_a_name_does_not_change_on_the_servers_own_disk(ground: PortalGround, service: Service) -> None:
-    service.switch(mode="local")
+    service.switch(mode="local", newline_in_local_url="quote")
     number = int(ground.put("f", noise(50)))
     entry = await entry_of(ground, number, "Material")
     with pytest.raises(CrossDevice):
@@ -408,7 +408,7 @@ async def test_bytes_that_are_not_there(ground: PortalGround, service: Service) 
 
 
 async def test_a_file_renamed_on_the_servers_own_disk_has_no_size_and_no_bytes(service: Service) -> None:
-    service.switch(mode="local")
+    service.switch(mode="local", newline_in_local_url="quote")
     portal = KINDS["portal"].build(
         Settings(name="portal", url=service.url, secrets={"token": lambda: service.known["token"]},
                  options={"organizations": "mine", "user_id": ""}, timeout_s=0.5)
@@ -426,7 +426,7 @@ async def test_a_file_renamed_on_the_servers_own_disk_has_no_size_and_no_bytes(s
 
 
 async def test_without_ranges_a_read_says_so(ground: PortalGround, service: Service) -> None:
-    service.switch(mode="local")
+    service.switch(mode="local", newline_in_local_url="quote")
     assert ground.backend.capabilities.ranged
     entry = await entry_of(ground, int(ground.put("f", noise(50))), "Material")
     assert not ground.backend.capabilities.ranged
