@@ -45,10 +45,12 @@ class Lab:
             case "redcap":
                 self.redcap.put("biobank", name, data, record=self.record, field="counts")
 
-    def requests(self) -> int:
-        """Return the number of requests since the last call."""
-        time.sleep(0.1)  # an answer is counted a moment after it is sent
-        total = sum(self.sandbox.requests().values())
+    def requests(self, quiet_s: float = 0.1) -> int:
+        """Return the number of requests since the last call, once there were none for a while."""
+        total = -1
+        while total != (counted := sum(self.sandbox.requests().values())):
+            total = counted
+            time.sleep(quiet_s)  # an answer is counted a moment after it is sent
         self.sandbox.reset()
         return total
 
