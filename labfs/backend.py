@@ -107,6 +107,11 @@ class Capabilities:
     connections: int  # greatest number of requests at the same time
     longest_name: int = 255  # of a file, in bytes of UTF-8
 
+    @property
+    def largest(self) -> int:
+        """The largest file in bytes, however it goes up."""
+        return self.whole if self.parts is None else max(self.whole, self.parts.greatest * self.parts.count)
+
 
 class Source(Protocol):
     """A body that can be sent more than once. Both methods block on the disk: call them in a thread."""

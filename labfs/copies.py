@@ -43,7 +43,7 @@ class Copies:
         self.directory = directory
         self.capacity = capacity
         self._kept: OrderedDict[str, int] = OrderedDict()  # file name → bytes, longest unused first
-        self._growing = 0
+        self.size = 0  # bytes on disk now, those under way included
         self._live: WeakValueDictionary[Version, Copy] = WeakValueDictionary()
         self._find()
 
@@ -57,13 +57,8 @@ class Copies:
                 state = path.stat()
                 found.append((state.st_mtime_ns, path.name, state.st_size))
         for _, name, size in sorted(found):
-            self._kept[name] = size
+            self.keep(name, size)
         self.make_room(0)
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk now, those under way included."""
-        return sum(self._kept.values()) + self._growing
 
     def open(self, version: Version | None, content: Content, size: int | None = None) -> Copy:
         """Return the copy of a version, or a fresh one of whatever is there where there is no version.
@@ -82,7 +77,8 @@ class Copies:
     def make_room(self, size: int) -> None:
         """Remove what was not used for longest, so that `size` more bytes fit into the capacity."""
         while self._kept and self.size + size > self.capacity:
-            name, _ = self._kept.popitem(last=False)
+            name, held = self._kept.popitem(last=False)
+            self.size -= held
             remove(self.directory / name)
 
     def held(self, name: str) -> int | None:
@@ -92,18 +88,20 @@ class Copies:
         try:
             os.utime(self.directory / name)
         except OSError:
-            del self._kept[name]
+            self.size -= self._kept.pop(name)
             return None
         self._kept.move_to_end(name)
         return self._kept[name]
 
     def keep(self, name: str, size: int) -> None:
+        """Count a complete copy."""
+        self.size += size - self._kept.pop(name, 0)
         self._kept[name] = size
 
     def grow(self, size: int) -> None:
         """Count bytes of copies under way, or discount them with a negative number."""
         self.make_room(max(size, 0))
-        self._growing += size
+        self.size += size
 
 
 class Copy:

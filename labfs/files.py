@@ -276,24 +276,24 @@ class Files:
             await self._try_commit(node)
             if isinstance(writer.error, LabfsError):
                 self._untold[node.path] = writer.error
-        if node.writer is not writer or self.writers(node):
-            return  # opened again meanwhile
-        if writer.dirty:
-            await self._set_aside(node, writer)
-        else:
-            self.discard(node)
+        await self._let_go(node, writer)
 
     async def send(self, node: Node) -> bool:
         """Save a file that nobody has open; false if that failed for a while, and its bytes wait again."""
         writer = node.writer
         assert writer is not None
         await self._try_commit(node)
-        if node.writer is writer and not self.writers(node):
-            if writer.dirty:
-                await self._set_aside(node, writer)
-            else:
-                self.discard(node)
+        await self._let_go(node, writer)
         return not _passing(writer)
+
+    async def _let_go(self, node: Node, writer: Writer) -> None:
+        """Take the writer off a file, unless that was opened again meanwhile; what is not saved goes to the outbox."""
+        if node.writer is not writer or self.writers(node):
+            return
+        if writer.dirty:
+            await self._set_aside(node, writer)
+        else:
+            self.discard(node)
 
     async def _try_commit(self, node: Node) -> None:
         try:

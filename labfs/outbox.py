@@ -36,12 +36,12 @@ class Outbox:
     def __init__(self, tree: Tree, files: Files, sites: tuple[Site, ...]) -> None:
         self._tree = tree
         self._files = files
-        self._sites = {site.name: site for site in sites}
+        self._sites = sites
         self._hurry_until = float("-inf")
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            for site in self._sites.values():
+            for site in self._sites:
                 if site.may_write:
                     nursery.start_soon(self._tend, site)
 
@@ -73,7 +73,7 @@ class Outbox:
         left: set[str] = set()
         try:
             for note in self._due(site):
-                if not await self._sent(site, note):
+                if not await self._sent(note):
                     left.add(note["file"])
             more = {note["file"] for note in self._due(site)} - left
         except OSError as error:
@@ -94,10 +94,10 @@ class Outbox:
                 self._files.waiting.changed()
         return due
 
-    async def _sent(self, site: Site, note: Note) -> bool:
+    async def _sent(self, note: Note) -> bool:
         """Try one save; false if it is to be tried again."""
         try:
-            return await self._send(site, note)
+            return await self._send(note)
         except (Unavailable, OSError) as error:
             log.info("%s still waits: %s", note["path"], error)
             return False
@@ -114,13 +114,13 @@ class Outbox:
         self._files.waiting.changed()
         return True
 
-    async def _send(self, site: Site, note: Note) -> bool:
+    async def _send(self, note: Note) -> bool:
         if not Path(note["file"]).exists():  # discarded by name
             self._files.waiting.changed()
             return True
         path, _, name = note["path"].rpartition("/")
         parent = await self._directory(path, note["path"])
-        if await self._arrived(site, parent, name, note):
+        if await self._arrived(parent, name, note):
             log.info("%s had arrived: only the answer was lost.", note["path"])
             self._files.spool.reopen(note).discard()
             self._files.waiting.changed()
@@ -184,7 +184,7 @@ class Outbox:
             return now, None  # made by this very save, which was broken off before any byte had arrived
         raise Conflict("Somebody else saved this file meanwhile; theirs is on the server, yours is kept here.")
 
-    async def _arrived(self, site: Site, parent: Node, name: str, note: Note) -> bool:
+    async def _arrived(self, parent: Node, name: str, note: Note) -> bool:
         """Whether a file of this name with these very bytes is there, other than the version it was begun on."""
         size = note["bytes"] if note.get("size") is None else note["size"]
         if note.get("missing") or size > note["bytes"]:

@@ -83,8 +83,7 @@ def check_size(node: Node, size: int) -> None:
     """Raises TooLarge for more bytes than the system takes in one file."""
     if node.local or node.site is None:
         return
-    can = node.site.backend.capabilities
-    most = can.whole if can.parts is None else can.parts.greatest * can.parts.count
+    most = node.site.backend.capabilities.largest
     if size > most:
         raise TooLarge(f"{node.site.name} takes files of {most:,} bytes at most, and so not “{node.name}”.")
 

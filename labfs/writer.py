@@ -227,12 +227,11 @@ class Writer:
                 self._written.add(start, stop)
 
     async def _send(self, backend: Backend, target: Target, spool: SpoolFile, size: int) -> Entry:
-        rules = backend.capabilities.parts
-        if size <= backend.capabilities.whole:
+        can, rules = backend.capabilities, backend.capabilities.parts
+        if size <= can.whole:
             return await backend.upload(target, spool.source(0, size))
-        if rules is None or size > rules.greatest * rules.count:
-            limit = backend.capabilities.whole if rules is None else rules.greatest * rules.count
-            raise TooLarge(f"“{target.name}” has {size} bytes; this system takes at most {limit}.")
+        if rules is None or size > can.largest:
+            raise TooLarge(f"“{target.name}” has {size:,} bytes; this system takes {can.largest:,} at most.")
         upload, step, sent = await _begin(backend, target, rules, spool, size)
         try:
             receipts = await self._send_parts(upload, step, sent, spool, size)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.mount
 
 MIB = 1024 * 1024
 SOAK = bool(os.environ.get("LABFS_SOAK"))
-SILENCE_S = 0.6  # the longest one these mounts grant, so that a stall is found out soon
+SILENCE_S = 2.0 if SOAK else 0.6  # the longest one these mounts grant, so that a stall is found out soon
 
 
 @functools.lru_cache(maxsize=4)
