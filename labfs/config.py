@@ -171,7 +171,18 @@ def _projects(where: str, site: str, tables: Any, keys: tuple[str, ...]) -> dict
         _check_name(f"{where}: project “{alias}”", alias)
         inner = f"{where}: project “{alias}”"
         found[alias] = {key: _secret(inner, f"{site}:{alias}", key, table.get(key)) for key in keys}
+    _check_own(where, found)
     return found
+
+
+def _check_own(where: str, projects: Mapping[str, Mapping[str, Secret]]) -> None:
+    """Raises ConfigError for two aliases of one project: each would be unaware of what is saved by the other's name."""
+    seen: dict[tuple[str, ...], str] = {}
+    for alias, secrets in projects.items():
+        other = seen.setdefault(tuple(secret() for secret in secrets.values()), alias)
+        if other != alias:
+            known = " and ".join(secrets)
+            raise ConfigError(f"{where}: “{other}” and “{alias}” have the same {known}; each project has its own.")
 
 
 def _check_name(what: str, name: str) -> None:

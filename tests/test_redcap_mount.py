@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -260,6 +261,16 @@ def test_fifty_readers_stay_within_the_pace(redcap: Redcap, sandbox: Sandbox, tm
     assert min(apart) >= 1.0, "more than five a second"
 
 
+def tokens_changed(base: Path, sandbox: Sandbox, old: str, new: str) -> Path:
+    """Return a configuration in which one token takes the place of another."""
+    config = base / "labfs.toml"
+    text = sandbox.config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    config.chmod(0o600)
+    return config
+
+
 # -- what REDCap cannot do -------------------------------------------------------------------------------
 
 
@@ -390,6 +401,43 @@ def test_a_file_of_the_repository_is_replaced_by_a_new_one(drive: Mount, redcap:
 def test_names_that_are_refused(name: str, words: str, record: Path, redcap: Redcap, drive: Mount) -> None:
     refused(f"cp /etc/hostname 'counts/{name}'", words, within=record, told=record / "counts" / name, drive=drive)
     assert redcap.stored(record.name) == {}
+
+
+def test_a_lock_is_this_machines_alone(record: Path, redcap: Redcap, drive: Mount) -> None:
+    path = record / "counts" / "f"
+    path.write_bytes(b"x")
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert run(f"flock --nonblock '{path}' true").returncode == 1, "here it keeps others out"
+        # The server hears nothing of it.
+        assert redcap.put("biobank", "f", b"theirs", record=record.name, field="counts").status_code == 200
+    drive.refresh(record)
+    assert path.read_bytes() == b"theirs"
+
+
+def test_nothing_needs_to_know_the_rights_of_others(
+    record: Path, redcap: Redcap, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    (record / "counts" / "f").write_bytes(b"x")
+    mount = Mount(
+        tmp_path, tokens_changed(tmp_path, sandbox, redcap.tokens["biobank"], redcap.tokens["biobank/reader"])
+    )
+    try:
+        mount.start()
+        mine = mount.path / "redcap" / "biobank" / record.name / "counts"
+        assert (mine / "f").read_bytes() == b"x"
+        refused("cp /etc/hostname f", "Permission denied", within=mine, told=mine / "f", drive=mount)
+        assert labfs("info", mine.parent, env=mount.env).returncode == 0
+    finally:
+        mount.clean_up()
+    assert only(redcap, record) == ("f", b"x")
+
+
+def test_two_projects_do_not_share_a_token(redcap: Redcap, drive: Mount, sandbox: Sandbox, tmp_path: Path) -> None:
+    config = tokens_changed(tmp_path, sandbox, redcap.tokens["trial"], redcap.tokens["biobank"])
+    done = labfs("sites", "-c", config, env=drive.env)
+    assert done.returncode != 0
+    assert "“biobank” and “trial” have the same token; each project has its own." in done.stderr
 
 
 def test_a_locked_record_takes_nothing(drive: Mount) -> None:
