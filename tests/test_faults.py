@@ -18,7 +18,7 @@ pytestmark = pytest.mark.mount
 
 MIB = 1024 * 1024
 SOAK = bool(os.environ.get("LABFS_SOAK"))
-SILENCE_S = 2.0 if SOAK else 0.6  # the longest one these mounts grant, so that a stall is found out soon
+SILENCE_S = 1.0 if SOAK else 0.6  # the longest one these mounts grant, so that a stall is found out soon
 
 
 @functools.lru_cache(maxsize=4)
@@ -52,7 +52,7 @@ def place(sandbox: Sandbox, hasty: Mount, tmp_path: Path) -> Iterator[tuple[Path
     made = sandbox.fresh()
     hasty.refresh(hasty.path / "basespace")
     # After a silence the mount does not ask again for a moment.
-    assert run(f"for i in $(seq 40); do ls '{made.at(hasty.path)}' && exit 0; sleep 0.1; done; exit 1").returncode == 0
+    assert run(f"for i in $(seq 100); do ls '{made.at(hasty.path)}' && exit 0; sleep 0.3; done; exit 1").returncode == 0
     sandbox.reset()
     yield made.at(hasty.path), made
     # Hundreds of runs of 300 MB each would fill any disk.
