@@ -40,11 +40,12 @@ def test_the_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert text is not None
     (tmp_path / "token").write_text("secret")
     (tmp_path / "token").chmod(0o600)
-    monkeypatch.setenv("TOKEN", "secret")
+    for variable in re.findall(r'env = "([^"]+)"', text[1]):
+        monkeypatch.setenv(variable, f"secret of {variable}")
     (tmp_path / "labfs.toml").write_text(
-        re.sub(r'\{ (keyring = true|env = "[^"]+") \}', '{ env = "TOKEN" }', text[1]).replace(
-            "~/.config/labfs/odm-token", str(tmp_path / "token")
-        )
+        text[1]
+        .replace("{ keyring = true }", '"in the keyring"')
+        .replace("~/.config/labfs/odm-token", str(tmp_path / "token"))
     )
     (tmp_path / "labfs.toml").chmod(0o600)
     found = config.load(tmp_path / "labfs.toml")

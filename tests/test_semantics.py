@@ -568,7 +568,7 @@ def test_away(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> N
     assert os.listdir(folder) == ["f"]
     sandbox.faults({"service": "basespace", "action": "reset", "times": None})
     began = time.monotonic()
-    with pytest.raises(OSError, match="error|down") as caught:
+    with pytest.raises(OSError, match=r"error|down") as caught:
         (folder / "f").read_bytes()
     assert caught.value.errno in (errno.EIO, errno.EHOSTDOWN)
     assert time.monotonic() - began < 17
