@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from labfs import control
+
 TIMEOUT_S = 90
 
 
@@ -196,8 +198,9 @@ class Mount:
         return next(self.state.glob("mounts/*/log")).read_text()
 
     def refresh(self, path: Path | None = None) -> None:
-        done = labfs("refresh", path or self.path, env=self.env)
-        assert done.returncode == 0, done.stderr
+        """Do what `labfs refresh` does, without the half second that a command takes to start."""
+        inside = f"/{(path or self.path).relative_to(self.path).as_posix()}"
+        control.ask(next(self.state.glob("mounts/*/control")), {"op": "refresh", "path": inside.rstrip(".")})
 
     def clean_up(self) -> None:
         """Leave nothing behind, whatever happened."""
