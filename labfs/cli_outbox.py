@@ -9,7 +9,7 @@ import click
 
 from labfs import control, mounts
 from labfs.errors import ConfigError
-from labfs.spool import leftovers, remove
+from labfs.notes import leftovers, remove
 
 
 @click.group()

@@ -26,6 +26,7 @@ from labfs.vfs import Vfs
 log = logging.getLogger(__name__)
 
 CHECK_S = 12.0  # for a site to say who we are, before the mount goes on without it
+LITTLE = 16 * 1024 * 1024  # bytes for what is written, of which the user should know
 LAST_SAVES_S = 45.0  # for saves under way when the daemon is told to end
 
 
@@ -56,15 +57,20 @@ class Daemon:
         # A listing of a million files makes millions of objects that stay: looking through them for garbage
         # after every few hundred more took two thirds of the time.
         gc.set_threshold(200_000, 50, 1000)
-        trio.run(self._serve)
+        try:
+            trio.run(self._serve)
+        except BaseExceptionGroup as group:
+            ours = group.subgroup((LabfsError, OSError))
+            raise (group if ours is None else _first(ours)) from None
 
     async def _serve(self) -> None:
         sites = [settings.open(read_only=self._read_only) for settings in self._config.sites]
         try:
             doubts = await self._check(sites)
+            spool = Spool(self._place.spool)
+            spool.adopt()
+            doubts += self._shortage(spool)
             async with trio.open_nursery() as nursery:
-                spool = Spool(self._place.spool)
-                spool.adopt()
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
                 self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, copies)
@@ -123,6 +129,12 @@ class Daemon:
         await trio.sleep(0.1)  # the kernel sets its own value when it has our greeting
         mounts.widen_read_ahead(self._place.mountpoint)
 
+    def _shortage(self, spool: Spool) -> list[str]:
+        free = spool.free()
+        if self._read_only or free >= LITTLE:
+            return []
+        return [f"only {free // 1024:,} KiB are free in {spool.directory}: what is larger cannot be saved."]
+
     def _welcome(self, doubts: list[str]) -> str:
         names = ", ".join(site.name for site in self._config.sites)
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
@@ -133,7 +145,9 @@ class Daemon:
         return "\n".join(lines)
 
     async def _watch_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        # A terminal that closes takes a mount in front along, unless that was started with nohup.
+        hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
             async for number in signals:
                 log.info("Ending on signal %d.", number)
                 if self._ending:
@@ -182,6 +196,10 @@ class Daemon:
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _site(settings: SiteSettings, site: Site) -> dict[str, Any]:

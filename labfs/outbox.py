@@ -17,6 +17,7 @@ from labfs import names, rules
 from labfs.backend import Accept, Entry, Site
 from labfs.errors import Conflict, LabfsError, NotFound, Unavailable
 from labfs.files import Files
+from labfs.notes import known
 from labfs.reader import Reader
 from labfs.tree import Node, Tree
 from labfs.waiting import identity
@@ -48,7 +49,7 @@ class Outbox:
     def retry(self, name: str | None) -> int:
         """Have failed saves sent again, all of them or the one of that name; return how many."""
         chosen = [note for note in self._files.spool.leftovers() if note["state"] in ("failed", "waiting")]
-        chosen = [note for note in chosen if "path" in note and (name is None or _name(note) == name)]
+        chosen = [note for note in chosen if known(note) and (name is None or _name(note) == name)]
         for note in chosen:
             # Whoever says so by name has seen that somebody else saved, or does not care.
             self._files.spool.mark(note, state="waiting", insisted=name is not None)
