@@ -67,7 +67,11 @@ class Daemon:
         sites = [settings.open(read_only=self._read_only) for settings in self._config.sites]
         try:
             doubts = await self._check(sites)
-            spool = Spool(self._place.spool)
+            try:
+                spool = Spool(self._place.spool)
+            except OSError as error:
+                where = f"labfs cannot keep what is written in {self._place.spool}"
+                raise ConfigError(f"{where}: {error.strerror}.") from error
             spool.adopt()
             doubts += self._shortage(spool)
             async with trio.open_nursery() as nursery:

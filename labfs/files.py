@@ -326,6 +326,7 @@ class Files:
             await trio.to_thread.run_sync(keep)
         except OSError as error:
             log.error("The note of %s cannot be written: %s", writer.spool.path, error)
+            self.waiting.owe(writer.spool, path, keep)
         writer.spool.close()
         self.waiting.changed()
         if node.unlinked or node.path != path:

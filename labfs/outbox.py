@@ -72,6 +72,7 @@ class Outbox:
     async def _round(self, site: Site) -> tuple[bool, bool]:
         """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
         left: set[str] = set()
+        owing = not self._files.waiting.settle()
         try:
             for note in self._due(site):
                 if not await self._sent(note):
@@ -80,7 +81,7 @@ class Outbox:
         except OSError as error:
             log.error("The outbox cannot be read: %s", error)
             return True, False
-        return bool(left), bool(more)
+        return bool(left) or owing, bool(more)
 
     def _due(self, site: Site) -> list[Note]:
         """Return, of each path, the last save that waits, or one that somebody insists on."""
