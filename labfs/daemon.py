@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 12.0  # for a site to say who we are, before the mount goes on without it
 LITTLE = 16 * 1024 * 1024  # bytes for what is written, of which the user should know
-LAST_SAVES_S = 45.0  # for saves under way when the daemon is told to end
+LAST_SAVES_S = 45.0  # for saves under way when somebody has unmounted
+SIGNALLED_S = 5.0  # for them when a signal came: what is not saved by then goes on with the next mount
 
 
 class Daemon:
@@ -47,7 +48,7 @@ class Daemon:
         self._announce = announce
         self._read_only = read_only
         self._allow_other = allow_other
-        self._ending = False
+        self._serving = trio.CancelScope()
 
     def run(self) -> None:
         """Serve until unmounted or told to end. Raises ConfigError if the mount cannot begin."""
@@ -87,8 +88,9 @@ class Daemon:
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
                     # A task waits for each request under way, also for each of many closes on a slow site.
-                    await pyfuse3.main(max_tasks=10_000)
-                    await self._vfs.files.finish(LAST_SAVES_S)
+                    with self._serving:  # what is being saved is waited for, but not for ever
+                        await pyfuse3.main(max_tasks=10_000)
+                    await self._vfs.files.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
                 finally:
                     pyfuse3.close(unmount=True)
                     nursery.cancel_scope.cancel()
@@ -154,9 +156,10 @@ class Daemon:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
             async for number in signals:
                 log.info("Ending on signal %d.", number)
-                if self._ending:
+                if self._serving.deadline < float("inf"):  # a second one: whoever sends it has no time
+                    self._serving.deadline = trio.current_time()
                     return
-                self._ending = True
+                self._serving.deadline = trio.current_time() + SIGNALLED_S
                 pyfuse3.terminate()
 
     # -- answers to the command line -------------------------------------------------------------------

@@ -253,6 +253,7 @@ class Files:
                 await self._set_aside(node, node.writer)
             else:
                 self.discard(node)
+        self.waiting.settle()
 
     async def _begin_writing(self, node: Node, truncate: bool) -> None:
         while node.writer is None:
