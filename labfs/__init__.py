@@ -18,7 +18,7 @@ holds that law and checks that every module is named here).
                    names sizes                    │
                      │      │  └──┬──┤            │
                      │    spool blocks proof      │
-                     │      │   copies │          │
+                     │    notes copies │          │
                      └───────┴────┬────┴──────────┘
                                backend     the waist: types and protocols, no I/O
                                errors · reasons
@@ -43,6 +43,7 @@ direct    bytes behind the site's own address  forms     a file in a multipart/f
 sizes     bytes that a listing does not tell       pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile  listing   what several wait for
+notes     the journal of the spool
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → writer → backend → client, and then into the tree.

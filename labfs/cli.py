@@ -47,8 +47,12 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     except OSError as error:
-        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+        _fail(_refusal(error))
     sys.exit(0)
+
+
+def _refusal(error: OSError) -> str:
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
 
 
 def _fail(sentence: str, status: int = 1) -> NoReturn:
@@ -85,13 +89,14 @@ def mount(
     """Mount the configured sites at MOUNTPOINT; return when they can be used."""
     settings = config.load(path).only(sites)
     where = mounts.absolute(mountpoint)
+    place = mounts.Place(where)
     mounts.check(where)
+    place.prepare()
     if not foreground:
         options = [*(f"--site={name}" for name in sites), *(["--read-only"] if read_only else [])]
         options += ["--allow-other"] if allow_other else []
         _spawn(settings.path, options, where)
         return
-    place = mounts.Place(where)
     if not place.claim():
         raise ConfigError(f"{where} is being mounted by another labfs.")
     _set_up_log(place.log if ready_fd is not None else None)
@@ -149,6 +154,10 @@ def _announcer(fd: int | None) -> Iterator[Any]:
         logging.getLogger(__name__).error("%s", error)
         if not pipe.closed:
             pipe.write(str(error))
+    except OSError as error:
+        logging.getLogger(__name__).exception("The daemon ended on what this machine refused")
+        if not pipe.closed:
+            pipe.write(_refusal(error))
     except Exception:
         logging.getLogger(__name__).exception("The daemon ended on a mistake of its own")
         raise
@@ -179,6 +188,8 @@ def umount(mountpoint: str) -> None:
     if there is None or there.fstype != mounts.FSTYPE:
         raise ConfigError(f"{where} is not mounted by labfs.")
     if not place.in_use():
+        if mounts.alive(where):
+            raise ConfigError(f"{where} is served {mounts.ELSEWHERE}; unmount it from there.")
         mounts.detach(where)
         click.echo(f"{where} was left behind by a labfs that died; it is unmounted now.")
     else:
@@ -230,7 +241,7 @@ def status(as_json: bool) -> None:
     for place in mounts.places():
         if place.in_use():
             found.append(control.ask(place.socket, {"op": "status"}))
-        elif (there := mounts.mounted_at(place.mountpoint)) and there.fstype == mounts.FSTYPE:
+        elif mounts.left_behind(place.mountpoint):
             found.append({"mountpoint": place.mountpoint, "dead": True})
     if as_json:
         click.echo(json.dumps({"mounts": found, "outbox": [note for p in mounts.places() for note in kept_in(p)]}))

@@ -9,7 +9,7 @@ import click
 
 from labfs import control, mounts
 from labfs.errors import ConfigError
-from labfs.spool import leftovers, remove
+from labfs.notes import known, leftovers, remove
 
 
 @click.group()
@@ -48,8 +48,8 @@ def outbox_list() -> None:
 @click.argument("name", required=False)
 def outbox_retry(name: str | None) -> None:
     """Send NAME once more, also over what somebody else saved meanwhile; without NAME all that failed."""
-    if name is not None:
-        _find(name)
+    if name is not None and not known(note := _find(name)):
+        raise ConfigError(f"{name} cannot be sent: {note['error']}.")
     chosen = 0
     for place in mounts.places():
         notes = [note for note in kept_in(place) if name in (None, Path(note["file"]).stem)]
@@ -73,9 +73,16 @@ def outbox_export(name: str, file: Path, partial: bool) -> None:
             f"{name} was an edit of a file on the server and lacks {size(missing)} that are only there; "
             "get that file first, or export what there is, zeros between, with --partial."
         )
+    if not Path(note["file"]).is_file():
+        raise ConfigError(f"{name} cannot be exported: {note['error']}.")
     with open(note["file"], "rb") as source, open(file, "xb") as sink:
-        while chunk := source.read(1024 * 1024):
-            sink.write(chunk)
+        try:
+            while chunk := source.read(1024 * 1024):
+                sink.write(chunk)
+            sink.flush()
+        except BaseException:
+            file.unlink(missing_ok=True)  # half of it would look like all of it
+            raise
 
 
 @outbox.command("discard")

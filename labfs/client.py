@@ -29,7 +29,7 @@ from labfs.breaker import Breaker
 from labfs.bulk import Ask, Bulk
 from labfs.errors import Malformed, Unanswered, Unavailable
 from labfs.pace import Pace
-from labfs.verdicts import refusal, translated
+from labfs.verdicts import now_s, refusal, translated
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,6 +59,15 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     what: str
+
+    @property
+    def now_s(self) -> float:
+        """The server's time, in seconds since 1970."""
+        return now_s(self.headers)
+
+    def since_s(self, wall_s: float, clock_s: float) -> float:
+        """Return on the server's clock, or earlier, a moment that both of ours told: the first of them can jump."""
+        return min(wall_s, self.now_s - (trio.current_time() - clock_s))
 
     def json(self) -> Any:
         """Return the body's JSON. Raises Malformed for anything else, a web page above all."""

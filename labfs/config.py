@@ -7,6 +7,7 @@ none. A file that holds a literal secret must be readable by its owner alone.
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -90,12 +91,16 @@ def cache_dir() -> Path:
 
 
 def _private(path: Path, what: str = "state") -> Path:
+    cannot, remedy = f"labfs cannot keep its {what} in {path}", f"Set LABFS_{what.upper()}_DIR."
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
+        there = path.stat()
+        if there.st_uid != os.getuid():
+            raise ConfigError(f"{cannot}: it belongs to another user. {remedy}")
+        if stat.S_IMODE(there.st_mode) != 0o700:
+            path.chmod(0o700)
     except OSError as error:
-        variable = f"LABFS_{what.upper()}_DIR"
-        raise ConfigError(f"labfs cannot keep its {what} in {path}: {error.strerror}. Set {variable}.") from error
+        raise ConfigError(f"{cannot}: {error.strerror}. {remedy}") from error
     return path.resolve()
 
 

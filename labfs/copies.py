@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from labfs.backend import Buffer, Content, Sink
-from labfs.errors import Enough, LabfsError, NoSpace, NotFound, Stale, Unavailable, Unranged
+from labfs.errors import FULL, Enough, LabfsError, NoSpace, NotFound, Stale, Unavailable, Unranged
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,17 @@ class Copies:
 
     def make_room(self, size: int) -> None:
         """Remove what was not used for longest, so that `size` more bytes fit into the capacity."""
-        while self._kept and self.size + size > self.capacity:
-            name, held = self._kept.popitem(last=False)
-            self.size -= held
-            remove(self.directory / name)
+        while self.size + size > self.capacity and self.give_way():
+            pass
+
+    def give_way(self) -> bool:
+        """Remove the copy that was not used for longest; False if there is none."""
+        if not self._kept:
+            return False
+        name, held = self._kept.popitem(last=False)
+        self.size -= held
+        remove(self.directory / name)
+        return True
 
     def held(self, name: str) -> int | None:
         """Return the size of a complete copy, which counts as used now; None if it is not there."""
@@ -219,7 +226,7 @@ class Copy:
             log.debug("Nobody wants the rest of a download of %s bytes.", self.announced)
         except Exception as error:
             self.spoiled = isinstance(error, Stale | NotFound)
-            self._error = NoSpace("The disk of labfs's cache is full.") if _is_full(error) else error
+            self._error = _of_the_disk(error) if isinstance(error, OSError) else error
         finally:
             self._running = False
             if self.spoiled or (self._name is not None and not self.complete):
@@ -277,7 +284,12 @@ class Copy:
             raise Stale("The file changed while it was fetched.")
         view, offset = memoryview(data)[max(again, 0) :], self._offset + max(again, 0)
         while view:
-            written = os.pwrite(self._fd, view, offset)
+            try:
+                written = os.pwrite(self._fd, view, offset)
+            except OSError as error:  # the disk may hold less than the capacity: older copies make room
+                if not (error.errno in FULL and trio.from_thread.run_sync(self._copies.give_way)):
+                    raise
+                continue
             view, offset = view[written:], offset + written
         self._offset += len(data)
         trio.from_thread.run_sync(self._arrived)
@@ -334,5 +346,7 @@ def remove(path: Path) -> None:
         log.warning("A copy cannot be removed: %s", error)
 
 
-def _is_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _of_the_disk(error: OSError) -> LabfsError:
+    if error.errno in FULL:
+        return NoSpace("The disk of labfs's cache is full; make room on it, or set LABFS_CACHE_DIR.")
+    return LabfsError(f"The disk of labfs's cache failed: {error.strerror}.")

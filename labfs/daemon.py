@@ -26,7 +26,9 @@ from labfs.vfs import Vfs
 log = logging.getLogger(__name__)
 
 CHECK_S = 12.0  # for a site to say who we are, before the mount goes on without it
-LAST_SAVES_S = 45.0  # for saves under way when the daemon is told to end
+LITTLE = 16 * 1024 * 1024  # bytes for what is written, of which the user should know
+LAST_SAVES_S = 45.0  # for saves under way when somebody has unmounted
+SIGNALLED_S = 5.0  # for them when a signal came: what is not saved by then goes on with the next mount
 
 
 class Daemon:
@@ -46,7 +48,7 @@ class Daemon:
         self._announce = announce
         self._read_only = read_only
         self._allow_other = allow_other
-        self._ending = False
+        self._serving = trio.CancelScope()
 
     def run(self) -> None:
         """Serve until unmounted or told to end. Raises ConfigError if the mount cannot begin."""
@@ -56,15 +58,24 @@ class Daemon:
         # A listing of a million files makes millions of objects that stay: looking through them for garbage
         # after every few hundred more took two thirds of the time.
         gc.set_threshold(200_000, 50, 1000)
-        trio.run(self._serve)
+        try:
+            trio.run(self._serve)
+        except BaseExceptionGroup as group:
+            ours = group.subgroup((LabfsError, OSError))
+            raise (group if ours is None else _first(ours)) from None
 
     async def _serve(self) -> None:
         sites = [settings.open(read_only=self._read_only) for settings in self._config.sites]
         try:
             doubts = await self._check(sites)
-            async with trio.open_nursery() as nursery:
+            try:
                 spool = Spool(self._place.spool)
-                spool.adopt()
+            except OSError as error:
+                where = f"labfs cannot keep what is written in {self._place.spool}"
+                raise ConfigError(f"{where}: {error.strerror}.") from error
+            spool.adopt()
+            doubts += self._shortage(spool)
+            async with trio.open_nursery() as nursery:
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
                 self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, copies)
@@ -77,8 +88,9 @@ class Daemon:
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
                     # A task waits for each request under way, also for each of many closes on a slow site.
-                    await pyfuse3.main(max_tasks=10_000)
-                    await self._vfs.files.finish(LAST_SAVES_S)
+                    with self._serving:  # what is being saved is waited for, but not for ever
+                        await pyfuse3.main(max_tasks=10_000)
+                    await self._vfs.files.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
                 finally:
                     pyfuse3.close(unmount=True)
                     nursery.cancel_scope.cancel()
@@ -123,6 +135,12 @@ class Daemon:
         await trio.sleep(0.1)  # the kernel sets its own value when it has our greeting
         mounts.widen_read_ahead(self._place.mountpoint)
 
+    def _shortage(self, spool: Spool) -> list[str]:
+        free = spool.free()
+        if self._read_only or free >= LITTLE:
+            return []
+        return [f"only {free // 1024:,} KiB are free in {spool.directory}: what is larger cannot be saved."]
+
     def _welcome(self, doubts: list[str]) -> str:
         names = ", ".join(site.name for site in self._config.sites)
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
@@ -133,12 +151,15 @@ class Daemon:
         return "\n".join(lines)
 
     async def _watch_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        # A terminal that closes takes a mount in front along, unless that was started with nohup.
+        hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
             async for number in signals:
                 log.info("Ending on signal %d.", number)
-                if self._ending:
+                if self._serving.deadline < float("inf"):  # a second one: whoever sends it has no time
+                    self._serving.deadline = trio.current_time()
                     return
-                self._ending = True
+                self._serving.deadline = trio.current_time() + SIGNALLED_S
                 pyfuse3.terminate()
 
     # -- answers to the command line -------------------------------------------------------------------
@@ -182,6 +203,10 @@ class Daemon:
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _site(settings: SiteSettings, site: Site) -> dict[str, Any]:

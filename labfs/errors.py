@@ -28,6 +28,8 @@
     │   └── Garbled           EIO           arrived damaged: to be sent again
     ├── Malformed             EIO           the service broke its own rules
     └── ConfigError           (none)        for the command line
+    OSError
+    └── DiskFailed            its own       this machine's disk, not a site
 
 The message of each is one plain sentence that a scientist can act on. It never holds a secret.
 """
@@ -163,3 +165,18 @@ class Malformed(LabfsError):
 
 class ConfigError(LabfsError):
     errno = errno.EINVAL
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFailed(OSError):
+    """The disk that takes what is written failed: full, read-only or broken. Keeps the errno it failed with."""
+
+    def __str__(self) -> str:
+        disk = "The disk on which labfs keeps what is written"
+        if self.errno in FULL:
+            return f"{disk} is full; make room on it."
+        if self.errno == errno.EROFS:
+            return f"{disk} can only be read."
+        return f"{disk} failed: {self.strerror}."

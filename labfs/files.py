@@ -253,6 +253,7 @@ class Files:
                 await self._set_aside(node, node.writer)
             else:
                 self.discard(node)
+        self.waiting.settle()
 
     async def _begin_writing(self, node: Node, truncate: bool) -> None:
         while node.writer is None:
@@ -326,6 +327,7 @@ class Files:
             await trio.to_thread.run_sync(keep)
         except OSError as error:
             log.error("The note of %s cannot be written: %s", writer.spool.path, error)
+            self.waiting.owe(writer.spool, path, keep)
         writer.spool.close()
         self.waiting.changed()
         if node.unlinked or node.path != path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -9,6 +10,8 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from labfs.config import cache_dir, state_dir
 from labfs.errors import ConfigError
 
 FSTYPE = "fuse.labfs"
+LOOK_S = 5.0  # for a mount to show that it lives
+ELSEWHERE = "by a labfs of another user or with another LABFS_STATE_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,38 +64,74 @@ class Place:
     def __init__(self, mountpoint: str) -> None:
         self.mountpoint = mountpoint
         name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
+        self.name = name
         self.directory = state_dir() / "mounts" / name
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log = self.directory / "log"
         self.socket = self.directory / "control"
         self.spool = self.directory / "spool"
-        self.copies = cache_dir() / "mounts" / name / "copies"
         self._lock: int | None = None
+
+    @property
+    def copies(self) -> Path:
+        return cache_dir() / "mounts" / self.name / "copies"
+
+    def prepare(self) -> None:
+        """Make sure that state and cache can be kept. Raises ConfigError with what to do."""
+        try:
+            os.close(self._open_lock())
+            (self.directory / ".try").write_bytes(b"")
+            (self.directory / ".try").unlink()
+        except OSError as error:
+            where = self.directory.parent.parent
+            raise ConfigError(
+                f"labfs cannot keep its state in {where}: {error.strerror}. Set LABFS_STATE_DIR."
+            ) from error
+        _ = self.copies
+
+    def _open_lock(self) -> int:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def claim(self) -> bool:
         """Lock the place for this process, until it ends; False if another process has it."""
-        lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            return False
+        lock = self._open_lock()
+        for attempt in range(20):  # whoever looks at the lock holds it for a moment
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt == 19:
+                    os.close(lock)
+                    return False
+                time.sleep(0.02)
         self._lock = lock
-        note = {"mountpoint": self.mountpoint, "pid": os.getpid()}
-        (self.directory / "mount.json").write_text(json.dumps(note))
+        self._sign()
         return True
 
-    def in_use(self) -> bool:
-        """Tell whether a living labfs serves this mount point."""
-        if not self.claim():
-            return True
-        self.give_up()
-        return False
+    def _sign(self) -> None:
+        """Write down whose place this is: by that note the outbox is found again."""
+        partial = self.directory / "mount.part"
+        try:
+            partial.write_text(json.dumps({"mountpoint": self.mountpoint, "pid": os.getpid()}))
+            partial.rename(self.directory / "mount.json")
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if self.note().get("mountpoint") != self.mountpoint:  # else an earlier one will do
+                raise ConfigError(f"labfs cannot keep its state in {self.directory}: {error.strerror}.") from error
 
-    def give_up(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def in_use(self) -> bool:
+        """Tell whether a living labfs serves this mount point. Changes nothing, also on a disk that is in trouble."""
+        try:
+            lock = os.open(self.directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
 
     def note(self) -> dict[str, Any]:
         try:
@@ -124,6 +165,8 @@ def check(mountpoint: str) -> None:
     if there is not None and there.fstype == FSTYPE:
         if Place(mountpoint).in_use():
             raise ConfigError(f"{mountpoint} is mounted by labfs already; run: labfs umount {mountpoint}")
+        if alive(mountpoint):
+            raise ConfigError(f"{mountpoint} is mounted already, {ELSEWHERE}.")
         detach(mountpoint)
         there = mounted_at(mountpoint)
     if there is not None:
@@ -139,6 +182,28 @@ def check(mountpoint: str) -> None:
         raise ConfigError(f"{mountpoint} cannot be used: {error.strerror}.") from error
     if str(state_dir()).startswith(mountpoint + "/"):
         raise ConfigError(f"labfs keeps its state in {state_dir()}, which this mount would hide; mount elsewhere.")
+
+
+def left_behind(mountpoint: str) -> bool:
+    """Whether a labfs that died left its mount there."""
+    there = mounted_at(mountpoint)
+    return there is not None and there.fstype == FSTYPE and not alive(mountpoint)
+
+
+def alive(mountpoint: str) -> bool:
+    """Whether somebody serves a mount, perhaps from another state directory; also if he says nothing."""
+    dead = []
+
+    def look() -> None:
+        try:
+            os.stat(mountpoint)
+        except OSError as error:
+            dead.append(error.errno in (errno.ENOTCONN, errno.ECONNABORTED))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(LOOK_S)
+    return not any(dead)
 
 
 def detach(mountpoint: str) -> None:

@@ -17,6 +17,7 @@ from labfs import names, rules
 from labfs.backend import Accept, Entry, Site
 from labfs.errors import Conflict, LabfsError, NotFound, Unavailable
 from labfs.files import Files
+from labfs.notes import known
 from labfs.reader import Reader
 from labfs.tree import Node, Tree
 from labfs.waiting import identity
@@ -48,7 +49,7 @@ class Outbox:
     def retry(self, name: str | None) -> int:
         """Have failed saves sent again, all of them or the one of that name; return how many."""
         chosen = [note for note in self._files.spool.leftovers() if note["state"] in ("failed", "waiting")]
-        chosen = [note for note in chosen if "path" in note and (name is None or _name(note) == name)]
+        chosen = [note for note in chosen if known(note) and (name is None or _name(note) == name)]
         for note in chosen:
             # Whoever says so by name has seen that somebody else saved, or does not care.
             self._files.spool.mark(note, state="waiting", insisted=name is not None)
@@ -71,6 +72,7 @@ class Outbox:
     async def _round(self, site: Site) -> tuple[bool, bool]:
         """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
         left: set[str] = set()
+        owing = not self._files.waiting.settle()
         try:
             for note in self._due(site):
                 if not await self._sent(note):
@@ -79,7 +81,7 @@ class Outbox:
         except OSError as error:
             log.error("The outbox cannot be read: %s", error)
             return True, False
-        return bool(left), bool(more)
+        return bool(left) or owing, bool(more)
 
     def _due(self, site: Site) -> list[Note]:
         """Return, of each path, the last save that waits, or one that somebody insists on."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import trio
@@ -28,11 +26,7 @@ class Address:
 
 def address(url: str, answer: Answer, expires_s: float | None) -> Address:
     """Return the address with its life by the server's clock; `expires_s` is in seconds since 1970."""
-    try:
-        now = parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (KeyError, ValueError):
-        now = time.time()
-    lives_s = UNKNOWN_S if expires_s is None else max(expires_s - now, 0.0)
+    lives_s = UNKNOWN_S if expires_s is None else max(expires_s - answer.now_s, 0.0)
     return Address(url, trio.current_time() + max(lives_s - MARGIN_S, lives_s * 0.8))
 
 

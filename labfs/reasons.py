@@ -15,6 +15,7 @@ class Reason:
     path: str
     sentence: str
     when_s: float  # since 1970
+    number: int  # grows, also while the clock goes back
 
     def __str__(self) -> str:
         return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.when_s))} {self.sentence}"
@@ -25,9 +26,11 @@ class Reasons:
 
     def __init__(self) -> None:
         self._by_path: LRUCache[str, Reason] = LRUCache(maxsize=KEPT)
+        self._count = 0
 
     def note(self, path: str, error: BaseException) -> None:
-        self._by_path[path] = Reason(path, str(error) or type(error).__name__, time.time())
+        self._count += 1
+        self._by_path[path] = Reason(path, str(error) or type(error).__name__, time.time(), self._count)
 
     def forget(self, path: str) -> None:
         self._by_path.pop(path, None)
@@ -38,4 +41,4 @@ class Reasons:
         return None if reason is None else str(reason)
 
     def latest(self, count: int = 20) -> list[Reason]:
-        return sorted(self._by_path.values(), key=lambda reason: -reason.when_s)[:count]
+        return sorted(self._by_path.values(), key=lambda reason: -reason.number)[:count]

@@ -2,8 +2,7 @@
 
 Each file is a pair in the spool directory, `NAME.data` and `NAME.json`: the second says where the bytes
 belong and how far they are, so that nobody needs labfs's memory to know it. A pair is removed by `discard`
-and nothing else. The notes are the journal: each is replaced as a whole, so every step is made or not made,
-and there is no database whose one bad page could cost the other saves. Their states:
+and nothing else. The notes are the journal (`notes`). Their states:
 
     local     stays on this machine, and ends with the mount
     writing   a program has it open; what was synced is sent after a crash, the rest is kept as unfinished
@@ -11,24 +10,32 @@ and there is no database whose one bad page could cost the other saves. Their st
     waiting   to be sent as soon as the server answers
     failed    refused for a reason that waiting does not mend, or unfinished: a person decides
     saved     the server has it; the file is still open
+
+Of several saves of a path the one with the highest number in its note is the latest: clocks go back.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
+import logging
 import os
 import secrets
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from labfs.errors import DiskFailed
+from labfs.notes import FORMAT, known, leftovers, remove, reserve, write_note
+
+log = logging.getLogger(__name__)
+
 CHUNK = 1024 * 1024
-FORMAT = 1  # of the notes
 
 
 class Ranges:
@@ -72,6 +79,31 @@ class Ranges:
         return iter(zip(self._starts, self._stops, strict=True))
 
 
+class Order:
+    """Numbers that only grow, in this mount and from one to the next."""
+
+    def __init__(self) -> None:
+        self.latest = 0
+
+    def next(self) -> int:
+        self.latest += 1
+        return self.latest
+
+
+ORDER = Order()
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Make what the disk answers a plain sentence."""
+    try:
+        yield
+    except DiskFailed:
+        raise
+    except OSError as error:
+        raise DiskFailed(error.errno, error.strerror) from error
+
+
 class SpoolFile:
     """Random writes in, rewindable sources out. All methods block, on a local disk.
 
@@ -86,7 +118,8 @@ class SpoolFile:
 
     @classmethod
     def create(cls, path: Path, note: dict[str, Any]) -> SpoolFile:
-        file = cls(path, note, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with told():
+            file = cls(path, note, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             file.describe()
         except BaseException:
@@ -96,7 +129,9 @@ class SpoolFile:
 
     def describe(self, **news: Any) -> None:
         """Write the note anew, with some of it changed."""
-        with self._noting:
+        if "state" in news and "number" in self.note:
+            news["number"] = ORDER.next()
+        with self._noting, told():
             self.note = {**self.note, **news}
             write_note(self.path.with_suffix(".json"), self.note)
 
@@ -110,36 +145,48 @@ class SpoolFile:
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`. Raises OSError, ENOSPC above all."""
         view = memoryview(data)
-        while view:
-            written = os.pwrite(self.fd, view, offset)
-            offset += written
-            view = view[written:]
+        with told():
+            while view:
+                written = os.pwrite(self.fd, view, offset)
+                offset += written
+                view = view[written:]
+
+    def cut(self, size: int) -> None:
+        """Drop what a write that failed left beyond the end."""
+        with suppress(OSError):
+            if os.fstat(self.fd).st_size > size:
+                os.ftruncate(self.fd, size)
 
     def read(self, start: int, stop: int) -> bytes:
         """Return `stop - start` bytes; what was never written reads as zeros."""
         return os.pread(self.fd, stop - start, start).ljust(stop - start, b"\0")
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self.fd, size)
+        with told():
+            os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
         """Make the bytes, and the note that says where they belong, survive a power cut."""
-        os.fsync(self.fd)
-        for path in (self.path.with_suffix(".json"), self.path.parent):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        with told():
+            os.fsync(self.fd)
+            for path in (self.path.with_suffix(".json"), self.path.parent):
+                fd = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
 
     def copy(self) -> SpoolFile:
         """Return a second file with the same bytes, which is being written, whatever this one is."""
         note = {**self.note, "state": "writing", "synced": False, "upload": None, "size": None}
+        if "number" in note:
+            note["number"] = ORDER.next()
         twin = SpoolFile.create(_new(self.path.parent), note)
         try:
             size, offset = os.fstat(self.fd).st_size, 0
-            while offset < size:
-                offset += os.copy_file_range(self.fd, twin.fd, size - offset, offset, offset)
+            with told():
+                while offset < size:
+                    offset += os.copy_file_range(self.fd, twin.fd, size - offset, offset, offset)
         except BaseException:
             twin.discard()
             raise
@@ -153,7 +200,10 @@ class SpoolFile:
 
     def discard(self) -> None:
         self.close()
-        remove(self.path)
+        try:
+            remove(self.path)
+        except OSError as error:  # a disk that can only be read: the next mount finds it
+            log.error("%s cannot be removed: %s", self.path, error.strerror)
 
     def source(self, start: int, stop: int) -> Slice:
         return Slice(self, start, stop)
@@ -187,32 +237,47 @@ class Spool:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(directory))
         directory.chmod(0o700)
         self.directory = directory
+        ORDER.latest = max(ORDER.latest, *(note.get("number", 0) for note in self.leftovers()), 0)
+        reserve(self.directory)
 
     def create(self, site: str, path: str, *, local: bool = False, lacks: int = 0, **more: Any) -> SpoolFile:
         """Make an empty spool file for bytes that belong at `path` of `site`, or nowhere but here.
 
         `lacks` is the size in bytes of the version on the server that still lends its bytes to this one.
         """
-        note = {"format": FORMAT, "site": site, "path": path, "state": "local" if local else "writing", **more}
+        reserve(self.directory)
+        state = "local" if local else "writing"
+        note = {"format": FORMAT, "number": ORDER.next(), "site": site, "path": path, "state": state, **more}
         return SpoolFile.create(_new(self.directory), {**note, "missing": [[0, lacks]]} if lacks else note)
 
     def adopt(self) -> None:
         """Take over what an earlier process left: what was closed or synced is sent, the rest is unfinished."""
-        for label in self.directory.glob("*.json"):
-            if not label.with_suffix(".data").exists():
-                label.unlink()  # it died while it removed both
         for note in self.leftovers():
-            data, state = Path(note["file"]), note["state"]
-            unfinished = state == "writing" and not note.get("synced")
-            begun = not note["bytes"] and not data.with_suffix(".json").exists()  # it died before it wrote a note
-            if state in ("local", "saved") or begun or (unfinished and not note["bytes"]):
-                remove(data)
-            elif unfinished:
-                self.mark(note, state="failed", error="labfs ended before it was closed")
-            elif state in ("writing", "sending"):
-                self.mark(note, state="waiting", error="labfs ended before it was saved")
+            try:
+                self._adopt(note)
+            except OSError as error:
+                log.error("%s cannot be taken over: %s", note["file"], error)
+
+    def _adopt(self, note: dict[str, Any]) -> None:
+        data, state = Path(note["file"]), note["state"]
+        if not known(note):
+            begun = not note["bytes"] and data.is_file() and not os.path.lexists(data.with_suffix(".json"))
+            if begun and not data.is_symlink():
+                remove(data)  # it died before it wrote a note
+            else:
+                log.warning("%s: %s", data, note["error"])
+            return
+        unfinished = state == "writing" and not note.get("synced")
+        if state in ("local", "saved") or (unfinished and not note["bytes"]):
+            remove(data)
+        elif unfinished:
+            self.mark(note, state="failed", error="labfs ended before it was closed")
+        elif state in ("writing", "sending"):
+            self.mark(note, state="waiting", error="labfs ended before it was saved")
 
     def mark(self, note: dict[str, Any], **news: Any) -> None:
         """Change the note of a file that nobody has open."""
@@ -236,38 +301,3 @@ class Spool:
 
 def _new(directory: Path) -> Path:
     return directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}.data"
-
-
-def remove(data: Path) -> None:
-    """Delete a spool file and its note, for good."""
-    data.unlink(missing_ok=True)  # first: bytes without a note would look like a save that failed
-    data.with_suffix(".json").unlink(missing_ok=True)
-
-
-def write_note(path: Path, note: dict[str, Any]) -> None:
-    """Replace a note as a whole."""
-    partial = path.with_suffix(".part")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(note, file)
-    partial.rename(path)
-
-
-def leftovers(directory: Path) -> list[dict[str, Any]]:
-    """Return the notes of all files in a spool directory, with `file` and `bytes`, oldest first."""
-    found, files = [], []
-    for data in directory.glob("*.data"):
-        try:
-            there = data.stat()
-        except OSError:
-            continue  # removed just now
-        files.append((there.st_mtime_ns, data, there.st_size))
-    for _, data, size in sorted(files):
-        label = data.with_suffix(".json")
-        try:
-            note = json.loads(label.read_text())
-            known = {key: str(note[key]) for key in ("state", "site", "path")}
-            found.append({**note, **known, "file": str(data), "bytes": size})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            reason = f"its note is damaged ({error}), but its bytes are there"
-            found.append({"file": str(data), "state": "failed", "error": reason, "bytes": size})
-    return found

@@ -69,6 +69,14 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     if text.isdecimal() and text.isascii():
         return float(text)
     try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+        return max(parsedate_to_datetime(text).timestamp() - now_s(headers), 0.0)
     except (ValueError, OverflowError):
         return None
+
+
+def now_s(headers: Mapping[str, str]) -> float:
+    """Return the time by the server's clock where it tells it, in seconds since 1970: ours may be wrong."""
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError, OverflowError):
+        return time.time()

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from labfs.backend import Entry
-from labfs.spool import Spool
+from labfs.spool import Spool, SpoolFile
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Owed:
+    """A note that could not be written: `keep` does it, with the `news` since."""
+
+    spool: SpoolFile
+    path: str
+    keep: Callable[..., None]
+    news: dict[str, Any] = field(default_factory=dict)
 
 
 class Waiting:
@@ -21,6 +33,7 @@ class Waiting:
         self._spool = spool
         self._paths: dict[str, list[dict[str, Any]]] | None = None
         self.news = trio.Event()
+        self._owed: list[Owed] = []
 
     def changed(self) -> None:
         """Have the spool looked at anew, and whoever waits for news go on."""
@@ -37,8 +50,30 @@ class Waiting:
                     self._paths.setdefault(note["path"], []).append(note)
         return self._paths
 
+    def owe(self, spool: SpoolFile, path: str, keep: Callable[..., None]) -> None:
+        """Have a note that the disk refused written later."""
+        self._owed.append(Owed(spool, path, keep))
+
+    def settle(self) -> bool:
+        """Write the notes that the disk refused; false if it still refuses one."""
+        while self._owed:
+            owed = self._owed[0]
+            try:
+                if owed.spool.path.exists():  # else it was discarded by name
+                    owed.keep(**owed.news)
+                    owed.spool.close()
+            except OSError as error:
+                log.info("The note of %s still cannot be written: %s", owed.spool.path, error)
+                return False
+            del self._owed[0]
+            self._paths = None
+        return True
+
     def supersede(self, path: str, by: Path | None, reason: str = "the file was saved again since") -> None:
         """Keep earlier saves of a file from being sent over the one that was saved now, or what else was done."""
+        for owed in self._owed:
+            if owed.path == path and owed.spool.path != by:
+                owed.news = {"state": "failed", "error": reason}
         for note in self.notes().pop(path, []):
             if note["file"] != str(by):
                 try:

@@ -133,6 +133,8 @@ class Writer:
     def lose(self, offset: int, error: Exception) -> None:
         """Take note that a write failed: what lacks its bytes is not the file, and not saved as if it were."""
         self._lost = (offset, error)
+        if self._sending is not self.spool:
+            self.spool.cut(self.size)
         self.touch()
 
     async def truncate(self, size: int) -> None:

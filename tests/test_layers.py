@@ -21,7 +21,8 @@ LAW: dict[str, set[str]] = {
     "scratch": set(),
     "blocks": WAIST,
     "proof": WAIST,
-    "spool": {"backend"},
+    "notes": {"errors"},
+    "spool": {"backend", "errors", "notes"},
     "sizes": {"backend"},
     "breaker": {"errors"},
     "verdicts": {"errors"},
@@ -43,7 +44,7 @@ LAW: dict[str, set[str]] = {
     "conflicts": WAIST | {"rules", "tree"},
     "files": WAIST
     | {"conflicts", "names", "proof", "reader", "reasons", "rules", "sources", "spool", "tree", "waiting", "writer"},
-    "outbox": WAIST | {"files", "names", "reader", "rules", "tree", "waiting"},
+    "outbox": WAIST | {"files", "names", "notes", "reader", "rules", "tree", "waiting"},
     "vfs": WAIST
     | {"blocks", "copies", "files", "names", "outbox", "reader", "reasons", "rules", "sizes", "spool", "tree"},
     "inodes": set(),
@@ -54,7 +55,7 @@ LAW: dict[str, set[str]] = {
     "mounts": {"config", "errors"},
     "daemon": WAIST | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "sizes", "spool", "vfs"},
     "demo": set(),
-    "cli_outbox": {"control", "errors", "mounts", "spool"},
+    "cli_outbox": {"control", "errors", "mounts", "notes"},
     "cli": {"cli_outbox", "config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox"},
     "__main__": {"cli"},
     "__init__": set(),

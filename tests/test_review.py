@@ -400,10 +400,10 @@ async def test_a_sync_tells_of_a_write_that_failed(
 
         with monkeypatch.context() as patch:
             patch.setattr(spools.os, "pwrite", full)
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(OSError, match="is full"):
                 await vfs.files.write(handle, 5, b"middle")
         await vfs.files.write(handle, 11, b"end")
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="is full"):
             await vfs.files.fsync(handle)
     async with mounted(tmp_path, backend):
         await a_while()

@@ -210,7 +210,7 @@ class BaseSpace:
 
     async def upload(self, target: Target, source: Source) -> Entry:
         digest = (await trio.to_thread.run_sync(source.md5)).hex()
-        before = time.time_ns()
+        before = time.time(), trio.current_time()
         for attempt in range(1, UPLOAD_TRIES + 1):
             try:
                 sent = await self._send(target, source)
@@ -243,13 +243,14 @@ class BaseSpace:
             raise
         return _response(answer)
 
-    async def _find(self, target: Target, size: int, md5: str, since_ns: int) -> Entry | None:
+    async def _find(self, target: Target, size: int, md5: str, before: tuple[float, float]) -> Entry | None:
         """Look for an upload whose answer was lost among the newest files of the record."""
         params = {"SortBy": "Id", "SortDir": "Desc", "Offset": "0", "Limit": str(LOOK_BACK)}
         path = "/".join((*target.folders, target.name))
         answer = await self._client.call(
             "GET", f"{API}/{target.parent.id}/files", params=params, patience=Patience.PERSISTENT
         )
+        since_ns = int(answer.since_s(*before) * 1e9)
         for item in _response(answer).get("Items", []):
             same = (item.get("Path"), item.get("Size"), item.get("ETag")) == (path, size, md5)
             # An hour of slack: their clock is not ours, and an equal older file is the same bytes anyway.

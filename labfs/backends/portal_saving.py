@@ -96,7 +96,7 @@ class Saving:
 
     async def _sent(self, target: Target, at: Place, source: Source, fields: dict[str, str]) -> tuple[Json, Answer]:
         """Upload; return the new row. A lost answer is looked for before anything is sent again."""
-        began = time.time()
+        began = time.time(), trio.current_time()
         for attempt in range(1, UPLOAD_TRIES + 1):
             try:
                 answer = await self._post(target, source, fields)
@@ -136,15 +136,16 @@ class Saving:
         target: Target,
         source: Source,
         fields: dict[str, str],
-        began: float,
+        began: tuple[float, float],
         looks_s: tuple[float, ...],
     ) -> tuple[Json, Answer] | None:
         """Look for an upload whose answer was lost: a row made since, of this name, place and bytes."""
         for pause_s in looks_s:
             await trio.sleep(pause_s)
             listed, answer = await self._listing(rows.place(target.parent.id))
+            since_s = answer.since_s(*began)
             for row in listed:
-                if _is_candidate(row, target, fields, began) and await self._holds(row, answer, source):
+                if _is_candidate(row, target, fields, since_s) and await self._holds(row, answer, source):
                     return row, answer
         return None
 
