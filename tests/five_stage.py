@@ -66,11 +66,10 @@ def opened(sandbox: Sandbox) -> Iterator[Lab]:
         redcap_stage.opened(sandbox) as redcap,
     ):
         folder, record, team = sandbox.fresh(), redcap.record(), portal.new_team(portal_stage.ADA)
-        study = odm.get(f"as-curator/studies/{odm_stage.EMPTY}")
         places = {
             "basespace": folder.at(Path()),
             "clarity": Path("clarity", "Upload here", f"{clarity_stage.SAMPLE} blank-1"),
-            "odm": Path("odm", study.get("Study Title") or study["genestack:name"], "Document"),
+            "odm": Path("odm", odm.title(odm_stage.EMPTY), "Document"),
             "portal": Path("portal", team.name, "Material"),
             "redcap": Path("redcap", "biobank", record, "counts"),
         }
@@ -79,5 +78,4 @@ def opened(sandbox: Sandbox) -> Iterator[Lab]:
         finally:
             sandbox.calm()
             redcap.post("biobank", content="record", action="delete", records=[record])
-            for row in odm.attached(odm_stage.EMPTY):
-                odm.ask("DELETE", "manage-data/data", params={"accessions": f"GSF{row['number']}"})
+            odm.clear(odm_stage.EMPTY)

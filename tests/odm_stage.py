@@ -9,10 +9,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
-from stage import Sandbox
+from stage import Mount, Sandbox
 
 GUT, NULL_TITLE, EMPTY, CELLS = "GSF282799", "GSF282812", "GSF282864", "GSF282877"
 DRAFT, ODD, MANY, LARGE = "GSF282890", "GSF282903", "GSF282916", "GSF282929"
@@ -51,6 +52,15 @@ class Service:
     def send(self, study: str, name: str, data: bytes, data_class: str = "Document", **more: Any) -> httpx.Response:
         fields = {"studyAccession": study, "dataClass": data_class, **more}
         return self.ask("POST", "jobs/import/file/multipart", data=fields, files={"file": (name, data)})
+
+    def title(self, study: str) -> str:
+        found = self.get(f"as-curator/studies/{study}")
+        return str(found.get("Study Title") or found["genestack:name"])
+
+    def clear(self, study: str) -> None:
+        """Delete all files of a study."""
+        for row in self.attached(study):
+            self.ask("DELETE", "manage-data/data", params={"accessions": f"GSF{row['number']}"})
 
     def finished(self, job: int) -> dict[str, Any]:
         """Poll a job to its end and return its output."""
@@ -103,8 +113,22 @@ def quick(sandbox: Sandbox) -> Iterator[Service]:
     """Yield the service with nothing in it that takes time; its switches are the usual ones afterwards."""
     service = Service(sandbox)
     service.switch(job_s=0.0, index_lag_s=0.0, removal_s=0.0)
-    yield service
-    service.close()
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+@contextlib.contextmanager
+def emptied(service: Service, mount: Mount) -> Iterator[Path]:
+    """Yield the mounted directory of a study without files, which is without files again afterwards."""
+    path = mount.path / "odm" / service.title(EMPTY)
+    mount.refresh(path)
+    try:
+        yield path
+    finally:
+        service.switch(removal_s=0.0)
+        service.clear(EMPTY)
 
 
 def refused(answer: httpx.Response, status: int) -> None:

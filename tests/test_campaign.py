@@ -45,8 +45,6 @@ def basespace(stack: ExitStack, sandbox: Sandbox) -> Place:
 
 def odm(stack: ExitStack, sandbox: Sandbox) -> Place:
     service = stack.enter_context(quick(sandbox))
-    found = service.get(f"as-curator/studies/{EMPTY}")
-    title = found.get("Study Title") or found.get("genestack:name")
 
     def stored() -> dict[str, list[bytes]]:
         files: dict[str, list[bytes]] = {}
@@ -54,11 +52,8 @@ def odm(stack: ExitStack, sandbox: Sandbox) -> Place:
             files.setdefault(row["name"], []).append(row["data"])
         return files
 
-    def erase() -> None:
-        for row in service.attached(EMPTY):
-            service.ask("DELETE", "manage-data/data", params={"accessions": f"GSF{row['number']}"})
-
-    stack.callback(erase)
+    title = service.title(EMPTY)
+    stack.callback(service.clear, EMPTY)
     return Place(lambda mnt: mnt / "odm" / title / "Document", stored, FAULTS, "odm", SMALL)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from odm_stage import EMPTY, Service, quick
+from odm_stage import EMPTY, Service, emptied, quick
 from stage import Folder, Mount, Sandbox, labfs, run
 
 pytestmark = pytest.mark.mount
@@ -76,12 +76,8 @@ def service(sandbox: Sandbox) -> Iterator[Service]:
 
 @pytest.fixture
 def study(service: Service, drive: Mount) -> Iterator[Path]:
-    title = service.get(f"as-curator/studies/{EMPTY}")
-    path = drive.path / "odm" / (title.get("Study Title") or title.get("genestack:name"))
-    drive.refresh(path)
-    yield path
-    for row in service.attached(EMPTY):
-        service.ask("DELETE", "manage-data/data", params={"accessions": f"GSF{row['number']}"})
+    with emptied(service, drive) as path:
+        yield path
 
 
 @pytest.mark.parametrize(

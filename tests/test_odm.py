@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from odm_stage import EMPTY, MANY, Service, quick
+from odm_stage import EMPTY, MANY, Service, emptied, quick
 from stage import Mount, Sandbox, run
 
 pytestmark = pytest.mark.mount
@@ -28,14 +28,8 @@ def service(sandbox: Sandbox) -> Iterator[Service]:
 
 @pytest.fixture
 def study(service: Service, drive: Mount) -> Iterator[Path]:
-    """The mounted directory of a study without files."""
-    title = service.get(f"as-curator/studies/{EMPTY}")
-    path = drive.path / "odm" / (title.get("Study Title") or title.get("genestack:name"))
-    drive.refresh(path)
-    yield path
-    service.switch(removal_s=0.0)
-    for row in service.attached(EMPTY):
-        service.ask("DELETE", "manage-data/data", params={"accessions": f"GSF{row['number']}"})
+    with emptied(service, drive) as path:
+        yield path
 
 
 def stored(service: Service) -> dict[str, bytes]:
