@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import itertools
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import trio
@@ -16,6 +20,7 @@ from labfs import names
 from labfs.backend import Entry
 from labfs.blocks import Blocks
 from labfs.errors import LabfsError, Unavailable
+from labfs.holders import program
 from labfs.inodes import ROOT, Inodes
 from labfs.proof import MIB, Proof, part_sizes
 from labfs.scratch import is_scratch
@@ -306,4 +311,27 @@ def test_some_names_count_only_for_their_program_or_beside_their_file() -> None:
     assert is_scratch(".a.txt.Xy12Zq", "rsync", ())
     assert not is_scratch(".a.txt.Xy12Zq", "cp", ())
     assert is_scratch("sedAb12Cd", "sed", ())
+    assert is_scratch("lu31638eg52x.tmp", "soffice.bin", ())
+    assert not is_scratch("lu31638eg52x.tmp", "python3", ())
     assert is_scratch("d.db-journal", "python3", ("d.db",))
+
+
+@pytest.mark.parametrize("name", ["HEAD.lock", "packed-refs.new", "tmp_obj_A1b2C3", "tXy12Zq"])
+def test_what_git_is_still_writing_stays_local_in_its_own_directory_alone(name: str) -> None:
+    assert is_scratch(name, "git", (), "/hub/Study/Record/code/.git/refs")
+    assert not is_scratch(name, "git", (), "/hub/Study/Record/code.git")
+    assert not is_scratch(name, "cp", (), "/hub/Study/Record/code/.git")
+
+
+@pytest.mark.parametrize("name", ["HEAD", "index", "template", "packed-refs", "65ef226608e282dd5451753dfa9dbb21f230a7"])
+def test_what_git_keeps_is_saved(name: str) -> None:
+    assert not is_scratch(name, "git", (), "/hub/Study/Record/code/.git")
+
+
+def test_a_thread_is_known_by_the_name_of_its_process() -> None:
+    def named() -> str:
+        Path("/proc/thread-self/comm").write_text("worker")
+        return program(threading.get_native_id())
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(named).result() == program(os.getpid()) != "worker"
