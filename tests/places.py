@@ -18,19 +18,16 @@ _UPLOADS = {
     "odm": "POST /api/v1/jobs/import/file/multipart",
     "portal": "POST /v1/attachments/",
 }
+SITES = tuple(_UPLOADS)
 
 
 @dataclass
 class Place:
-    """A directory that takes files. `deletes` and `renames` say what its system can do."""
+    """A directory that takes files."""
 
     lab: Lab
     site: str
     path: Path  # through a mount
-
-    @property
-    def deletes(self) -> bool:
-        return self.site != "basespace"
 
     def stored(self) -> dict[str, bytes | None]:
         """Return what the system holds, straight from its store; the newest of each name."""

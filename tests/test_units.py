@@ -294,7 +294,7 @@ def test_a_number_that_the_kernel_forgot_is_not_given_to_another_node() -> None:
 # -- scratch ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".~lock.a.odt#", "~$a.docx", ".a.swp", ".a.swo", "4913", "a.txt~", ".#a", "#a#",
+@pytest.mark.parametrize("name", [".~lock.a.odt#", "~$a.docx", ".a.swp", ".a.swo", ".a.swx", "4913", "a.txt~", ".#a", "#a#",
                                   ".DS_Store", "._a", "Thumbs.db", ".Trash-1000", ".goutputstream-XY12Z3"])  # fmt: skip
 def test_temporary_names_stay_local(name: str) -> None:
     assert is_scratch(name, "", ())
