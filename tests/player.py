@@ -68,13 +68,12 @@ class Player:
 
     def _one(self, words: list[str], call: str, wanted: str) -> str:
         does: Callable[..., object] = getattr(self, f"_{words[0]}")
+        failed = ""
         try:
             result = str(does(*words[1:]))
         except OSError as error:
-            result = errno.errorcode[error.errno or 0]
-            assert result == wanted, f"{call}: {error}"
-        else:
-            assert not wanted, f"{call}: succeeded"
+            result = failed = errno.errorcode[error.errno or 0]
+        assert failed == wanted, f"{call}: {result}"
         return result
 
     def _path(self, name: str) -> Path:

@@ -11,8 +11,9 @@ import five_stage
 import pytest
 from places import SITES, Place
 from player import Player
-from scripts import SCRIPTS
 from stage import Mount, Sandbox
+
+from scripts import SCRIPTS
 
 pytestmark = pytest.mark.mount
 
@@ -30,9 +31,7 @@ def place(request: pytest.FixtureRequest, lab: five_stage.Lab, drive: Mount) -> 
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_save_ends_as_on_a_local_disk_and_is_one_upload(
-    name: str, place: Place, tmp_path: Path
-) -> None:
+def test_a_save_ends_as_on_a_local_disk_and_is_one_upload(name: str, place: Place, tmp_path: Path) -> None:
     script, document = SCRIPTS[name], f"{name}.dat"
     if script.before is not None:
         data = random.Random(0).randbytes(script.before)

@@ -103,7 +103,7 @@ class Save:
 
 
 EMACS = (
-    "emacs -Q --batch --eval '(progn (setq backup-enable-predicate (lambda (_) t) {more}) (find-file \"emacs.txt\")"
+    'emacs -Q --batch --eval \'(progn (setq backup-enable-predicate (lambda (_) t) {more}) (find-file "emacs.txt")'
     ' (goto-char (point-max)) (insert "two\\n") (save-buffer))\''
 )
 VIM = "vim -es -u NONE -N -c 'set {more} backupskip=' -c 'normal otwo' -c wq vim.txt"
@@ -207,7 +207,7 @@ def test_shutil_copytree_is_an_upload_a_file(lab: five_stage.Lab, drive: Mount, 
     (desk / "tree" / "a").write_text("a")
     (desk / "tree" / "in" / "b").write_text("b")
     place.reset()
-    done = run(f"{python} -c 'import shutil; shutil.copytree(\"{desk}/tree\", \"tree\")'", place.path)
+    done = run(f'{python} -c \'import shutil; shutil.copytree("{desk}/tree", "tree")\'', place.path)
     assert (done.returncode, place.uploads()) == (0, 2), done.stderr
     assert {name: data for name, data in place.stored().items() if name.startswith("tree")} == {
         "tree/a": b"a", "tree/in/b": b"b",
@@ -221,7 +221,9 @@ def wheel(desk: Path) -> Path:
     with zipfile.ZipFile(made, "w") as archive:
         archive.writestr("nothing.py", "")
         archive.writestr("nothing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: nothing\nVersion: 1.0\n")
-        archive.writestr("nothing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "nothing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr("nothing-1.0.dist-info/RECORD", "")
     return made
 
@@ -281,3 +283,42 @@ def test_gio_trash_is_refused_and_the_file_stays(place: Place) -> None:
     assert done.returncode != 0
     assert place.stored()["kept.txt"] == b"bytes"
     assert place.names() == names
+
+
+@pytest.fixture
+def screen() -> Iterator[str]:
+    """A display without a screen."""
+    reading, writing = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1024x768x24"],
+        pass_fds=[writing],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(writing)
+    with open(reading) as told:
+        number = told.readline().strip()
+    yield f":{number}"
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.mark.parametrize("place", ["basespace", "portal"], indirect=True)
+def test_thunar_copies_renames_and_throws_away(place: Place, desk: Path, screen: str) -> None:
+    parcel = desk / "parcel"
+    parcel.mkdir()
+    (parcel / f"{place.site}.bin").write_bytes(NOISE)
+    for name in {"first.txt", "second.txt"} & set(place.names()):
+        if place.site == "portal":
+            (place.path / name).unlink()
+    (place.path / "first.txt").write_text("bytes")
+    (place.path / "kept.txt").write_text("bytes")
+    before = place.names()
+    place.reset()
+    run(f"DISPLAY={screen} dbus-run-session -- timeout 90 bash {HERE}/thunar.sh {parcel} '{place.path}'", timeout=100)
+    assert place.uploads() == 1
+    stored = place.stored()
+    assert stored[f"{place.site}.bin"] == NOISE
+    assert stored["kept.txt"] == b"bytes", "it offers to delete, and is told not to"
+    renamed = "second.txt" if place.site == "portal" else "first.txt"
+    assert stored[renamed] == b"bytes"
+    assert set(place.names() - before) <= {f"{place.site}.bin", renamed}
