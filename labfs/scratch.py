@@ -37,8 +37,14 @@ _OF_PROGRAM = (
     ("soffice.bin", re.compile(r"lu[0-9a-z]{6,}\.tmp")),  # LibreOffice writes beside the document
 )
 
-# What git is still writing, in its own directory alone: `poetry.lock` beside it is a file of the project.
-_OF_GIT = re.compile(r".+\.lock | packed-refs\.new | tmp_.+ | t[A-Za-z0-9]{6}", re.VERBOSE)
+# What git is still writing, by its path in git's own directory: `poetry.lock` beside that is a file of the
+# project, and `logs/refs/heads/testing` the history of a branch.
+_OF_GIT = re.compile(
+    r"""
+    .*/\.git/ ( (.+/)? [^/]+\.lock | (.+/)? packed-refs\.new | (.+/)? objects/ (.+/)? tmp_[^/]+ | t[A-Za-z0-9]{6} )
+    """,
+    re.VERBOSE,
+)
 
 # SQLite's side files only count beside their database.
 _BESIDE = re.compile(r"(.+)-(journal|wal|shm)")
@@ -54,7 +60,7 @@ def is_scratch(name: str, program: str, beside: Container[str], directory: str =
         return True
     if any(program == owner and pattern.fullmatch(name) for owner, pattern in _OF_PROGRAM):
         return True
-    if program == "git" and ".git" in directory.split("/") and _OF_GIT.fullmatch(name):
+    if program == "git" and _OF_GIT.fullmatch(f"{directory}/{name}"):
         return True
     match = _BESIDE.fullmatch(name)
     return match is not None and match[1] in beside

@@ -316,16 +316,25 @@ def test_some_names_count_only_for_their_program_or_beside_their_file() -> None:
     assert is_scratch("d.db-journal", "python3", ("d.db",))
 
 
-@pytest.mark.parametrize("name", ["HEAD.lock", "packed-refs.new", "tmp_obj_A1b2C3", "tXy12Zq"])
-def test_what_git_is_still_writing_stays_local_in_its_own_directory_alone(name: str) -> None:
-    assert is_scratch(name, "git", (), "/hub/Study/Record/code/.git/refs")
-    assert not is_scratch(name, "git", (), "/hub/Study/Record/code.git")
-    assert not is_scratch(name, "cp", (), "/hub/Study/Record/code/.git")
+CODE = "/hub/Study/Record/code"
 
 
-@pytest.mark.parametrize("name", ["HEAD", "index", "template", "packed-refs", "65ef226608e282dd5451753dfa9dbb21f230a7"])
-def test_what_git_keeps_is_saved(name: str) -> None:
-    assert not is_scratch(name, "git", (), "/hub/Study/Record/code/.git")
+@pytest.mark.parametrize(
+    "path", ["HEAD.lock", "refs/heads/main.lock", "packed-refs.new", "objects/0d/tmp_obj_A1b2C3", "tXy12Zq"]
+)
+def test_what_git_is_still_writing_stays_local_in_its_own_directory_alone(path: str) -> None:
+    directory, _, name = f"{CODE}/.git/{path}".rpartition("/")
+    assert is_scratch(name, "git", (), directory)
+    assert not is_scratch(name, "cp", (), directory)
+    assert not is_scratch(name, "git", (), directory.replace("/.git", "/git"))
+
+
+@pytest.mark.parametrize(
+    "path", ["HEAD", "index", "packed-refs", "logs/refs/heads/testing", "logs/refs/heads/tmp_new", "objects/0d/b3f010"]
+)
+def test_what_git_keeps_is_saved(path: str) -> None:
+    directory, _, name = f"{CODE}/.git/{path}".rpartition("/")
+    assert not is_scratch(name, "git", (), directory)
 
 
 def test_a_thread_is_known_by_the_name_of_its_process() -> None:
