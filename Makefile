@@ -1,5 +1,5 @@
 # Each target stands alone on a fresh machine; scripts/bootstrap installs what it needs and says so.
-.PHONY: demo test check bench soak fmt clean
+.PHONY: demo test check bench soak programs fmt clean
 
 demo:    ## mount a sandbox and give a tour of it
 	@scripts/bootstrap
@@ -21,6 +21,10 @@ bench:   ## speed beside other tools, in the same run
 soak:    ## a fault at every request of a 300 MB save and read, 300 kills, a million files: about an hour
 	@scripts/bootstrap --test
 	LABFS_SOAK=1 .venv/bin/pytest -q tests/test_faults.py tests/test_hostile.py tests/test_campaign.py
+
+programs: ## the editors, offices and downloaders that people use, saving into a mount: about ten minutes
+	@scripts/bootstrap --programs
+	.venv/bin/pytest -q tests/programs/test_programs.py
 
 fmt:     ## format and mend what can be mended
 	.venv/bin/ruff format .

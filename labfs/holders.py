@@ -36,12 +36,17 @@ def using(mountpoint: str) -> list[Holder]:
     return list(found.values())
 
 
-def program(pid: int) -> str:
-    """Return the name of a process, "" where it cannot be known."""
+def program(task: int) -> str:
+    """Return the name of the process that a thread belongs to, "" where it cannot be known.
+
+    A thread may have a name of its own; LibreOffice saves from such threads.
+    """
     try:
-        with open(f"/proc/{pid}/comm") as file:
+        with open(f"/proc/{task}/status") as file:
+            process = next(line.split()[1] for line in file if line.startswith("Tgid:"))
+        with open(f"/proc/{process}/comm") as file:
             return file.read().strip()
-    except OSError:
+    except (OSError, StopIteration):
         return ""
 
 

@@ -15,7 +15,7 @@ def stays_local(parent: Node, name: str, program: str = "") -> bool:
     """Tell whether what gets this name here, made by this program, is kept from the server."""
     if parent.site is None or not parent.site.may_write:
         return False
-    return parent.in_scratch or is_scratch(name, program, parent.children)
+    return parent.in_scratch or is_scratch(name, program, parent.children, parent.path)
 
 
 def why_read_only(node: Node) -> str | None:

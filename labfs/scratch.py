@@ -16,7 +16,7 @@ _ALWAYS = re.compile(
     r"""
       \.~lock\..+\#            # LibreOffice locks
     | ~\$.+                    # Microsoft Office locks
-    | \..+\.sw[a-p]            # vim swap files
+    | \..+\.sw[a-px]           # vim swap files; it tries .swx for long names
     | 4913                     # vim tries whether it may create files
     | \.\#.+ | \#.+\#          # Emacs locks and auto-saves
     | .+~                      # backups of vim, Emacs, gedit
@@ -34,21 +34,33 @@ _ALWAYS = re.compile(
 _OF_PROGRAM = (
     ("rsync", re.compile(r"\..+\.[A-Za-z0-9]{6}")),
     ("sed", re.compile(r"sed[A-Za-z0-9]{6}")),
+    ("soffice.bin", re.compile(r"lu[0-9a-z]{6,}\.tmp")),  # LibreOffice writes beside the document
+)
+
+# What git is still writing, by its path in git's own directory: `poetry.lock` beside that is a file of the
+# project, and `logs/refs/heads/testing` the history of a branch.
+_OF_GIT = re.compile(
+    r"""
+    .*/\.git/ ( (.+/)? [^/]+\.lock | (.+/)? packed-refs\.new | (.+/)? objects/ (.+/)? tmp_[^/]+ | t[A-Za-z0-9]{6} )
+    """,
+    re.VERBOSE,
 )
 
 # SQLite's side files only count beside their database.
 _BESIDE = re.compile(r"(.+)-(journal|wal|shm)")
 
 
-def is_scratch(name: str, program: str, beside: Container[str]) -> bool:
+def is_scratch(name: str, program: str, beside: Container[str], directory: str = "") -> bool:
     """Tell whether a new file stays local.
 
     `program` is the name of the process that makes it, "" if unknown; `beside` holds the names that are
-    already in the directory.
+    already in the directory, `directory` is its path.
     """
     if _ALWAYS.fullmatch(name):
         return True
     if any(program == owner and pattern.fullmatch(name) for owner, pattern in _OF_PROGRAM):
+        return True
+    if program == "git" and _OF_GIT.fullmatch(f"{directory}/{name}"):
         return True
     match = _BESIDE.fullmatch(name)
     return match is not None and match[1] in beside

@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import itertools
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import trio
@@ -16,6 +20,7 @@ from labfs import names
 from labfs.backend import Entry
 from labfs.blocks import Blocks
 from labfs.errors import LabfsError, Unavailable
+from labfs.holders import program
 from labfs.inodes import ROOT, Inodes
 from labfs.proof import MIB, Proof, part_sizes
 from labfs.scratch import is_scratch
@@ -289,7 +294,7 @@ def test_a_number_that_the_kernel_forgot_is_not_given_to_another_node() -> None:
 # -- scratch ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [".~lock.a.odt#", "~$a.docx", ".a.swp", ".a.swo", "4913", "a.txt~", ".#a", "#a#",
+@pytest.mark.parametrize("name", [".~lock.a.odt#", "~$a.docx", ".a.swp", ".a.swo", ".a.swx", "4913", "a.txt~", ".#a", "#a#",
                                   ".DS_Store", "._a", "Thumbs.db", ".Trash-1000", ".goutputstream-XY12Z3"])  # fmt: skip
 def test_temporary_names_stay_local(name: str) -> None:
     assert is_scratch(name, "", ())
@@ -306,4 +311,36 @@ def test_some_names_count_only_for_their_program_or_beside_their_file() -> None:
     assert is_scratch(".a.txt.Xy12Zq", "rsync", ())
     assert not is_scratch(".a.txt.Xy12Zq", "cp", ())
     assert is_scratch("sedAb12Cd", "sed", ())
+    assert is_scratch("lu31638eg52x.tmp", "soffice.bin", ())
+    assert not is_scratch("lu31638eg52x.tmp", "python3", ())
     assert is_scratch("d.db-journal", "python3", ("d.db",))
+
+
+CODE = "/hub/Study/Record/code"
+
+
+@pytest.mark.parametrize(
+    "path", ["HEAD.lock", "refs/heads/main.lock", "packed-refs.new", "objects/0d/tmp_obj_A1b2C3", "tXy12Zq"]
+)
+def test_what_git_is_still_writing_stays_local_in_its_own_directory_alone(path: str) -> None:
+    directory, _, name = f"{CODE}/.git/{path}".rpartition("/")
+    assert is_scratch(name, "git", (), directory)
+    assert not is_scratch(name, "cp", (), directory)
+    assert not is_scratch(name, "git", (), directory.replace("/.git", "/git"))
+
+
+@pytest.mark.parametrize(
+    "path", ["HEAD", "index", "packed-refs", "logs/refs/heads/testing", "logs/refs/heads/tmp_new", "objects/0d/b3f010"]
+)
+def test_what_git_keeps_is_saved(path: str) -> None:
+    directory, _, name = f"{CODE}/.git/{path}".rpartition("/")
+    assert not is_scratch(name, "git", (), directory)
+
+
+def test_a_thread_is_known_by_the_name_of_its_process() -> None:
+    def named() -> str:
+        Path("/proc/thread-self/comm").write_text("worker")
+        return program(threading.get_native_id())
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(named).result() == program(os.getpid()) != "worker"
