@@ -278,7 +278,7 @@ class Vfs:
                 raise Exists(f"There already is a “{new}” in {into.path}.")
             if there.is_dir != node.is_dir:
                 raise IsDirectory(f"“{new}” is a directory.") if there.is_dir else NotDirectory(f"“{new}” is a file.")
-            if there.is_dir:
+            if there.is_dir and (there.entry is not None or there.children):
                 raise NotEmpty(f"There already is a directory “{new}”.")
         if node.site is not into.site:
             raise CrossDevice(f"“{node.name}” and {into.path} are on different systems.")

@@ -125,11 +125,10 @@ class Listener:
 
     async def busy(self) -> dict[str, Any]:
         """Return what is open, unsaved or waiting, and what went wrong that never may."""
-        files = self.vfs.files
         kept = self.vfs.files.spool.leftovers()
         return {
             "open": len(self.door._files),
-            "unsaved": len(files.unsaved()),
+            "unsaved": sum(note["state"] in ("writing", "sending") for note in kept),
             "waiting": sum(note["state"] == "waiting" for note in kept),
             "kept": kept,
             "mistakes": self.records.mistakes,
@@ -229,12 +228,13 @@ class Operated:
         assert line, "the mount has ended"
         return json.loads(line)
 
-    def settle(self) -> dict[str, Any]:
-        """Wait until nothing is open, unsaved or waiting; a release is answered after the close."""
+    def settle(self, opened: int = 0) -> dict[str, Any]:
+        """Wait until so much is open and nothing waits or is unsaved; a release is answered after the close."""
         until = time.monotonic() + SETTLED_S
         while True:
             busy: dict[str, Any] = self.ask("busy")
-            if not (busy["open"] or busy["unsaved"] or busy["waiting"]) or time.monotonic() > until:
+            left = busy["open"] - opened or busy["waiting"] or (busy["unsaved"] and not opened)
+            if not left or time.monotonic() > until:
                 return busy
             time.sleep(0.005)
 
