@@ -93,19 +93,20 @@ class Vfs:
         entry = node.entry
         writable = rules.why_read_only(node) is None
         if node.is_dir:
-            modified = entry.modified_ns if entry else None
-            return Attributes(True, writable, 0, node.modified_ns or modified or self._started_ns)
+            return Attributes(True, writable, 0, self._modified(node, entry.modified_ns if entry else None))
         if node.text is not None:
             return Attributes(False, False, len(node.text), self._started_ns)
         if node.writer is not None:
             changed = node.writer.modified_ns if node.writer.dirty or entry is None else entry.modified_ns
-            return Attributes(False, writable, node.writer.size, node.modified_ns or changed or self._started_ns)
+            return Attributes(False, writable, node.writer.size, self._modified(node, changed))
         if entry is None:  # removed while somebody still looks at it
-            return Attributes(False, False, 0, node.modified_ns or self._started_ns)
+            return Attributes(False, False, 0, self._modified(node, None))
         size = entry.size if entry.size is not None else 0 if node.trouble else node.least
-        return Attributes(
-            False, writable, size, node.modified_ns or entry.modified_ns or self._started_ns, entry.size is not None
-        )
+        return Attributes(False, writable, size, self._modified(node, entry.modified_ns), entry.size is not None)
+
+    def _modified(self, node: Node, there: int | None) -> int:
+        """Return the date that the user gave, else the server's, else that of the mount; 0 is a date as well."""
+        return next(date for date in (node.modified_ns, there, self._started_ns) if date is not None)
 
     def xattrs(self, node: Node) -> dict[str, str]:
         """Return what labfs knows of a node, as the extended attributes `user.labfs.*`."""

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,7 +129,7 @@ class Listener:
         kept = self.vfs.files.spool.leftovers()
         return {
             "open": len(self.door._files),
-            "unsaved": sum(note["state"] in ("writing", "sending") for note in kept),
+            "unsaved": [note["path"] for note in kept if note["state"] in ("writing", "sending")],
             "waiting": sum(note["state"] == "waiting" for note in kept),
             "kept": kept,
             "mistakes": self.records.mistakes,
@@ -228,12 +229,12 @@ class Operated:
         assert line, "the mount has ended"
         return json.loads(line)
 
-    def settle(self, opened: int = 0) -> dict[str, Any]:
-        """Wait until so much is open and nothing waits or is unsaved; a release is answered after the close."""
+    def settle(self, opened: int = 0, in_use: Collection[str] = ()) -> dict[str, Any]:
+        """Wait until so much is open, nothing waits and nothing else is unsaved: closes are answered before releases."""
         until = time.monotonic() + SETTLED_S
         while True:
             busy: dict[str, Any] = self.ask("busy")
-            left = busy["open"] - opened or busy["waiting"] or (busy["unsaved"] and not opened)
+            left = busy["open"] - opened or busy["waiting"] or set(busy["unsaved"]) - set(in_use)
             if not left or time.monotonic() > until:
                 return busy
             time.sleep(0.005)

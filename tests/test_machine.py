@@ -26,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from memory import SYSTEMS
-from operated import Operated
+from operated import BOX, Operated
 
 from labfs.backend import Capabilities, Replace
 
@@ -67,7 +67,6 @@ STEPS: dict[str, tuple[int, list[st.SearchStrategy[Any]]]] = {
     "dup": (2, [PICK]),
     "close": (3, [PICK]),
     "map": (4, [PICK, OFFSETS, DATA, st.booleans(), st.booleans()]),
-    "fallocate": (1, [PICK]),
     "truncate": (2, [PATHS, OFFSETS]),
     "unlink": (2, [ANY_PATHS]),
     "rename": (4, [ANY_PATHS, PATHS]),
@@ -116,10 +115,6 @@ DIFFERENCES = {
     "no links": Difference(
         "link", frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}), lambda can: True,
         "There are no links",
-    ),
-    "no allocating": Difference(
-        "fallocate", frozenset({errno.EOPNOTSUPP}), lambda can: True,
-        "and no space is set aside in advance",
     ),
     "removed while open": Difference(
         "removed", frozenset({errno.ENOENT, errno.ESTALE}), lambda can: True,
@@ -334,14 +329,6 @@ class Machine:
             self.opened.remove(file)
             self.settled()
 
-    @with_file
-    def fallocate(self, file: Open) -> None:
-        if file.flags & os.O_ACCMODE != os.O_RDONLY:
-            ours = attempt(lambda: os.posix_fallocate(file.mine, 0, 10))
-            # glibc writes zeros instead where a file system refuses; nobody's bytes change by that.
-            theirs = attempt(lambda: os.posix_fallocate(file.theirs, 0, 10))
-            assert ours == theirs or self.differs("fallocate", ours)
-
     # -- names -------------------------------------------------------------------------------------------
 
     def truncate(self, path: str, size: int) -> None:
@@ -353,7 +340,6 @@ class Machine:
         if self.both("unlink", lambda root: os.unlink(root / path))[0] == "returns" and not (self.local / path).exists():
             for file in self.opened:
                 file.removed = file.removed or file.path == path
-                file.path = "" if file.removed else file.path
 
     def rename(self, path: str, new: str) -> None:
         self.heal()
@@ -363,8 +349,8 @@ class Machine:
             return
         for file in self.opened:
             if file.path == new:
-                file.removed, file.path = True, ""
-            elif file.path == path:
+                file.removed = True
+            elif file.path == path and not file.removed:
                 file.path = new
 
     def mkdir(self, folder: str) -> None:
@@ -502,10 +488,10 @@ class Machine:
 
     def settled(self) -> dict[str, Any]:
         """Wait for releases and the outbox: then nothing but what is open here is open there."""
-        busy = self.stage.settle(len(self.opened))
+        in_use = {f"/{BOX}/{self.folder}/{file.path}" for file in self.opened}
+        busy = self.stage.settle(len(self.opened), in_use)
         assert not busy["mistakes"], busy["mistakes"][0]
-        assert (busy["open"], busy["waiting"]) == (len(self.opened), 0)
-        assert self.opened or not busy["unsaved"]
+        assert (busy["open"], busy["waiting"], set(busy["unsaved"]) - in_use) == (len(self.opened), 0, set())
         return busy
 
     def close_all(self) -> None:
