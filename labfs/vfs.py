@@ -220,7 +220,8 @@ class Vfs:
         if self._on_server(node) and not local:
             await self._rename_there(node, there, into, new)
             return
-        if node.is_dir or local or self._unborn(node):
+        over = there is not None and self._on_server(there)
+        if node.is_dir or local or (self._unborn(node) and not over):
             self._move(node, there, into, new)
             node.local = local
         elif there is None and self._is_put_back(node, into, new):
@@ -313,8 +314,10 @@ class Vfs:
         self.tree.attach(node, into, new)
 
     async def _save_as(self, node: Node, there: Node | None, into: Node, new: str) -> None:
-        """Save a local file under an ordinary name, over whatever is there; all of it or nothing."""
-        parent, name, entry = node.parent, node.name, node.entry
+        """Save a file that no server has under an ordinary name, over whatever is there; all of it or nothing."""
+        if there is not None and self._on_server(there):
+            rules.check_writable(there)
+        parent, name, entry, local = node.parent, node.name, node.entry, node.local
         assert parent is not None
         if node.writer is None:
             self.files.attach_writer(node, self.files.sources.reader(node))
@@ -331,7 +334,7 @@ class Vfs:
         except BaseException as error:
             reason = str(error) or "the rename was interrupted"
             self.files.relabel(node, state="failed", error=reason)
-            node.local, node.entry = True, entry
+            node.local, node.entry = local, entry
             if node.writer is not None:
                 node.writer.opened = opened
             self.tree.detach(node)

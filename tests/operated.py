@@ -26,7 +26,7 @@ from memory import MIB, SYSTEMS, MemoryBackend
 from stage import mounted
 
 from labfs import outbox
-from labfs.backend import Capabilities, Entry, Parts, Replace, Site
+from labfs.backend import Capabilities, Entry, Parts, Replace, Site, Target
 from labfs.copies import Copies
 from labfs.errors import Unavailable
 from labfs.fuse import Door
@@ -36,6 +36,7 @@ from labfs.vfs import Vfs
 
 SETTLED_S = 20.0
 BOX = "memory/box"
+VERSIONS = 3  # of a file that are kept, for want of room
 
 
 def large(can: Capabilities) -> Capabilities:
@@ -57,6 +58,14 @@ class System(MemoryBackend):
         await super()._call(operation)
         if self.away:
             raise Unavailable("The site is away.")
+
+    def _saved(self, target: Target, data: bytes, inside: str | None = None) -> Entry:
+        entry = super()._saved(target, data, inside)
+        same = [n for n, (e, _) in self.files.items() if (e.folders, e.name) == (entry.folders, entry.name)]
+        if self.capabilities.replace is Replace.NEWER:
+            for number in sorted(same)[:-VERSIONS]:
+                del self.files[number]
+        return entry
 
     def edit(self, path: str, data: bytes) -> None:
         """Save a file as somebody else does."""
