@@ -90,7 +90,6 @@ class System(MemoryBackend):
         return found[-1] if found else None
 
 
-
 class Listener:
     """What the process answers."""
 

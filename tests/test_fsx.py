@@ -64,7 +64,9 @@ class OneFile:
         wanted = bytes(self.data[start:stop])
         if found == wanted:
             return
-        at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
+        )
         raise AssertionError(
             f"other bytes from {start + at} on, of {start}:{stop} ({len(found)} came); the last steps: {list(self.steps)}"
         )
@@ -114,7 +116,9 @@ class OneFile:
                 view.flush()
 
     def truncate(self) -> None:
-        size = self.random.choice([int(LARGEST * self.random.random() ** 2), len(self.data), max(len(self.data) - 3, 0)])
+        size = self.random.choice(
+            [int(LARGEST * self.random.random() ** 2), len(self.data), max(len(self.data) - 3, 0)]
+        )
         self.note(f"truncate {len(self.data)} to {size}")
         self.data = self.data[:size].ljust(size, b"\0")
         os.ftruncate(self.fd, size) if self.random.random() < 0.7 else os.truncate(self.path, size)

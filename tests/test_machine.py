@@ -44,7 +44,9 @@ ANY_PATHS = st.sampled_from([*ORDINARY, SCRATCH])
 FOLDERS = st.sampled_from(["d", "e"])
 OFFSETS = st.one_of(st.integers(0, 200), st.sampled_from([4095, 4096, 4097, 8192, 12_000]))
 COUNTS = st.one_of(st.integers(0, 300), st.sampled_from([4096, 9000]))
-DATA = st.builds(lambda letters, times: letters * times, st.binary(min_size=1, max_size=20), st.sampled_from([1, 3, 500]))
+DATA = st.builds(
+    lambda letters, times: letters * times, st.binary(min_size=1, max_size=20), st.sampled_from([1, 3, 500])
+)
 PICK = st.integers(0, 5)
 FLAGS = st.builds(
     lambda access, more: access | sum(more),
@@ -337,7 +339,10 @@ class Machine:
 
     def unlink(self, path: str) -> None:
         self.heal()
-        if self.both("unlink", lambda root: os.unlink(root / path))[0] == "returns" and not (self.local / path).exists():
+        if (
+            self.both("unlink", lambda root: os.unlink(root / path))[0] == "returns"
+            and not (self.local / path).exists()
+        ):
             for file in self.opened:
                 file.removed = file.removed or file.path == path
 
