@@ -371,13 +371,6 @@ def test_vim_saves_once(folder: Path, behind: Folder) -> None:
 # -- what a machine of random operations found ---------------------------------------------------------
 
 
-def test_opening_that_only_truncates_is_saved_at_its_close(folder: Path, behind: Folder) -> None:
-    (folder / "f").write_bytes(b"full")
-    os.close(os.open(folder / "f", os.O_RDONLY | os.O_TRUNC))
-    assert (folder / "f").stat().st_size == 0
-    assert behind.stored == {"f": b""}
-
-
 def test_a_memory_map_keeps_its_place_beside_appending(folder: Path, behind: Folder) -> None:
     (folder / "f").write_bytes(b"x" * 5000)
     fd = os.open(folder / "f", os.O_RDWR | os.O_APPEND)

@@ -697,3 +697,14 @@ async def test_what_cannot_be_saved_over_is_not_renamed_over(tmp_path: Path, aut
                 await vfs.rename(box, name, box, "f")
             await vfs.files.release(handle)
         assert await read(vfs, await vfs.lookup(box, "f")) == b"old"
+
+
+async def test_opening_that_only_truncates_is_saved_at_its_close(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"full")
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.open(await vfs.lookup(box, "f"), read=True, write=False, truncate=True)
+        await vfs.files.flush(handle, shared=False)
+        assert backend.newest() == {"f": b""}
+        await vfs.files.release(handle)
+        assert vfs.files.spool.leftovers() == []
