@@ -38,6 +38,7 @@ class OneFile:
         self.data = bytearray(self.random.randbytes(2 * MIB))
         path.write_bytes(self.data)
         self.fd = os.open(path, os.O_RDWR)
+        self.appends = False  # whatever is written through it goes to the end
         self.steps: deque[str] = deque(maxlen=REMEMBERED)
 
     def play(self, count: int) -> None:
@@ -81,6 +82,8 @@ class OneFile:
     def write(self) -> None:
         """Beyond the end too: what lies between is zeros."""
         start, stop = self.place(min(len(self.data) + self.random.choice([0, 0, 0, 200_000]), LARGEST))
+        if self.appends:
+            start, stop = len(self.data), min(len(self.data) + stop - start, LARGEST)
         self._put(start, self.random.randbytes(stop - start), "write")
         assert os.pwrite(self.fd, self.data[start:stop], start) == stop - start
 
@@ -145,7 +148,8 @@ class OneFile:
         if self.random.random() < 0.5:
             self.stage.settle()
             self.stage.ask("refresh")
-        self.fd = os.open(self.path, os.O_RDWR)
+        self.appends = self.random.random() < 0.25
+        self.fd = os.open(self.path, os.O_RDWR | (os.O_APPEND if self.appends else 0))
         assert os.fstat(self.fd).st_size == len(self.data), list(self.steps)
         if self.random.random() < 0.3:
             self.same(os.pread(self.fd, LARGEST, 0), 0, LARGEST)

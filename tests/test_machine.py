@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import mmap
+import operator
 import os
 import shutil
 from collections import Counter
@@ -42,16 +43,16 @@ SCRATCH = ".a.swp"  # a name that stays local
 PATHS = st.sampled_from(ORDINARY)
 ANY_PATHS = st.sampled_from([*ORDINARY, SCRATCH])
 FOLDERS = st.sampled_from(["d", "e"])
-OFFSETS = st.one_of(st.integers(0, 200), st.sampled_from([4095, 4096, 4097, 8192, 12_000]))
+OFFSETS = st.one_of(st.integers(0, 200), st.integers(0, 10_000), st.sampled_from([4095, 4096, 4097, 8192, 12_000]))
 COUNTS = st.one_of(st.integers(0, 300), st.sampled_from([4096, 9000]))
 DATA = st.builds(
     lambda letters, times: letters * times, st.binary(min_size=1, max_size=20), st.sampled_from([1, 3, 500])
 )
 PICK = st.integers(0, 5)
 FLAGS = st.builds(
-    lambda access, more: access | sum(more),
-    st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR]),
-    st.sets(st.sampled_from([os.O_CREAT, os.O_EXCL, os.O_TRUNC, os.O_APPEND])),
+    lambda access, more: functools.reduce(operator.or_, more, access),
+    st.sampled_from([os.O_RDWR, os.O_RDONLY, os.O_WRONLY]),
+    st.sets(st.sampled_from([os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_APPEND])),
 )
 
 # A kind of step → how often it comes, and what is drawn for it. The first is what a step that does not matter shrinks to.
@@ -60,10 +61,10 @@ STEPS: dict[str, tuple[int, list[st.SearchStrategy[Any]]]] = {
     "open": (8, [ANY_PATHS, st.one_of(FLAGS, st.sampled_from([os.O_RDWR, os.O_RDWR | os.O_CREAT]))]),
     "write": (3, [PICK, DATA]),
     "pwrite": (3, [PICK, OFFSETS, DATA]),
-    "read": (3, [PICK, COUNTS]),
-    "pread": (3, [PICK, OFFSETS, COUNTS]),
+    "read": (4, [PICK, COUNTS]),
+    "pread": (5, [PICK, OFFSETS, COUNTS]),
     "seek": (1, [PICK, OFFSETS, st.sampled_from([os.SEEK_SET, os.SEEK_END])]),
-    "ftruncate": (3, [PICK, OFFSETS]),
+    "ftruncate": (5, [PICK, OFFSETS]),
     "fstat": (1, [PICK]),
     "fsync": (2, [PICK, st.booleans()]),
     "dup": (2, [PICK]),
@@ -184,7 +185,9 @@ class Machine:
             (root / "anchor").write_bytes(b"keeps the folder, whatever else comes and goes")
             (root / "d").mkdir()
             for path in ("a", "d/a"):
-                (root / path).write_bytes(path.encode() * 100)
+                (root / path).write_bytes(path.encode() * 3001)
+        self.open("a", os.O_RDWR)
+        self.open("d/a", os.O_RDWR | os.O_APPEND)
 
     def play(self, steps: list[tuple[Any, ...]]) -> None:
         try:
