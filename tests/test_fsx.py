@@ -24,7 +24,7 @@ SEEDS = [1] if not SOAK else [2, 3]
 LARGEST = 3 * MIB + 12_345
 REMEMBERED = 20  # steps that a failure tells
 # How often each kind of step comes.
-KINDS = {"read": 60, "write": 60, "map_read": 20, "map_write": 24, "truncate": 16, "append": 4, "sync": 2, "reopen": 6,
+KINDS = {"read": 60, "write": 60, "map_read": 10, "map_write": 12, "truncate": 16, "append": 4, "sync": 2, "reopen": 6,
          "refresh": 2, "start_over": 1}  # fmt: skip
 
 
@@ -50,7 +50,7 @@ class OneFile:
 
     def place(self, stop: int) -> tuple[int, int]:
         """Choose a range below `stop`: mostly small, often at the edges of pages and blocks."""
-        size = self.random.choice([1, 100, 4096, self.random.randrange(1, 70_000), self.random.randrange(1, 600_000)])
+        size = self.random.choice([1, 100, 4096, self.random.randrange(1, 70_000), self.random.randrange(1, 250_000)])
         start = self.random.randrange(max(stop, 1))
         if self.random.random() < 0.3:
             start = start // 4096 * 4096

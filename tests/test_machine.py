@@ -55,7 +55,7 @@ FLAGS = st.builds(
     st.sets(st.sampled_from([os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_APPEND])),
 )
 
-# A kind of step → how often it comes, and what is drawn for it. The first is what a step that does not matter shrinks to.
+# A kind of step → how often it comes, and what is drawn for it. A step that does not matter shrinks to the first.
 STEPS: dict[str, tuple[int, list[st.SearchStrategy[Any]]]] = {
     "rest": (1, []),
     "open": (8, [ANY_PATHS, st.one_of(FLAGS, st.sampled_from([os.O_RDWR, os.O_RDWR | os.O_CREAT]))]),
