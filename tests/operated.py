@@ -133,11 +133,11 @@ class Listener:
         return found
 
     async def busy(self) -> dict[str, Any]:
-        """Return what is open, unsaved or waiting, and what went wrong that never may."""
+        """Return what is open, not done with or waiting, and what went wrong that never may."""
         kept = self.vfs.files.spool.leftovers()
         return {
             "open": len(self.door._files),
-            "unsaved": [note["path"] for note in kept if note["state"] in ("writing", "sending")],
+            "unsaved": [note["path"] for note in kept if note["state"] in ("writing", "sending", "saved")],
             "waiting": sum(note["state"] == "waiting" for note in kept),
             "kept": kept,
             "mistakes": self.records.mistakes,
