@@ -58,7 +58,10 @@ FLAGS = st.builds(
 # A kind of step → how often it comes, and what is drawn for it. A step that does not matter shrinks to the first.
 STEPS: dict[str, tuple[int, list[st.SearchStrategy[Any]]]] = {
     "rest": (1, []),
-    "open": (8, [ANY_PATHS, st.one_of(FLAGS, st.sampled_from([os.O_RDWR, os.O_RDWR | os.O_CREAT]))]),
+    "open": (
+        8,
+        [ANY_PATHS, st.one_of(FLAGS, st.sampled_from([os.O_RDWR, os.O_RDWR | os.O_CREAT, os.O_RDONLY | os.O_TRUNC]))],
+    ),
     "write": (3, [PICK, DATA]),
     "pwrite": (3, [PICK, OFFSETS, DATA]),
     "read": (4, [PICK, COUNTS]),
@@ -82,6 +85,7 @@ STEPS: dict[str, tuple[int, list[st.SearchStrategy[Any]]]] = {
     "look": (2, [ANY_PATHS]),
     "save": (3, [PATHS, DATA]),
     "swap": (1, [DATA]),
+    "hand_over": (2, [PATHS, PATHS, DATA]),
     "edit": (2, [PATHS, DATA]),
     "erase": (2, [PATHS]),
     "away": (1, [st.lists(PATHS, min_size=1, max_size=3, unique=True), DATA, st.booleans()]),
@@ -417,6 +421,22 @@ class Machine:
                 os.unlink(root / "a~")
 
         self.both("editor's save", call)
+
+    def hand_over(self, path: str, new: str, data: bytes) -> None:
+        """Rename a file, over another perhaps, while it is first written."""
+        self.heal()
+        if (self.local / path).exists() or self.in_use(path) or self.in_use(new):
+            return
+
+        def call(root: Path) -> None:
+            fd = os.open(root / path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            try:
+                os.write(fd, data)
+                os.rename(root / path, root / new)
+            finally:
+                os.close(fd)
+
+        self.both("rename while written", call)
 
     # -- behind labfs's back -----------------------------------------------------------------------------
 
