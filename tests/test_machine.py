@@ -425,7 +425,7 @@ class Machine:
     def hand_over(self, path: str, new: str, data: bytes) -> None:
         """Rename a file, over another perhaps, while it is first written."""
         self.heal()
-        if (self.local / path).exists() or self.in_use(path) or self.in_use(new):
+        if (self.local / path).exists() or self.in_use(path):
             return
 
         def call(root: Path) -> None:
@@ -436,7 +436,9 @@ class Machine:
             finally:
                 os.close(fd)
 
-        self.both("rename while written", call)
+        if self.both("rename while written", call)[0] == "returns":
+            for file in self.opened:
+                file.removed = file.removed or file.path == new
 
     # -- behind labfs's back -----------------------------------------------------------------------------
 
