@@ -582,7 +582,13 @@ def test_a_mount_answers_as_a_local_directory_does(system: str, tmp_path: Path) 
     numbers = itertools.count()
 
     @given(steps=st.lists(STEP, min_size=LENGTH, max_size=LENGTH))
-    @settings(max_examples=HISTORIES, phases=PHASES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=HISTORIES,
+        phases=PHASES,
+        derandomize=not SOAK,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     def histories(steps: list[tuple[Any, ...]]) -> None:
         Machine(stage, tmp_path / "local", f"h{next(numbers)}").play(steps)
 
