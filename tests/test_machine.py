@@ -34,7 +34,7 @@ from labfs.backend import Capabilities, Replace
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(3600)]
 
 SOAK = bool(os.environ.get("LABFS_SOAK"))
-HISTORIES = 100 if SOAK else 5  # of each system
+HISTORIES = 100 if SOAK else 10  # of each system
 LENGTH = 30  # of a history, in steps
 PHASES = tuple(Phase)
 
