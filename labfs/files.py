@@ -61,8 +61,9 @@ class Files:
         """Open a file. What would make every read or write fail is raised here."""
         if node.is_dir:
             raise IsDirectory(f"“{node.name}” is a directory.")
+        write = write or truncate  # an open that only truncates is a change too, which its close saves
         handle = Handle(node, readable=read, writable=write, append=append)
-        if write or truncate:
+        if write:
             self._tell(node.path)
             rules.check_writable(node)
             # From now on nobody else's release ends the writing.
@@ -131,12 +132,13 @@ class Files:
             self._tree.expire(node)  # whoever opens it next sees what is there now
             raise
 
-    async def write(self, handle: Handle, offset: int, data: bytes) -> int:
+    async def write(self, handle: Handle, offset: int, data: bytes, *, placed: bool = False) -> int:
+        """Write at `offset`; at the end through a handle that appends, unless the bytes have their place."""
         node = handle.node
         if node.writer is None or not handle.writable:
             raise Invalid(f"“{node.name}” is not open for writing.")
         node.modified_ns = None
-        start = node.writer.size if handle.append else offset
+        start = node.writer.size if handle.append and not placed else offset
         try:
             rules.check_size(node, start + len(data))
             return await node.writer.write(start, data)

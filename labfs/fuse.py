@@ -14,6 +14,7 @@ import contextlib
 import errno
 import functools
 import logging
+import mmap
 import os
 import stat
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -83,6 +84,7 @@ class Door(pyfuse3.Operations):
         self._folders: dict[int, list[tuple[bytes, Node]]] = {}
         self._numbers = iter(range(1, 1 << 62))
         self._cached: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # generation of the kernel's pages
+        self._told: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # sizes that the kernel knows
         self._owner = (os.getuid(), os.getgid())
         self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
 
@@ -271,6 +273,8 @@ class Door(pyfuse3.Operations):
             truncate=bool(flags & os.O_TRUNC),
             append=bool(flags & os.O_APPEND),
         )
+        if flags & os.O_TRUNC:
+            self._told[handle.node] = 0
         return self._opened(handle)
 
     @answered()
@@ -280,7 +284,13 @@ class Door(pyfuse3.Operations):
 
     @answered()
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        return await self._vfs.files.write(self._files[fh], off, buf)
+        handle = self._files[fh]
+        told = self._told.get(handle.node, 0)
+        self._told[handle.node] = max(told, off + len(buf))
+        # The pages of a memory map come through any handle that can write, one that appends as well. They
+        # lie below the size that the kernel knows; what is appended begins at it.
+        placed = off < told and off % mmap.PAGESIZE == 0
+        return await self._vfs.files.write(handle, off, buf, placed=placed)
 
     @answered(None)
     async def flush(self, fh: FileHandleT) -> None:
@@ -356,6 +366,7 @@ class Door(pyfuse3.Operations):
 
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         found = self._vfs.attributes(node)
+        self._told[node] = found.size
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = InodeT(self._inodes.number(node))
         kind, bits = (stat.S_IFDIR, 0o755) if found.is_dir else (stat.S_IFREG, 0o644)

@@ -93,19 +93,20 @@ class Vfs:
         entry = node.entry
         writable = rules.why_read_only(node) is None
         if node.is_dir:
-            modified = entry.modified_ns if entry else None
-            return Attributes(True, writable, 0, node.modified_ns or modified or self._started_ns)
+            return Attributes(True, writable, 0, self._modified(node, entry.modified_ns if entry else None))
         if node.text is not None:
             return Attributes(False, False, len(node.text), self._started_ns)
         if node.writer is not None:
             changed = node.writer.modified_ns if node.writer.dirty or entry is None else entry.modified_ns
-            return Attributes(False, writable, node.writer.size, node.modified_ns or changed or self._started_ns)
+            return Attributes(False, writable, node.writer.size, self._modified(node, changed))
         if entry is None:  # removed while somebody still looks at it
-            return Attributes(False, False, 0, node.modified_ns or self._started_ns)
+            return Attributes(False, False, 0, self._modified(node, None))
         size = entry.size if entry.size is not None else 0 if node.trouble else node.least
-        return Attributes(
-            False, writable, size, node.modified_ns or entry.modified_ns or self._started_ns, entry.size is not None
-        )
+        return Attributes(False, writable, size, self._modified(node, entry.modified_ns), entry.size is not None)
+
+    def _modified(self, node: Node, there: int | None) -> int:
+        """Return the date that the user gave, else the server's, else that of the mount; 0 is a date as well."""
+        return next(date for date in (node.modified_ns, there, self._started_ns) if date is not None)
 
     def xattrs(self, node: Node) -> dict[str, str]:
         """Return what labfs knows of a node, as the extended attributes `user.labfs.*`."""
@@ -219,7 +220,8 @@ class Vfs:
         if self._on_server(node) and not local:
             await self._rename_there(node, there, into, new)
             return
-        if node.is_dir or local or self._unborn(node):
+        over = there is not None and self._on_server(there)
+        if node.is_dir or local or (self._unborn(node) and not over):
             self._move(node, there, into, new)
             node.local = local
         elif there is None and self._is_put_back(node, into, new):
@@ -278,7 +280,7 @@ class Vfs:
                 raise Exists(f"There already is a “{new}” in {into.path}.")
             if there.is_dir != node.is_dir:
                 raise IsDirectory(f"“{new}” is a directory.") if there.is_dir else NotDirectory(f"“{new}” is a file.")
-            if there.is_dir:
+            if there.is_dir and (there.entry is not None or there.children):
                 raise NotEmpty(f"There already is a directory “{new}”.")
         if node.site is not into.site:
             raise CrossDevice(f"“{node.name}” and {into.path} are on different systems.")
@@ -312,8 +314,10 @@ class Vfs:
         self.tree.attach(node, into, new)
 
     async def _save_as(self, node: Node, there: Node | None, into: Node, new: str) -> None:
-        """Save a local file under an ordinary name, over whatever is there; all of it or nothing."""
-        parent, name, entry = node.parent, node.name, node.entry
+        """Save a file that no server has under an ordinary name, over whatever is there; all of it or nothing."""
+        if there is not None and self._on_server(there):
+            rules.check_writable(there)
+        parent, name, entry, local = node.parent, node.name, node.entry, node.local
         assert parent is not None
         if node.writer is None:
             self.files.attach_writer(node, self.files.sources.reader(node))
@@ -330,7 +334,7 @@ class Vfs:
         except BaseException as error:
             reason = str(error) or "the rename was interrupted"
             self.files.relabel(node, state="failed", error=reason)
-            node.local, node.entry = True, entry
+            node.local, node.entry = local, entry
             if node.writer is not None:
                 node.writer.opened = opened
             self.tree.detach(node)

@@ -22,6 +22,12 @@ RULES = Capabilities(
     parts=Parts(least=16, greatest=64, count=1000, preferred=32),
     connections=4,
 )
+SYSTEMS = {
+    "versions": RULES,
+    "in place": replace(RULES, replace=Replace.IN_PLACE, deletable=True, renames=True, parts=None, whole=10**8),
+    "whole": replace(RULES, replace=Replace.IN_PLACE, deletable=True, ranged=False, measured=False, parts=None, whole=10**8),
+    "by delete": replace(RULES, replace=Replace.BY_DELETE, deletable=True),
+}  # fmt: skip
 
 
 @dataclass
@@ -132,7 +138,13 @@ class MemoryBackend:
             new = replace(old, size=len(data), version=digest, checksum=f"md5:{digest}")
             self.files[int(old.label)] = (new, data)
             return new
-        return self.put(target.name, b"".join(source.chunks()), target.folders, inside)
+        return self._saved(target, b"".join(source.chunks()), inside)
+
+    def _saved(self, target: Target, data: bytes, inside: str | None = None) -> Entry:
+        entry = self.put(target.name, data, target.folders, inside)
+        if target.replaces is not None and self.capabilities.replace is Replace.BY_DELETE:
+            self.files.pop(int(target.replaces.label), None)
+        return entry
 
     async def begin_upload(self, target: Target, size: int | None) -> MemoryUpload:
         await self._call("begin")
@@ -213,7 +225,7 @@ class MemoryUpload:
         assert all(len(part) <= rules.greatest for part in self.parts.values())
         data = b"".join(self.parts[number] for number in sorted(self.parts))
         assert len(data) == size
-        return self.backend.put(self.target.name, data, self.target.folders)
+        return self.backend._saved(self.target, data)
 
     async def abort(self) -> None:
         self.aborted = True

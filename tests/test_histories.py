@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ import trio.lowlevel
 import trio.testing
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from memory import RULES, MemoryBackend
+from memory import SYSTEMS, MemoryBackend
 
 from labfs import outbox
-from labfs.backend import Capabilities, Replace, Site
+from labfs.backend import Capabilities, Site
 from labfs.copies import Copies
 from labfs.errors import LabfsError, Unavailable
 from labfs.sizes import Sizes
@@ -35,11 +34,6 @@ EXAMPLES = 1500 if os.environ.get("LABFS_SOAK") else 60
 NAMES = st.sampled_from(["a", "b", "c.txt"])
 DATA = st.binary(min_size=1, max_size=200)
 OFFSET = st.integers(0, 150)
-SYSTEMS = {
-    "versions": replace(RULES, replace=Replace.NEWER),
-    "in place": replace(RULES, replace=Replace.IN_PLACE, deletable=True, renames=True, parts=None, whole=10**6),
-    "whole": replace(RULES, replace=Replace.IN_PLACE, deletable=True, ranged=False, measured=False, parts=None, whole=10**6),
-}  # fmt: skip
 STEP = st.one_of(
     st.tuples(st.just("save"), NAMES, DATA),
     st.tuples(st.just("write"), NAMES, OFFSET, DATA),

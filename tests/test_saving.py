@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import subprocess
@@ -365,3 +366,30 @@ def test_vim_saves_once(folder: Path, behind: Folder) -> None:
     assert done.returncode == 0, done.stderr
     assert behind.stored["notes.txt"] == b"one\ntwo\n"
     assert behind.paths == ["notes.txt", "notes.txt"]
+
+
+# -- what a machine of random operations found ---------------------------------------------------------
+
+
+def test_a_memory_map_keeps_its_place_beside_appending(folder: Path, behind: Folder) -> None:
+    (folder / "f").write_bytes(b"x" * 5000)
+    fd = os.open(folder / "f", os.O_RDWR | os.O_APPEND)
+    with mmap.mmap(fd, 5000) as view:
+        view[10:12] = view[4998:5000] = b"yy"
+        view.flush()
+    os.write(fd, b"end")
+    os.close(fd)
+    assert behind.stored == {"f": b"x" * 10 + b"yy" + b"x" * 4986 + b"yy" + b"end"}
+
+
+def test_a_date_of_1970_is_a_date(folder: Path) -> None:
+    (folder / "f").write_bytes(b"old")
+    os.utime(folder / "f", (0, 0))
+    assert (folder / "f").stat().st_mtime == 0
+
+
+def test_a_directory_takes_the_place_of_an_empty_one(folder: Path) -> None:
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    (folder / "one").rename(folder / "two")
+    assert os.listdir(folder) == ["two"]

@@ -18,7 +18,7 @@ from memory import RULES, MemoryBackend
 
 from labfs.backend import Replace, Site
 from labfs.copies import Copies
-from labfs.errors import Denied, Garbled, LabfsError, NotFound, Stale, Unavailable
+from labfs.errors import Denied, Garbled, LabfsError, NotFound, NotPermitted, Stale, Unavailable
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import LISTING_S, Node
@@ -668,3 +668,43 @@ def run_history(operations: list[Any], faults: dict[str, Any], tmp_path: Path) -
             assert vfs.files.unsaved() == []
 
     trio.run(main, clock=Clock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("rule", [Replace.IN_PLACE, Replace.BY_DELETE, Replace.NEWER])
+async def test_renaming_what_is_still_written_over_a_file_replaces_it(
+    rule: Replace, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend(replace(RULES, replace=rule, deletable=True))
+    backend.put("f", b"old")
+    async with opened(tmp_path, backend, may_delete=True) as (vfs, box):
+        handle = await vfs.files.create(box, "new")
+        await vfs.files.write(handle, 0, b"new")
+        await vfs.rename(box, "new", box, "f")
+        await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+        assert backend.newest() == {"f": b"new"}
+        assert len(backend.files) == (2 if rule is Replace.NEWER else 1)
+
+
+async def test_what_cannot_be_saved_over_is_not_renamed_over(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(replace(RULES, replace=Replace.NEVER))
+    backend.put("f", b"old")
+    async with opened(tmp_path, backend) as (vfs, box):
+        for name in ("new", ".f.swp"):
+            handle = await vfs.files.create(box, name)
+            with pytest.raises(NotPermitted):
+                await vfs.rename(box, name, box, "f")
+            await vfs.files.release(handle)
+        assert await read(vfs, await vfs.lookup(box, "f")) == b"old"
+
+
+async def test_opening_that_only_truncates_is_saved_at_its_close(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"full")
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.open(await vfs.lookup(box, "f"), read=True, write=False, truncate=True)
+        await vfs.files.flush(handle, shared=False)
+        assert backend.newest() == {"f": b""}
+        await vfs.files.release(handle)
+        assert vfs.files.spool.leftovers() == []
