@@ -116,10 +116,10 @@ def test_sizes_and_bytes_whatever_head_and_range_do(
     switches: dict[str, bool], study: Path, service: Service, drive: Mount
 ) -> None:
     data = noise(3 * MB, len(switches))
-    service.put(EMPTY, f"f{len(str(switches))}", data)
+    path = study / "Document" / f"f{len(str(switches))}"
+    service.put(EMPTY, path.name, data)
     service.switch(**switches)
     drive.refresh(study)
-    (path,) = (study / "Document").iterdir()
     assert path.stat().st_size == len(data)
     assert path.read_bytes() == data
 
