@@ -18,10 +18,10 @@ bench:   ## speed beside other tools, in the same run
 	@scripts/bootstrap --test
 	.venv/bin/python scripts/bench
 
-soak:    ## a fault at every request of a 300 MB save and read, 300 kills, a million files, 100,000 steps on one: over an hour
+soak:    ## 300 kills, 10,000 calls, 100,000 steps on one file, a fault at every request of a 300 MB save: over an hour
 	@scripts/bootstrap --soak
-	LABFS_SOAK=1 .venv/bin/pytest -q tests/test_faults.py tests/test_hostile.py tests/test_campaign.py \
-		tests/test_machine.py tests/test_fsx.py tests/soak_fio.py
+	LABFS_SOAK=1 .venv/bin/pytest -q tests/test_campaign.py tests/test_machine.py tests/test_fsx.py tests/soak_fio.py \
+		tests/test_hostile.py tests/test_faults.py
 
 programs: ## the editors, offices and downloaders that people use, saving into a mount: about ten minutes
 	@scripts/bootstrap --programs

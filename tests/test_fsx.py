@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.mount, pytest.mark.timeout(3600)]
 
 SOAK = bool(os.environ.get("LABFS_SOAK"))
 COUNT = 25_000 if SOAK else 2000  # steps with each system
-SEEDS = [1] if not SOAK else [2, 3]
+SEEDS = [2] if SOAK else [1]
 LARGEST = 3 * MIB + 12_345
 REMEMBERED = 20  # steps that a failure tells
 # How often each kind of step comes.
