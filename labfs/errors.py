@@ -27,6 +27,7 @@
     │   ├── Unanswered        EIO           sent, and nobody knows whether it was carried out
     │   └── Garbled           EIO           arrived damaged: to be sent again
     ├── Malformed             EIO           the service broke its own rules
+    │   └── NoBytes           EIO           a file's record without its bytes
     └── ConfigError           (none)        for the command line
     OSError
     └── DiskFailed            its own       this machine's disk, not a site
@@ -165,6 +166,10 @@ class Malformed(LabfsError):
 
 class ConfigError(LabfsError):
     errno = errno.EINVAL
+
+
+class NoBytes(Malformed):
+    """A save that broke off half-way leaves this where a file is made in two steps."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

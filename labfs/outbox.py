@@ -15,7 +15,7 @@ import trio
 
 from labfs import names, rules
 from labfs.backend import Accept, Entry, Site
-from labfs.errors import Conflict, LabfsError, NotFound, Unavailable
+from labfs.errors import Conflict, LabfsError, NoBytes, NotFound, Unavailable
 from labfs.files import Files
 from labfs.notes import known
 from labfs.reader import Reader
@@ -180,7 +180,7 @@ class Outbox:
         if (
             known is None
             and there is not None
-            and isinstance(there.trouble, NotFound)
+            and isinstance(there.trouble, NoBytes)
             and now.age > note.get("after", 0)
         ):
             return now, None  # made by this very save, which was broken off before any byte had arrived

@@ -85,10 +85,14 @@ class Campaign:
         writer.wait()
         self.sandbox.faults()
         if moment == "recovery":
+            # A service in memory is done with most saves before anybody could kill.
+            slow = {"service": self.place.service, "times": None, "action": "delay_s", "argument": 0.2}
+            self.sandbox.faults(slow)
             self.mount.start()
             time.sleep(self.chance.uniform(0, 0.3))
             seen = "recovery" if any(note["state"] in ("waiting", "sending") for note in self._notes()) else seen
             self._kill()
+            self.sandbox.faults()
         self.killed[seen] += 1
         self.mount.start()
         self._recover()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -412,3 +414,33 @@ def test_cannot_write_through_a_link(site: Path, drive: Mount) -> None:
     assert "Operation not permitted" in done.stderr
     assert "is a link" in why(drive, where / "panel-design.csv")
     assert before
+
+
+def test_a_record_that_a_crash_left_without_its_bytes_is_filled_by_the_next_mount(
+    clarity: Clarity, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    mount = Mount(tmp_path, sandbox.config, "--site", "clarity").start()
+    try:
+        name, folder = f"broken off {os.getpid()}.bin", mount.path / "clarity" / "Upload here" / "_project"
+        os.listdir(folder)
+        sandbox.faults({"service": "clarity", "route": "*/upload", "action": "stall", "times": None})
+        writer = subprocess.Popen(["dd", "if=/dev/zero", f"of={folder / name}", "bs=1M", "count=2", "status=none"])
+        for _ in range(1000):
+            if "POST api/v2/files -> 201" in mount.log:
+                break
+            time.sleep(0.01)
+        os.kill(mount.pid, 9)
+        writer.wait(30)
+        sandbox.faults()
+        mount.start()
+        for _ in range(100):
+            if not (left := labfs("outbox", "list", env=mount.env).stdout):
+                break
+            time.sleep(0.1)
+        assert left == "", "the record is not taken for what somebody else saved"
+        mount.refresh(folder)
+        assert (folder / name).read_bytes() == bytes(2 << 20)
+        assert [entry for entry in os.listdir(folder) if entry.startswith("broken off")] == [name]
+        (folder / name).unlink()
+    finally:
+        mount.clean_up()

@@ -17,7 +17,7 @@ from memory import RULES, MemoryBackend
 
 from labfs.backend import Replace, Site
 from labfs.copies import Copies
-from labfs.errors import Conflict, Denied, LabfsError, NotFound, Unanswered, Unavailable
+from labfs.errors import Conflict, Denied, LabfsError, NoBytes, Unanswered, Unavailable
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import Node
@@ -288,7 +288,7 @@ async def test_a_record_that_a_crash_left_without_its_bytes_is_filled(tmp_path: 
         assert handle.node.writer is not None
         handle.node.writer.spool.describe(state="sending", size=4)
     backend.put("f", b"")  # the first of the system's steps was done
-    backend.faults["pour"] = [NotFound("File does not exist.")] * 3
+    backend.faults["pour"] = [NoBytes("Its bytes never arrived.")] * 3
     async with mounted(tmp_path, backend):
         await a_while()
     assert (backend.newest(), len(backend.files), states(tmp_path)) == ({"f": b"mine"}, 1, [])

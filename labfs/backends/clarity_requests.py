@@ -30,6 +30,7 @@ from labfs.errors import (
     Invalid,
     LabfsError,
     Malformed,
+    NoBytes,
     NotFound,
     NotPermitted,
     Unanswered,
@@ -373,7 +374,7 @@ class Whole:
         except NotFound as error:
             if "File does not exist" in str(error):
                 name, site = self._entry.name, self._client.site
-                raise Malformed(f"The bytes of “{name}” never reached {site}, or are lost there.") from error
+                raise NoBytes(f"The bytes of “{name}” never reached {site}, or are lost there.") from error
             raise
 
     def _check(self, headers: Mapping[str, str]) -> None:
