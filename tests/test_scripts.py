@@ -19,15 +19,24 @@ pytestmark = pytest.mark.mount
 
 
 @pytest.fixture(scope="module")
-def lab(running: Sandbox, drive: Mount) -> Iterator[five_stage.Lab]:
+def lab(running: Sandbox) -> Iterator[five_stage.Lab]:
     with five_stage.opened(running) as made:
-        drive.refresh()
         yield made
 
 
+@pytest.fixture(scope="module")
+def mount(lab: five_stage.Lab, running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    """A mount of its own: backups stay in it, and what it saved it goes on showing for a while."""
+    made = Mount(tmp_path_factory.mktemp("scripts"), running.config)
+    try:
+        yield made.start()
+    finally:
+        made.clean_up()
+
+
 @pytest.fixture(params=SITES)
-def place(request: pytest.FixtureRequest, lab: five_stage.Lab, drive: Mount) -> Place:
-    return Place(lab, request.param, drive.path / lab.places[request.param])
+def place(request: pytest.FixtureRequest, lab: five_stage.Lab, mount: Mount) -> Place:
+    return Place(lab, request.param, mount.path / lab.places[request.param])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

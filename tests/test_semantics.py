@@ -47,9 +47,8 @@ def lab(running: Sandbox) -> Iterator[Lab]:
 
 def at(drive: Mount, lab: Lab, site: str) -> Path:
     """Return a directory of a site that takes files, empty if it is a field."""
-    folder = drive.path / lab.places[site]
-    drive.refresh(folder)
-    return folder
+    drive.refresh(drive.path / site)
+    return drive.path / lab.places[site]
 
 
 def test_each_sentence_has_a_test_and_each_test_a_sentence() -> None:
