@@ -40,9 +40,9 @@ reasons   why, in a sentence, by path          client    HTTP: credentials, limi
 layout    a flat list → directories            copies    whole files on disk, fetched in one pass
 bulk      blocks of bytes, in threads          verdicts  what a status or a broken answer means
 direct    bytes behind the site's own address  forms     a file in a multipart/form-data body
-sizes     bytes that a listing does not tell       pace      no more requests than a site allows
+sizes     bytes that a listing does not tell   pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
-conflicts what somebody else saved meanwhile  listing   what several wait for
+conflicts what somebody else saved meanwhile   listing   what several wait for
 notes     the journal of the spool
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
