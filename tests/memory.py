@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 
-from labfs.backend import Accept, Buffer, Capabilities, Entry, Page, Parts, Receipt, Replace, Sink, Source, Target
+from labfs.backend import (
+    Accept,
+    Buffer,
+    Capabilities,
+    Entry,
+    Page,
+    Parts,
+    Receipt,
+    Replace,
+    Sink,
+    Site,
+    Source,
+    Target,
+)
+from labfs.copies import Copies
 from labfs.errors import LabfsError, NotFound, Stale
+from labfs.sizes import Sizes
+from labfs.spool import Spool
+from labfs.tree import Node
+from labfs.vfs import Vfs
 
 MIB = 1024 * 1024
 RULES = Capabilities(
@@ -230,3 +251,28 @@ class MemoryUpload:
     async def abort(self) -> None:
         self.aborted = True
         await self.backend._call("abort")
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, backend: MemoryBackend, *, capacity: int = 1 << 30, outbox: bool = False, **site: Any
+) -> AsyncIterator[tuple[Vfs, Node]]:
+    """A mount without a door; its state is below `path`. What is left when the block ends is what a crash leaves.
+
+    With `outbox` it is as the daemon makes one: what an earlier one left is sent.
+    """
+    spool = Spool(path / "spool")
+    sizes = Sizes(path / "sizes")
+    async with trio.open_nursery() as nursery:
+        copies = Copies(nursery, path / "copies", capacity)
+        if outbox:
+            spool.adopt()
+        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, sizes, copies)
+        if outbox:
+            nursery.start_soon(vfs.outbox.run)
+        yield vfs, await vfs.resolve("/memory/box")
+        nursery.cancel_scope.cancel()
+    sizes.close()
+
+
+mounted = partial(opened, outbox=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,11 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import RULES, MemoryBackend
+from memory import RULES, MemoryBackend, opened
 
-from labfs.backend import Accept, Entry, Replace, Site
-from labfs.copies import Copies
+from labfs.backend import Accept, Entry, Replace
 from labfs.errors import CrossDevice, Exists, NameTooLong, NotPermitted, ReadOnly, TooLarge
 from labfs.layout import DEEPEST, fold
-from labfs.sizes import Sizes
-from labfs.spool import Spool
 from labfs.tree import Node
 from labfs.vfs import Vfs
 
@@ -29,16 +24,6 @@ FILES = frozenset({Accept.FILE})
 
 def drawer(name: str, inside: str | None = None, **more: Any) -> Entry:
     return Entry(id=f"drawers/{name}", name=name, is_dir=True, inside=inside, complete=True, label=name, **more)
-
-
-@asynccontextmanager
-async def opened(path: Path, backend: MemoryBackend, **site: Any) -> AsyncIterator[tuple[Vfs, Node]]:
-    async with trio.open_nursery() as nursery:
-        copies = Copies(nursery, path / "copies", 1 << 30)
-        sites = [Site("memory", "memory", backend, **site)]
-        vfs = Vfs(nursery, sites, 1 << 20, Spool(path / "spool"), Sizes(), copies)
-        yield vfs, await vfs.resolve("/memory/box")
-        nursery.cancel_scope.cancel()
 
 
 async def save(vfs: Vfs, parent: Node, name: str, data: bytes) -> None:

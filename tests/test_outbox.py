@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import RULES, MemoryBackend
+from memory import RULES, MemoryBackend, mounted
 
-from labfs.backend import Replace, Site
-from labfs.copies import Copies
+from labfs.backend import Replace
 from labfs.errors import Conflict, Denied, LabfsError, NoBytes, Unanswered, Unavailable
-from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import Node
 from labfs.vfs import Vfs
@@ -26,19 +22,6 @@ from labfs.vfs import Vfs
 Clock = trio.testing.MockClock
 IN_PLACE = replace(RULES, replace=Replace.IN_PLACE)
 AWAY = Unavailable("The site is away.")
-
-
-@asynccontextmanager
-async def mounted(path: Path, backend: MemoryBackend, **site: Any) -> AsyncIterator[tuple[Vfs, Node]]:
-    """A mount as the daemon makes one; what is left when the block ends is what a crash leaves."""
-    async with trio.open_nursery() as nursery:
-        copies = Copies(nursery, path / "copies", 1 << 30)
-        spool = Spool(path / "spool")
-        spool.adopt()
-        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, Sizes(), copies)
-        nursery.start_soon(vfs.outbox.run)
-        yield vfs, await vfs.resolve("/memory/box")
-        nursery.cancel_scope.cancel()
 
 
 async def save(vfs: Vfs, box: Node, name: str, data: bytes) -> None:

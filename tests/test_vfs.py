@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,27 +12,14 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory import RULES, MemoryBackend
+from memory import RULES, MemoryBackend, opened
 
-from labfs.backend import Replace, Site
-from labfs.copies import Copies
+from labfs.backend import Replace
 from labfs.errors import Denied, Garbled, LabfsError, NotFound, NotPermitted, Stale, Unavailable
-from labfs.sizes import Sizes
-from labfs.spool import Spool
 from labfs.tree import LISTING_S, Node
 from labfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
-
-
-@asynccontextmanager
-async def opened(path: Path, backend: MemoryBackend, **site: Any) -> AsyncIterator[tuple[Vfs, Node]]:
-    async with trio.open_nursery() as nursery:
-        copies = Copies(nursery, path / "copies", 1 << 30)
-        sites = [Site("memory", "memory", backend, **site)]
-        vfs = Vfs(nursery, sites, 1 << 20, Spool(path / "spool"), Sizes(path / "sizes"), copies)
-        yield vfs, await vfs.resolve("/memory/box")
-        nursery.cancel_scope.cancel()
 
 
 async def read(vfs: Vfs, node: Node) -> bytes:

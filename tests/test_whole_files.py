@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,30 +11,17 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import RULES, MemoryBackend
+from memory import RULES, MemoryBackend, opened
 
-from labfs.backend import Replace, Sink, Site
+from labfs.backend import Replace, Sink
 from labfs.copies import GLANCE, UNWANTED_S, Copies
 from labfs.errors import NotFound, Stale, Unavailable, Unranged
-from labfs.sizes import Sizes
-from labfs.spool import Spool
-from labfs.tree import LISTING_S, Node
+from labfs.tree import LISTING_S
 from labfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
 WHOLE = replace(RULES, ranged=False, measured=False, replace=Replace.IN_PLACE)
 SMALL, LARGE = b"a small file", os.urandom(3_000_000)
-
-
-@asynccontextmanager
-async def opened(path: Path, backend: MemoryBackend, capacity: int = 1 << 30) -> AsyncIterator[tuple[Vfs, Node]]:
-    async with trio.open_nursery() as nursery:
-        copies = Copies(nursery, path / "copies", capacity)
-        sizes = Sizes(path / "sizes")
-        vfs = Vfs(nursery, [Site("memory", "memory", backend)], 1 << 20, Spool(path / "spool"), sizes, copies)
-        yield vfs, await vfs.resolve("/memory/box")
-        nursery.cancel_scope.cancel()
-    sizes.close()
 
 
 def system(**more: Any) -> MemoryBackend:
