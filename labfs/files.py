@@ -246,7 +246,7 @@ class Files:
 
         What a program still has open is not a whole file, and so it is not saved as one.
         """
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(max(seconds, 0.0)):  # the time may be over
             for node in self.unsaved():
                 if not self.writers(node):
                     await self._try_commit(node)

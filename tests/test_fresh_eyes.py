@@ -1,0 +1,30 @@
+"""Faults that a second reading found: each test is one of them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from memory import SYSTEMS, MemoryBackend
+from test_outbox import IN_PLACE, a_while, mounted, save, states
+from test_review import waiting
+
+from labfs import holders
+from labfs.errors import Busy, Denied, LabfsError
+
+Clock = trio.testing.MockClock
+
+
+async def test_an_end_that_comes_too_late_still_writes_down_what_waits(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"mine")
+        await vfs.files.finish(-0.5)
+        assert states(tmp_path) == ["failed"]
