@@ -28,3 +28,16 @@ async def test_an_end_that_comes_too_late_still_writes_down_what_waits(tmp_path:
         await vfs.files.write(handle, 0, b"mine")
         await vfs.files.finish(-0.5)
         assert states(tmp_path) == ["failed"]
+
+
+def test_a_program_whose_name_was_cut_within_a_letter_may_make_files() -> None:
+    names: list[str] = []
+
+    def look() -> None:
+        ctypes.CDLL(None).prctl(15, "vierzehn Byte ü".encode()[:15], 0, 0, 0)
+        names.append(holders.program(threading.get_native_id()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert names == [holders.program(os.getpid())] != [""]
