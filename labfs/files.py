@@ -17,7 +17,7 @@ import trio
 from labfs import names, rules
 from labfs.backend import Accept, Buffer, Entry, Target
 from labfs.conflicts import unchanged
-from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale
+from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale, TimedOut
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
 from labfs.reasons import Reasons
@@ -142,8 +142,9 @@ class Files:
         try:
             rules.check_size(node, start + len(data))
             return await node.writer.write(start, data)
-        except (LabfsError, OSError) as error:
-            node.writer.lose(start, error)
+        except BaseException as error:  # one that was too late as well
+            late = TimedOut(f"Some of what was written to “{node.name}” came too late, and is missing.")
+            node.writer.lose(start, error if isinstance(error, Exception) else late)
             raise
 
     async def truncate(self, node: Node, size: int) -> None:

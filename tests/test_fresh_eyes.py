@@ -41,3 +41,31 @@ def test_a_program_whose_name_was_cut_within_a_letter_may_make_files() -> None:
     thread.start()
     thread.join()
     assert names == [holders.program(os.getpid())] != [""]
+
+
+async def _hold(lock: trio.Lock) -> None:
+    async with lock:
+        await trio.sleep(60)
+
+
+async def test_a_write_that_came_too_late_is_not_missing_from_what_is_saved(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"____")
+        writer = handle.node.writer
+        assert writer is not None
+        writer._sending = writer.spool
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_hold, writer._copy)  # a copy of a large file takes its time
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.TooSlowError), trio.fail_after(17):
+                await vfs.files.write(handle, 0, b"mine")
+        writer._sending = None
+        with pytest.raises(LabfsError):
+            await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        assert backend.newest() == {}
+        assert states(tmp_path) == ["failed"]
