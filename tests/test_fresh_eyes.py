@@ -69,3 +69,20 @@ async def test_a_write_that_came_too_late_is_not_missing_from_what_is_saved(
         await vfs.files.release(handle)
         assert backend.newest() == {}
         assert states(tmp_path) == ["failed"]
+
+
+async def test_a_file_whose_save_begins_while_it_is_renamed_gets_its_new_name(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend(SYSTEMS["in place"], latency_s=1.0)
+    backend.more = [replace(backend.box, id="box 2", name="other")]
+    async with mounted(tmp_path, backend) as (vfs, box):
+        other = await vfs.lookup(box, "other")
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"mine")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vfs.rename, box, "f", other, "g")
+            await trio.sleep(0.5)
+            await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        assert set(backend.newest()) == {"g"}
