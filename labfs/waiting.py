@@ -73,11 +73,11 @@ class Waiting:
         """Keep earlier saves of a file from being sent over the one that was saved now, or what else was done."""
         for owed in self._owed:
             if owed.path == path and owed.spool.path != by:
-                owed.news = {"state": "failed", "error": reason}
+                owed.news = {"state": "failed", "error": reason, "overtaken": True}
         for note in self.notes().pop(path, []):
             if note["file"] != str(by):
                 try:
-                    self._spool.mark(note, state="failed", error=reason)
+                    self._spool.mark(note, state="failed", error=reason, overtaken=True)
                 except OSError as error:
                     log.error("The note of %s cannot be written: %s", note["file"], error)
 

@@ -86,3 +86,73 @@ async def test_a_file_whose_save_begins_while_it_is_renamed_gets_its_new_name(
             await vfs.files.flush(handle, shared=False)
         await vfs.files.release(handle)
         assert set(backend.newest()) == {"g"}
+
+
+async def test_a_save_is_never_sent_to_the_place_of_a_directory(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(IN_PLACE)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        backend.more = [replace(backend.box, id="box f", name="f", label="101")]
+        await a_while()
+        [note] = vfs.files.spool.leftovers()
+        vfs.outbox.retry(Path(note["file"]).stem)
+        uploads = backend.calls["upload"]
+        await a_while()
+        assert backend.calls["upload"] == uploads
+        assert "directory" in vfs.files.spool.leftovers()[0]["error"]
+
+
+async def test_a_save_that_waits_deletes_nothing_where_deleting_is_off(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(SYSTEMS["by delete"])
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        backend.put("f", b"theirs")
+        await a_while()
+        [note] = vfs.files.spool.leftovers()
+        vfs.outbox.retry(Path(note["file"]).stem)
+        await a_while()
+        assert b"theirs" in [data for _, data in backend.files.values()]
+        assert "Deleting" in str(vfs.files.spool.leftovers()) or "delete" in str(vfs.files.spool.leftovers())
+
+
+async def test_sending_again_takes_no_bytes_from_a_file_that_is_still_there(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, ".goutputstream-AAAAAA")
+        await vfs.files.write(handle, 0, b"mine")
+        await vfs.files.release(handle)
+        backend.faults["upload"] = [Denied("no")]
+        with pytest.raises(Denied):
+            await vfs.rename(box, ".goutputstream-AAAAAA", box, "f")
+        assert vfs.outbox.retry(None) == 0
+        [note] = vfs.files.spool.leftovers()
+        with pytest.raises(Busy, match="AAAAAA"):
+            vfs.outbox.retry(Path(note["file"]).stem)
+        await a_while()
+        node = box.children.get(".goutputstream-AAAAAA")
+        assert node is not None
+        again = await vfs.files.open(node, read=True, write=False)
+        assert await vfs.files.read(again, 0, 10) == b"mine"
+        await vfs.files.release(again)
+        await vfs.unlink(box, node.name)
+        assert vfs.outbox.retry(None) == 1
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}
+
+
+async def test_what_a_newer_save_overtook_is_only_sent_by_name(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(SYSTEMS["in place"], versionless=True)
+    backend.put("f", b"____")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        await save(vfs, box, "f", b"newr")
+        assert states(tmp_path) == ["failed"]
+        assert vfs.outbox.retry(None) == 0
+        await a_while()
+        assert backend.newest() == {"f": b"newr"}
+        [note] = vfs.files.spool.leftovers()
+        assert vfs.outbox.retry(Path(note["file"]).stem) == 1
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}
