@@ -17,7 +17,7 @@ import trio
 from labfs import names, rules
 from labfs.backend import Accept, Buffer, Entry, Target
 from labfs.conflicts import unchanged
-from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale, TimedOut
+from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
 from labfs.reasons import Reasons
@@ -143,8 +143,7 @@ class Files:
             rules.check_size(node, start + len(data))
             return await node.writer.write(start, data)
         except BaseException as error:  # one that was too late as well
-            late = TimedOut(f"Some of what was written to “{node.name}” came too late, and is missing.")
-            node.writer.lose(start, error if isinstance(error, Exception) else late)
+            node.writer.lose(start, error)
             raise
 
     async def truncate(self, node: Node, size: int) -> None:
@@ -325,12 +324,14 @@ class Files:
         if passing:
             self.waiting.supersede(node.path, writer.spool.path)
         path = node.path
-        keep = partial(writer.keep, path=path, state="waiting" if passing else "failed", error=reason)
+        news = {"path": path, "state": "waiting" if passing else "failed", "error": reason}
         try:
-            await trio.to_thread.run_sync(keep)
+            writer.describe(**news)  # at once: a newer save must find it
+            self.waiting.forget()
+            await trio.to_thread.run_sync(writer.spool.sync)
         except OSError as error:
             log.error("The note of %s cannot be written: %s", writer.spool.path, error)
-            self.waiting.owe(writer.spool, path, keep)
+            self.waiting.owe(writer.spool, path, partial(writer.keep, **news))
         writer.spool.close()
         self.waiting.changed()
         if node.unlinked or node.path != path:

@@ -35,9 +35,13 @@ class Waiting:
         self.news = trio.Event()
         self._owed: list[Owed] = []
 
+    def forget(self) -> None:
+        """Have the spool looked at anew."""
+        self._paths = None
+
     def changed(self) -> None:
         """Have the spool looked at anew, and whoever waits for news go on."""
-        self._paths = None
+        self.forget()
         self.news.set()
         self.news = trio.Event()
 
@@ -74,7 +78,12 @@ class Waiting:
         for owed in self._owed:
             if owed.path == path and owed.spool.path != by:
                 owed.news = {"state": "failed", "error": reason, "overtaken": True}
-        for note in self.notes().pop(path, []):
+        try:
+            earlier = self.notes().pop(path, [])
+        except OSError as error:  # what was done is done all the same
+            log.error("The outbox cannot be read: %s", error)
+            return
+        for note in earlier:
             if note["file"] != str(by):
                 try:
                     self._spool.mark(note, state="failed", error=reason, overtaken=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from dataclasses import replace
@@ -13,10 +14,12 @@ import trio
 import trio.testing
 from memory import SYSTEMS, MemoryBackend
 from test_outbox import IN_PLACE, a_while, mounted, save, states
-from test_review import waiting
+from test_review import called, waiting
 
 from labfs import holders
-from labfs.errors import Busy, Denied, LabfsError
+from labfs.config import cache_dir, state_dir
+from labfs.errors import Busy, ConfigError, Denied, LabfsError
+from labfs.spool import Spool, SpoolFile
 
 Clock = trio.testing.MockClock
 
@@ -156,3 +159,71 @@ async def test_what_a_newer_save_overtook_is_only_sent_by_name(tmp_path: Path, a
         assert vfs.outbox.retry(Path(note["file"]).stem) == 1
         await a_while()
         assert backend.newest() == {"f": b"mine"}
+
+
+async def test_a_newer_save_overtakes_one_whose_note_is_on_its_way_to_the_disk(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend(SYSTEMS["in place"], versionless=True)
+    backend.put("f", b"____")
+    written, sync = threading.Event(), SpoolFile.sync
+
+    def slow(spool: SpoolFile) -> None:
+        written.wait(5)
+        sync(spool)
+
+    monkeypatch.setattr(SpoolFile, "sync", slow)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        async with trio.open_nursery() as nursery:
+
+            async def older() -> None:
+                await waiting(vfs, box, backend, "f", b"mine")
+
+            nursery.start_soon(older)
+            await called(backend, "upload", 1)
+            await trio.sleep(0.1)
+            await save(vfs, box, "f", b"newr")
+            written.set()
+        await a_while()
+        assert backend.newest() == {"f": b"newr"}
+        assert states(tmp_path) == ["failed"]
+
+
+async def test_a_temporary_file_that_grew_after_its_rename_failed_is_kept_whole(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, ".goutputstream-AAAAAA")
+        await vfs.files.write(handle, 0, b"mine")
+        await vfs.files.release(handle)
+        backend.faults["upload"] = [Denied("no")]
+        with pytest.raises(Denied):
+            await vfs.rename(box, ".goutputstream-AAAAAA", box, "f")
+        handle = await vfs.files.open(box.children[".goutputstream-AAAAAA"], read=True, write=True)
+        await vfs.files.write(handle, 4, b" and more")
+        await vfs.files.release(handle)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        assert vfs.outbox.retry(None) == 1
+        await a_while()
+        assert backend.newest() == {"f": b"mine and more"}
+
+
+async def test_a_save_that_arrived_is_none_that_failed(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"mine")
+
+        def broken() -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(vfs.files.spool, "leftovers", broken)
+        vfs.files.waiting.changed()
+        await vfs.files.flush(handle, shared=False)
+        monkeypatch.undo()
+        await vfs.files.release(handle)
+        assert backend.newest() == {"f": b"mine"}
+        assert (await vfs.lookup(box, "f")).entry is not None
