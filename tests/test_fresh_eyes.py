@@ -227,3 +227,17 @@ async def test_a_save_that_arrived_is_none_that_failed(
         await vfs.files.release(handle)
         assert backend.newest() == {"f": b"mine"}
         assert (await vfs.lookup(box, "f")).entry is not None
+
+
+def test_a_note_that_was_synced_is_never_replaced_by_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    fsync = os.fsync
+    spool = Spool(tmp_path).create("site", "/site/f")
+    spool.describe(synced=True)
+    spool.sync()
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    spool.describe(state="sending")
+    spool.describe(synced=False)
+    assert [name.rpartition(".")[2] for name in synced] == ["part", "part"]
