@@ -241,3 +241,14 @@ def test_a_note_that_was_synced_is_never_replaced_by_one_that_was_not(
     spool.describe(state="sending")
     spool.describe(synced=False)
     assert [name.rpartition(".")[2] for name in synced] == ["part", "part"]
+
+
+@pytest.mark.parametrize("variable", ["LABFS_STATE_DIR", "LABFS_CACHE_DIR"])
+def test_a_directory_of_state_is_the_same_wherever_one_stands(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "labfs")
+    with pytest.raises(ConfigError, match=variable):
+        state_dir() if variable == "LABFS_STATE_DIR" else cache_dir()
+    assert not list(tmp_path.iterdir())
