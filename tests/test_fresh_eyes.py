@@ -14,11 +14,11 @@ import trio
 import trio.testing
 from memory import SYSTEMS, MemoryBackend
 from test_outbox import IN_PLACE, a_while, mounted, save, states
-from test_review import called, waiting
+from test_review import called, disk_full, waiting
 
-from labfs import holders
+from labfs import holders, mounts
 from labfs.config import cache_dir, state_dir
-from labfs.errors import Busy, ConfigError, Denied, LabfsError
+from labfs.errors import Busy, ConfigError, Denied, DiskFailed, LabfsError
 from labfs.spool import Spool, SpoolFile
 
 Clock = trio.testing.MockClock
@@ -252,3 +252,27 @@ def test_a_directory_of_state_is_the_same_wherever_one_stands(
     with pytest.raises(ConfigError, match=variable):
         state_dir() if variable == "LABFS_STATE_DIR" else cache_dir()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("variable", ["LABFS_STATE_DIR", "LABFS_CACHE_DIR"])
+def test_labfs_keeps_nothing_of_its_own_below_its_mount(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab").mkdir()
+    monkeypatch.setenv("LABFS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("LABFS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv(variable, str(tmp_path / "lab" / "own"))
+    monkeypatch.setattr("os.listdir", lambda path: [])
+    with pytest.raises(ConfigError, match="which this mount would hide"):
+        mounts.check(str(tmp_path / "lab"))
+
+
+async def test_a_disk_that_takes_no_note_says_so_to_whoever_wants_a_save_sent_again(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        disk_full(monkeypatch, until=lambda: False)
+        with pytest.raises(DiskFailed, match="is full; make room"):
+            vfs.outbox.retry(None)
