@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def outbox_export(name: str, file: Path, partial: bool) -> None:
             while chunk := source.read(1024 * 1024):
                 sink.write(chunk)
             sink.flush()
+            os.fsync(sink.fileno())  # a disk that is full or far away may say so only now, and what is here may go next
         except BaseException:
             file.unlink(missing_ok=True)  # half of it would look like all of it
             raise
