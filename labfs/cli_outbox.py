@@ -48,7 +48,7 @@ def outbox_list() -> None:
 @outbox.command("retry")
 @click.argument("name", required=False)
 def outbox_retry(name: str | None) -> None:
-    """Send NAME once more, also over what somebody else saved meanwhile; without NAME all that failed."""
+    """Send NAME once more, also over what was saved since; without NAME all that failed and nothing overtook."""
     if name is not None and not known(note := _find(name)):
         raise ConfigError(f"{name} cannot be sent: {note['error']}.")
     chosen = 0
