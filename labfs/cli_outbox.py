@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def outbox_list() -> None:
 @outbox.command("retry")
 @click.argument("name", required=False)
 def outbox_retry(name: str | None) -> None:
-    """Send NAME once more, also over what somebody else saved meanwhile; without NAME all that failed."""
+    """Send NAME once more, also over what was saved since; without NAME all that failed and nothing overtook."""
     if name is not None and not known(note := _find(name)):
         raise ConfigError(f"{name} cannot be sent: {note['error']}.")
     chosen = 0
@@ -80,6 +81,7 @@ def outbox_export(name: str, file: Path, partial: bool) -> None:
             while chunk := source.read(1024 * 1024):
                 sink.write(chunk)
             sink.flush()
+            os.fsync(sink.fileno())  # a disk that is full or far away may say so only now, and what is here may go next
         except BaseException:
             file.unlink(missing_ok=True)  # half of it would look like all of it
             raise

@@ -92,6 +92,8 @@ def cache_dir() -> Path:
 
 def _private(path: Path, what: str = "state") -> Path:
     cannot, remedy = f"labfs cannot keep its {what} in {path}", f"Set LABFS_{what.upper()}_DIR."
+    if not path.is_absolute():  # it would be another one for the daemon, and in the next terminal
+        raise ConfigError(f"{cannot}: its path must begin with “/”. {remedy}")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         there = path.stat()

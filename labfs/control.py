@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from labfs.errors import ConfigError, LabfsError
+from labfs.errors import ConfigError, DiskFailed, LabfsError
 
 Request = dict[str, Any]
 LONGEST = 1024 * 1024
@@ -62,7 +62,7 @@ async def listen(path: Path, handle: Callable[[Request], Awaitable[dict[str, Any
             line = await stream.receive_some(LONGEST)
             try:
                 answer = await handle(json.loads(line))
-            except LabfsError as error:
+            except (LabfsError, DiskFailed) as error:
                 answer = {"error": str(error)}
             except Exception as error:  # whatever somebody sends, it must not end the mount
                 answer = {"error": f"The request was not understood ({type(error).__name__})."}

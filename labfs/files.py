@@ -142,7 +142,7 @@ class Files:
         try:
             rules.check_size(node, start + len(data))
             return await node.writer.write(start, data)
-        except (LabfsError, OSError) as error:
+        except BaseException as error:  # one that was too late as well
             node.writer.lose(start, error)
             raise
 
@@ -246,7 +246,7 @@ class Files:
 
         What a program still has open is not a whole file, and so it is not saved as one.
         """
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(max(seconds, 0.0)):  # the time may be over
             for node in self.unsaved():
                 if not self.writers(node):
                     await self._try_commit(node)
@@ -324,12 +324,14 @@ class Files:
         if passing:
             self.waiting.supersede(node.path, writer.spool.path)
         path = node.path
-        keep = partial(writer.keep, path=path, state="waiting" if passing else "failed", error=reason)
+        news = {"path": path, "state": "waiting" if passing else "failed", "error": reason}
         try:
-            await trio.to_thread.run_sync(keep)
+            writer.describe(**news)  # at once: a newer save must find it
+            self.waiting.forget()
+            await trio.to_thread.run_sync(writer.spool.sync)
         except OSError as error:
             log.error("The note of %s cannot be written: %s", writer.spool.path, error)
-            self.waiting.owe(writer.spool, path, keep)
+            self.waiting.owe(writer.spool, path, partial(writer.keep, **news))
         writer.spool.close()
         self.waiting.changed()
         if node.unlinked or node.path != path:

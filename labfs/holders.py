@@ -39,12 +39,13 @@ def using(mountpoint: str) -> list[Holder]:
 def program(task: int) -> str:
     """Return the name of the process that a thread belongs to, "" where it cannot be known.
 
-    A thread may have a name of its own; LibreOffice saves from such threads.
+    A thread may have a name of its own; LibreOffice saves from such threads. The kernel cuts names after 15 bytes,
+    also within a letter.
     """
     try:
-        with open(f"/proc/{task}/status") as file:
+        with open(f"/proc/{task}/status", errors="replace") as file:
             process = next(line.split()[1] for line in file if line.startswith("Tgid:"))
-        with open(f"/proc/{process}/comm") as file:
+        with open(f"/proc/{process}/comm", errors="replace") as file:
             return file.read().strip()
     except (OSError, StopIteration):
         return ""

@@ -180,8 +180,14 @@ def check(mountpoint: str) -> None:
             raise ConfigError(f"{mountpoint} is not empty; a mount would hide what is in it. Use an empty directory.")
     except OSError as error:
         raise ConfigError(f"{mountpoint} cannot be used: {error.strerror}.") from error
-    if str(state_dir()).startswith(mountpoint + "/"):
-        raise ConfigError(f"labfs keeps its state in {state_dir()}, which this mount would hide; mount elsewhere.")
+    _check_own(mountpoint)
+
+
+def _check_own(mountpoint: str) -> None:
+    """Raises ConfigError where labfs would be asked for its own files: nobody could answer."""
+    for what, kept in (("state", state_dir()), ("cache", cache_dir())):
+        if f"{kept}/".startswith(mountpoint.rstrip("/") + "/"):
+            raise ConfigError(f"labfs keeps its {what} in {kept}, which this mount would hide; mount elsewhere.")
 
 
 def left_behind(mountpoint: str) -> bool:

@@ -21,6 +21,7 @@ STATES = ("local", "writing", "sending", "waiting", "failed", "saved")
 RESERVE = "reserve"  # a file without use but its size
 RESERVED = 256 * 1024  # bytes for notes on a disk that is full
 GIVEN = 16 * 1024  # bytes of them at a time
+LASTING = {"synced", "error"}  # only in notes that were made to survive a power cut: what replaces them must as well
 
 
 def remove(data: Path) -> None:
@@ -44,6 +45,9 @@ def _replace(path: Path, note: dict[str, Any]) -> None:
     try:
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(note, file)
+            if note.keys() & LASTING:
+                file.flush()
+                os.fsync(file.fileno())
         partial.rename(path)
     except BaseException:
         with suppress(OSError):

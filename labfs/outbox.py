@@ -15,7 +15,7 @@ import trio
 
 from labfs import names, rules
 from labfs.backend import Accept, Entry, Site
-from labfs.errors import Conflict, LabfsError, NoBytes, NotFound, Unavailable
+from labfs.errors import Busy, Conflict, IsDirectory, LabfsError, NoBytes, NotFound, Unavailable
 from labfs.files import Files
 from labfs.notes import known
 from labfs.reader import Reader
@@ -50,12 +50,24 @@ class Outbox:
         """Have failed saves sent again, all of them or the one of that name; return how many."""
         chosen = [note for note in self._files.spool.leftovers() if note["state"] in ("failed", "waiting")]
         chosen = [note for note in chosen if known(note) and (name is None or _name(note) == name)]
+        if name is None:  # over a newer save only if somebody says so
+            chosen = [note for note in chosen if not note.get("overtaken")]
+        chosen = [note for note in chosen if not self._is_lent(note, name)]
         for note in chosen:
             # Whoever says so by name has seen that somebody else saved, or does not care.
             self._files.spool.mark(note, state="waiting", insisted=name is not None)
         self._hurry_until = trio.current_time() + 1.0
         self._files.waiting.changed()
         return len(chosen)
+
+    def _is_lent(self, note: Note, name: str | None) -> bool:
+        """Whether a temporary file here still shows the bytes of a save; raises Busy if that was asked for by name."""
+        for node in self._files.local():
+            if node.writer is not None and str(node.writer.spool.path) == note["file"]:
+                if name is not None:
+                    raise Busy(f"It is still here as {node.path}: rename that to save it, or remove it and try again.")
+                return True
+        return False
 
     async def _tend(self, site: Site) -> None:
         wait_s, again_s = 0.0, FIRST_TRY_S  # what an earlier mount left goes at once
@@ -132,8 +144,12 @@ class Outbox:
         there = parent.children.get(name)
         if there is not None and there.writer is not None:
             return False  # somebody writes it just now: what they save is newer
+        if there is not None and there.is_dir:
+            raise IsDirectory(f"A directory is called “{name}” now; what was written is kept here.")
         opened, base = self._opened(there, note)
-        if there is None:
+        if there is not None:
+            rules.check_writable(there)  # which it was when it was opened
+        else:
             rules.check_holds(parent, Accept.FILE, name)
             rules.check_room(parent, name)
             there = Node(name, parent, parent.site, is_dir=False)

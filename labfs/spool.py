@@ -283,7 +283,8 @@ class Spool:
         """Change the note of a file that nobody has open."""
         kept = {key: value for key, value in note.items() if key not in ("file", "bytes")}
         if os.path.exists(note["file"]):  # else it was discarded meanwhile
-            write_note(Path(note["file"]).with_suffix(".json"), {**kept, **news})
+            with told():
+                write_note(Path(note["file"]).with_suffix(".json"), {**kept, **news})
 
     def reopen(self, note: dict[str, Any]) -> SpoolFile:
         """Return a file that an earlier save left, to go on with it."""

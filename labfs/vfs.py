@@ -208,6 +208,9 @@ class Vfs:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
         node = await self._settled(parent, name)
         there = (await self.tree.children(into)).get(new)
+        while node.writer is not None and node.writer.committing:  # begun while that was listed
+            node = await self._settled(parent, name)
+            there = (await self.tree.children(into)).get(new)
         if there is node:
             return
         self._check_rename(node, there, into, new, replace)

@@ -35,9 +35,13 @@ class Waiting:
         self.news = trio.Event()
         self._owed: list[Owed] = []
 
+    def forget(self) -> None:
+        """Have the spool looked at anew."""
+        self._paths = None
+
     def changed(self) -> None:
         """Have the spool looked at anew, and whoever waits for news go on."""
-        self._paths = None
+        self.forget()
         self.news.set()
         self.news = trio.Event()
 
@@ -73,11 +77,16 @@ class Waiting:
         """Keep earlier saves of a file from being sent over the one that was saved now, or what else was done."""
         for owed in self._owed:
             if owed.path == path and owed.spool.path != by:
-                owed.news = {"state": "failed", "error": reason}
-        for note in self.notes().pop(path, []):
+                owed.news = {"state": "failed", "error": reason, "overtaken": True}
+        try:
+            earlier = self.notes().pop(path, [])
+        except OSError as error:  # what was done is done all the same
+            log.error("The outbox cannot be read: %s", error)
+            return
+        for note in earlier:
             if note["file"] != str(by):
                 try:
-                    self._spool.mark(note, state="failed", error=reason)
+                    self._spool.mark(note, state="failed", error=reason, overtaken=True)
                 except OSError as error:
                     log.error("The note of %s cannot be written: %s", note["file"], error)
 

@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from labfs.backend import Backend, Buffer, Entry, Parts, Receipt, Source, Target, Upload
-from labfs.errors import Garbled, LabfsError, Malformed, NotFound, TooLarge, Unavailable, Unsupported
+from labfs.errors import Garbled, LabfsError, Malformed, NotFound, TimedOut, TooLarge, Unavailable, Unsupported
 from labfs.reader import Reader
 from labfs.spool import Ranges, SpoolFile
 
@@ -92,7 +92,8 @@ class Writer:
         """Count a change, so that the file is saved although no byte of it is new."""
         self._changes += 1
         note = self.spool.note
-        if self._sending is not self.spool and (note["state"] in ENDED or note.get("synced") or note.get("upload")):
+        told = note["state"] in ENDED or (note["state"] == "failed" and note.get("size") is not None)
+        if self._sending is not self.spool and (told or note.get("synced") or note.get("upload")):
             # What was closed or synced is no whole file any more, and parts that a server has are not of this one.
             state = "writing" if note["state"] in ENDED else note["state"]
             missing = [[0, self._base_stop]] if self._base else []
@@ -130,9 +131,10 @@ class Writer:
         self.touch()
         return len(data)
 
-    def lose(self, offset: int, error: Exception) -> None:
+    def lose(self, offset: int, error: BaseException) -> None:
         """Take note that a write failed: what lacks its bytes is not the file, and not saved as if it were."""
-        self._lost = (offset, error)
+        late = TimedOut("Some of what was written came too late, and is missing.")
+        self._lost = (offset, error if isinstance(error, Exception) else late)
         if self._sending is not self.spool:
             self.spool.cut(self.size)
         self.touch()
@@ -166,10 +168,14 @@ class Writer:
         if self._changes != changes:  # written to meanwhile, which the note does not tell
             self.spool.describe(synced=False)
 
-    def keep(self, **news: Any) -> None:
-        """Write the note with what the spool still lacks of the file, and all of it to the disk. Blocks."""
+    def describe(self, **news: Any) -> None:
+        """Write the note with what the spool still lacks of the file."""
         missing = list(self._written.gaps(0, self._base_stop)) if self._base else []
         self.spool.describe(missing=missing, size=self.size, **news)
+
+    def keep(self, **news: Any) -> None:
+        """Write the note, and all of the file to the disk. Blocks."""
+        self.describe(**news)
         self.spool.sync()
 
     # -- commit --------------------------------------------------------------------------------------
