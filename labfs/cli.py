@@ -240,7 +240,10 @@ def status(as_json: bool) -> None:
     found = []
     for place in mounts.places():
         if place.in_use():
-            found.append(control.ask(place.socket, {"op": "status"}))
+            try:
+                found.append(control.ask(place.socket, {"op": "status"}))
+            except ConfigError as error:  # the others do answer
+                found.append({"mountpoint": place.mountpoint, "silent": str(error)})
         elif mounts.left_behind(place.mountpoint):
             found.append({"mountpoint": place.mountpoint, "dead": True})
     if as_json:
@@ -256,8 +259,11 @@ def status(as_json: bool) -> None:
 
 
 def _describe(mount: dict[str, Any]) -> Iterator[str]:
+    where = mount["mountpoint"]
+    if mount.get("silent"):
+        yield f"{where}  is starting, ending or busy: {mount['silent']}"
+        return
     if mount.get("dead"):
-        where = mount["mountpoint"]
         yield f"{where}  dead: its labfs ended without unmounting; run: labfs umount {where}"
         return
     cache, spool = mount["cache"], mount["spool"]

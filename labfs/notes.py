@@ -96,7 +96,7 @@ def leftovers(directory: Path) -> list[dict[str, Any]]:
             there = None
         note = _leftover(data, there)
         if note is not None:
-            found.append((note.get("number", 0), there.st_mtime_ns if there else 0, stem, note))
+            found.append((note.get("number") or 0, there.st_mtime_ns if there else 0, stem, note))
     return [note for *_, note in sorted(found, key=lambda item: item[:3])]
 
 

@@ -241,7 +241,7 @@ class Spool:
             raise PermissionError(errno.EPERM, "it belongs to another user", str(directory))
         directory.chmod(0o700)
         self.directory = directory
-        ORDER.latest = max(ORDER.latest, *(note.get("number", 0) for note in self.leftovers()), 0)
+        ORDER.latest = max(ORDER.latest, *(note.get("number") or 0 for note in self.leftovers()), 0)
         reserve(self.directory)
 
     def create(self, site: str, path: str, *, local: bool = False, lacks: int = 0, **more: Any) -> SpoolFile:
@@ -256,6 +256,9 @@ class Spool:
 
     def adopt(self) -> None:
         """Take over what an earlier process left: what was closed or synced is sent, the rest is unfinished."""
+        for partial in self.directory.glob("*.part"):
+            if partial.with_suffix(".data").exists():  # it died while it wrote a note; the one before is there
+                partial.unlink(missing_ok=True)
         for note in self.leftovers():
             try:
                 self._adopt(note)

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from click.testing import CliRunner
 from memory import SYSTEMS, MemoryBackend
 from test_outbox import IN_PLACE, a_while, mounted, save, states
 from test_review import called, disk_full, waiting
 
-from labfs import holders, mounts
+from labfs import cli, holders, mounts
 from labfs.config import cache_dir, state_dir
 from labfs.errors import Busy, ConfigError, Denied, DiskFailed, LabfsError
 from labfs.spool import Spool, SpoolFile
@@ -276,3 +277,37 @@ async def test_a_disk_that_takes_no_note_says_so_to_whoever_wants_a_save_sent_ag
         disk_full(monkeypatch, until=lambda: False)
         with pytest.raises(DiskFailed, match="is full; make room"):
             vfs.outbox.retry(None)
+
+
+def test_a_note_that_was_being_written_at_a_crash_leaves_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    file = spool.create("memory", "/memory/box/f")
+    file.write(0, b"mine")
+    file.describe(state="sending", size=4)
+    file.path.with_suffix(".part").write_text('{"half": ')
+    (spool.directory / "of somebody else.part").write_text("x")
+    Spool(spool.directory).adopt()
+    assert [path.name for path in spool.directory.glob("*.part")] == ["of somebody else.part"]
+    (note,) = spool.leftovers()
+    assert (note["state"], note["bytes"]) == ("waiting", 4)
+
+
+def test_a_number_that_is_none_is_no_reason_to_fail(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    file = spool.create("memory", "/memory/box/f")
+    file.write(0, b"mine")
+    file.describe(state="sending", size=4, number=None)
+    label = file.path.with_suffix(".json")
+    label.write_text(label.read_text().replace(f'"number": {file.note["number"]}', '"number": null'))
+    assert len(Spool(spool.directory).leftovers()) == 1
+
+
+def test_a_mount_that_does_not_answer_keeps_no_other_from_telling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABFS_STATE_DIR", str(tmp_path))
+    place = mounts.Place(str(tmp_path / "mnt"))
+    place.directory.mkdir(parents=True)
+    assert place.claim()
+    done = CliRunner().invoke(cli.cli, ["status"])
+    assert (done.exit_code, "is starting, ending or busy" in done.output) == (0, True)
