@@ -46,10 +46,17 @@ def project(site: Path, drive: Mount) -> Path:
 
 
 @pytest.fixture
-def sample(project: Path) -> Path:
-    """The mounted directory of a sample that no test before used: what a mount saved itself it shows for a while."""
+def sample(project: Path, drive: Mount) -> Path:
+    """The mounted directory of a sample without files: one after the other, since a mount shows for a while what it
+    saved, also when that is removed behind its back."""
     number = next(NUMBERS)
-    return project / f"{PROJECT}A{number} blank-{number}"
+    path = project / f"{PROJECT}A{number} blank-{number}"
+    for _ in range(120):
+        drive.refresh(path)
+        if not os.listdir(path):
+            return path
+        time.sleep(0.1)
+    raise AssertionError(f"{path} is not empty")
 
 
 def owner(place: Path) -> str:
