@@ -18,7 +18,7 @@ pytestmark = pytest.mark.mount
 
 MIB = 1024 * 1024
 SOAK = bool(os.environ.get("LABFS_SOAK"))
-SILENCE_S = 1.0 if SOAK else 0.6  # the longest one these mounts grant, so that a stall is found out soon
+SILENCE_S = 1.0  # the longest one these mounts grant, so that a stall is found out soon
 
 
 @functools.lru_cache(maxsize=4)
@@ -213,9 +213,8 @@ def test_a_corrupted_byte_of_a_multipart_file_is_found_out(
 
 
 def test_what_spoils_every_answer_in_the_same_place_is_found_out(
-    place: tuple[Path, Folder], sandbox: Sandbox, tmp_path: Path
+    folder: Path, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    folder, _ = place
     (tmp_path / "f").write_bytes(noise(20_000_000))
     assert run(f"cp '{tmp_path}/f' '{folder}/f'").returncode == 0
     # Two downloads in the same ranges would agree, as those of a file in odd parts do.
@@ -226,16 +225,15 @@ def test_what_spoils_every_answer_in_the_same_place_is_found_out(
 
 
 def test_a_multipart_file_of_odd_parts_is_read_without_complaint(
-    place: tuple[Path, Folder], sandbox: Sandbox, hasty: Mount
+    folder: Path, behind: Folder, sandbox: Sandbox, drive: Mount
 ) -> None:
-    folder, behind = place
     data, step = noise(17_000_000), 5_999_999
     params, kind = {"name": "odd", "multipart": "true"}, {"Content-Type": "a/b"}
     number = sandbox.api("POST", f"appresults/{behind.record}/files", params=params, headers=kind)["Id"]
     for part, start in enumerate(range(0, len(data), step), 1):
         sandbox.api("PUT", f"files/{number}/parts/{part}", content=data[start : start + step])
     sandbox.api("POST", f"files/{number}", params={"uploadstatus": "complete"})
-    hasty.refresh(folder)
+    drive.refresh(folder)
     done = run(f"md5sum < '{folder}/odd'")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split()[0] == hashlib.md5(data).hexdigest()
