@@ -40,7 +40,7 @@ class Replace(Enum):
 
     NEWER = "newer"  # a second upload to a path is its newer version; the older one stays reachable
     IN_PLACE = "in place"  # the bytes behind an entry change, its id stays
-    BY_DELETE = "by delete"  # the new file is uploaded, then the old one is deleted
+    BY_DELETE = "by delete"  # the backend uploads the new file; once that is there the core deletes the old one
     NEVER = "never"
 
 
@@ -51,7 +51,7 @@ class Entry:
     id: str  # minted and parsed by the backend alone; fit for a journal and a cache key
     name: str  # as the system shows it, not yet safe for a file system
     is_dir: bool
-    age: int = 0  # grows with creation: of equal names the lowest keeps the plain name
+    age: int = 0  # when it was made, in any unit that grows; equal where the system does not tell two apart
     label: str = ""  # the id as people know it; tells twins apart in `name [label]`
     inside: str | None = None  # id of the `complete` directory that holds this; None: the one that was listed
     complete: bool = False  # a directory whose contents are listed along with it, by its parent's `page`
@@ -106,6 +106,7 @@ class Capabilities:
     parts: Parts | None  # how larger ones go up; None: they cannot
     connections: int  # greatest number of requests at the same time
     longest_name: int = 255  # of a file, in bytes of UTF-8
+    checksums_prove: bool = True  # False once a checksum of this site was seen to be none, though the bytes were right
 
     @property
     def largest(self) -> int:
@@ -252,7 +253,11 @@ class Backend(Protocol):
         ...
 
     async def upload(self, target: Target, source: Source) -> Entry:
-        """Save a file in one body; returns when the server holds it and its length matched."""
+        """Save a file in one body; returns when the server holds it and its length matched.
+
+        Where saving is `BY_DELETE` the file that `target.replaces` names stays: the core deletes it afterwards.
+        What points at that one may be let point at the new one first.
+        """
         ...
 
     async def begin_upload(self, target: Target, size: int | None) -> Upload:
