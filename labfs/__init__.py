@@ -8,18 +8,22 @@ holds that law and checks that every module is named here).
      fuse + inodes ── daemon               backends/__init__    kind → backend, one table
      + holders           │                        │
             └────────── vfs              backends/basespace     one file a system (and its entries)
+                      ┌──┴───┐                    │
+                   moves   outbox             presigned         bytes behind a presigned address
+                      └─ files ┘            direct · forms      … or behind the site's own; bodies of forms
                          │                        │
-        waiting ─ files ─ outbox              presigned         bytes behind a presigned address
-  conflicts ──┬─────┬──┴─ sources ┐         direct · forms      … or behind the site's own; bodies of forms
-            rules  tree     │     │               │
-              │     │       │     │            client           credentials, limits, retries, deadlines
-              └──┐ ┌─┴──┐   │     │     bulk · breaker · pace   with verdicts, all that knows httpx
-            scratch layout writer reader      verdicts
-                   names sizes                    │
-                     │      │  └──┬──┤            │
-                     │    spool blocks proof      │
-                     │    notes copies │          │
-                     └───────┴────┬────┴──────────┘
+                       saves                   client           credentials, limits, retries, deadlines
+       ┌───────────┬─────┴─────┬───────┐          │
+   replacing   conflicts    sources  waiting  bulk · breaker · pace   with verdicts, all that knows httpx
+       └─────┬─────┴─ rules ───┤       │      verdicts
+           tree      scratch   │       │          │
+       ┌─────┴──────┐          │       │          │
+    layout  seen   node        │       │          │
+    names   sizes    └ writer ─┤       │          │
+       │         listing  │  reader    │          │
+       │                spool  └─┬──┬──┴───┐      │
+       │                notes  blocks proof copies│
+       └──────────────────┴────────┬──────────────┘
                                backend     the waist: types and protocols, no I/O
                                errors · reasons
 
@@ -27,11 +31,14 @@ cli       what is typed                        config    a TOML file → sites
 demo      the tour                             mounts    the mount table, and the state of one mount point
 daemon    one mount being served               control   the daemon's ear
 fuse      the kernel's requests ⇄ vfs          inodes    numbers ⇄ nodes
-outbox    sends what waits                     waiting   the saves that wait, by path
+outbox    sends what waits
 sources   node → reader, true sizes            cli_outbox  what could not be saved
 holders   who has a file open, from /proc      vfs       names: looking, making, renaming, removing
-files     open files, and the save at a close  rules     what may be done where
+files     open files                           rules     what may be done where
+saves     from the first write to the server   replacing files whose place others have taken
+moves     removing and renaming                node      one place in the tree
 tree      path → node, listings                names     server names ⇄ file names
+seen      the order of equal names             waiting   the saves that wait, by path
 scratch   which names stay on this machine     writer    one file on its way to a server
 reader    one file being read, read-ahead      spool     written bytes on disk
 blocks    fetched bytes in memory              proof     that what was read is what the server has
@@ -46,7 +53,7 @@ conflicts what somebody else saved meanwhile   listing   what several wait for
 notes     the journal of the spool
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
-A write: fuse → files → writer → spool. A close: files → writer → backend → client, and then into the tree.
+A write: fuse → files → writer → spool. A close: files → saves → writer → backend → client, and then into the tree.
 
 `sandbox/` is a product of its own: a stand-in of the lab systems, joined to all this by HTTP alone.
 """

@@ -7,7 +7,7 @@ from dataclasses import replace
 from labfs import rules
 from labfs.backend import Backend, Entry, Target
 from labfs.errors import Conflict, NotFound
-from labfs.tree import Node
+from labfs.node import Node
 
 
 async def unchanged(node: Node, target: Target) -> Target:

@@ -19,6 +19,7 @@ from labfs.config import Config, SiteSettings
 from labfs.copies import Copies
 from labfs.errors import ConfigError, LabfsError
 from labfs.fuse import Door
+from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs
@@ -78,7 +79,8 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
-                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, copies)
+                seen = Seen(self._place.directory / "seen.sqlite")
+                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies)
                 door = self._door = Door(self._vfs)
                 self._mount(door)
                 try:
@@ -90,7 +92,7 @@ class Daemon:
                     # A task waits for each request under way, also for each of many closes on a slow site.
                     with self._serving:  # what is being saved is waited for, but not for ever
                         await pyfuse3.main(max_tasks=10_000)
-                    await self._vfs.files.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
+                    await self._vfs.saves.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
                 finally:
                     pyfuse3.close(unmount=True)
                     nursery.cancel_scope.cancel()
@@ -144,7 +146,7 @@ class Daemon:
     def _welcome(self, doubts: list[str]) -> str:
         names = ", ".join(site.name for site in self._config.sites)
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
-        kept = self._vfs.files.spool.leftovers()
+        kept = self._vfs.saves.spool.leftovers()
         if kept:
             sent = sum(note["state"] == "waiting" for note in kept)
             lines.append(f"{len(kept)} earlier save(s) never reached their server; {sent} go now: labfs outbox list")
@@ -194,12 +196,12 @@ class Daemon:
             "log": str(self._place.log),
             "sites": [_site(settings, site) for settings, site in zip(self._config.sites, vfs.sites, strict=True)],
             "uploads": vfs.uploads(),
-            "local_files": len(vfs.files.local()),
+            "local_files": len(vfs.saves.local()),
             "cache": {"bytes": vfs.blocks.size, "capacity": vfs.blocks.capacity},
             "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},
             "spool": {
-                "free": vfs.files.spool.free(),
-                "kept": [n for n in vfs.files.spool.leftovers() if n["state"] in ("failed", "waiting")],
+                "free": vfs.saves.spool.free(),
+                "kept": [n for n in vfs.saves.spool.leftovers() if n["state"] in ("failed", "waiting")],
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }

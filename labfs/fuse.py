@@ -29,7 +29,7 @@ from labfs import holders
 from labfs.errors import Invalid, LabfsError, NoRoom
 from labfs.files import Handle
 from labfs.inodes import Inodes
-from labfs.tree import Node
+from labfs.node import Node
 from labfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class Door(pyfuse3.Operations):
     @answered()
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         # What fits is what the spool can hold. Half full always: `df` and file managers warn otherwise.
-        free = self._vfs.files.spool.free()
+        free = self._vfs.saves.spool.free()
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 4096
         data.f_blocks, data.f_bfree = 2 * free // 4096, free // 4096

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from labfs import names
 from labfs.backend import Entry
@@ -30,7 +31,19 @@ class Layout:
     complete: dict[str, Layout] = field(default_factory=dict)  # what is in those entries that were listed along
 
 
-def fold(entries: Iterable[Entry], *, keeps_versions: bool) -> Layout:
+class Order(Protocol):
+    """In which order things of one name were made, or seen."""
+
+    def twins(self, entries: list[Entry]) -> list[Entry]:
+        """Return different things, the one that keeps the plain name first."""
+        ...
+
+    def versions(self, entries: list[Entry]) -> list[Entry]:
+        """Return versions of one file, the oldest first."""
+        ...
+
+
+def fold(entries: Iterable[Entry], order: Order, *, keeps_versions: bool) -> Layout:
     """Sort a flat list into directories, and in each the newest from the older, or twin from twin."""
     entries = list(entries)
     homes = _by_home(entries)
@@ -38,7 +51,7 @@ def fold(entries: Iterable[Entry], *, keeps_versions: bool) -> Layout:
     waiting: list[tuple[Layout, str | None, int]] = [(top, None, 0)]
     while waiting:
         layout, home, depth = waiting.pop()
-        for level, name, entry in _fill(layout, homes.pop(home), keeps_versions):
+        for level, name, entry in _fill(layout, homes.pop(home), order, keeps_versions):
             level.complete[name] = Layout()
             if entry.id in homes and depth < DEEPEST:
                 waiting.append((level.complete[name], entry.id, depth + 1))
@@ -56,7 +69,7 @@ def _by_home(entries: list[Entry]) -> dict[str | None, list[Entry]]:
     return homes
 
 
-def _fill(top: Layout, entries: list[Entry], keeps_versions: bool) -> list[tuple[Layout, str, Entry]]:
+def _fill(top: Layout, entries: list[Entry], order: Order, keeps_versions: bool) -> list[tuple[Layout, str, Entry]]:
     """Lay out one directory; return the places in it of directories that were listed along."""
     groups: dict[tuple[str, ...], list[Entry]] = {(): []}
     for entry in entries:
@@ -67,8 +80,8 @@ def _fill(top: Layout, entries: list[Entry], keeps_versions: bool) -> list[tuple
         layout = top
         for folder in folders:
             layout = layout.folders.setdefault(names.safe(folder), Layout())
-        newest, older = _by_age(group) if keeps_versions else (group, [])
-        layout.entries = names.assign(newest)
+        newest, older = _by_age(group, order) if keeps_versions else (group, [])
+        layout.entries = names.assign(newest, order.twins)
         layout.older = {names.with_label(names.safe(entry.name), entry): entry for entry in older}
     _part(top)
     return list(_listed_along(top))
@@ -82,18 +95,20 @@ def _listed_along(layout: Layout) -> Iterator[tuple[Layout, str, Entry]]:
         yield from _listed_along(folder)
 
 
-def _by_age(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
-    newest: dict[tuple[str, bool], Entry] = {}
-    older = []
-    for entry in sorted(entries, key=lambda entry: entry.age):
-        place = (entry.name, entry.is_dir)
-        if place in newest and not entry.is_dir:
-            older.append(newest[place])
-            newest[place] = entry
+def _by_age(entries: Iterable[Entry], order: Order) -> tuple[list[Entry], list[Entry]]:
+    """Tell the newest version of each file from the older ones. Directories of one name are twins: all stay."""
+    newest, older = [], []
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.is_dir:
+            newest.append(entry)
         else:
-            # Directories of one name are twins, not versions: all of them stay.
-            newest[place if place not in newest else (entry.id, entry.is_dir)] = entry
-    return list(newest.values()), older
+            groups.setdefault(entry.name, []).append(entry)
+    for group in groups.values():
+        *before, last = group if len(group) == 1 else order.versions(group)
+        older.extend(before)
+        newest.append(last)
+    return newest, older
 
 
 def _part(layout: Layout) -> None:

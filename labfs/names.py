@@ -5,14 +5,15 @@ each byte, as in a web address. That is `/` and the control characters, and as w
 empty name becomes `%`. A `%` that would read as such an escape becomes `%25`; any other stays as it is. A
 name longer than 255 bytes is cut before its extension, and marked with `~` and eight digits of its hash.
 
-Of several equal names the oldest keeps the plain one, the others get ` [id]` before the extension.
+Of several equal names the one that was seen first keeps the plain one, of those seen together the oldest; the
+others get ` [id]` before the extension.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from labfs.backend import Entry
 from labfs.errors import Invalid, NameTooLong
@@ -58,17 +59,17 @@ def for_saving(name: str) -> str:
     return original(name)
 
 
-def assign(entries: Iterable[Entry]) -> dict[str, Entry]:
-    """Give each entry a file name of its own; the oldest of equal ones keeps the plain name."""
+def assign(entries: Iterable[Entry], twins: Callable[[list[Entry]], list[Entry]]) -> dict[str, Entry]:
+    """Give each entry a file name of its own; of equal ones the first that `twins` returns keeps the plain name."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(safe(entry.name), []).append(entry)
     named: dict[str, Entry] = {}
-    twins: list[tuple[str, Entry]] = []
-    for entry in sorted(entries, key=lambda entry: (entry.age, entry.id)):
-        name = safe(entry.name)
-        if name in named:
-            twins.append((name, entry))
-        else:
-            named[name] = entry
-    for name, entry in twins:
+    others: list[tuple[str, Entry]] = []
+    for name, group in groups.items():
+        named[name], *rest = group if len(group) == 1 else twins(group)
+        others.extend((name, entry) for entry in rest)
+    for name, entry in others:
         marked = name
         while marked in named:
             marked = with_label(marked, entry)

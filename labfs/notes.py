@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from typing import Any
 from labfs.errors import FULL
 
 FORMAT = 1  # of the notes
-STATES = ("local", "writing", "sending", "waiting", "failed", "saved")
+STATES = ("local", "writing", "sending", "replacing", "waiting", "failed", "saved")
+CLOSED = ("sending", "waiting", "failed", "saved")  # states of saves that were closed
+NEVER_CLOSED = ("labfs ended before it was closed", "it was still being written when labfs ended")
+OVERTAKEN = "the file was saved again since"
+GONE = ".gone"  # of a note whose file is being removed: from then on neither is there
 RESERVE = "reserve"  # a file without use but its size
 RESERVED = 256 * 1024  # bytes for notes on a disk that is full
 GIVEN = 16 * 1024  # bytes of them at a time
@@ -25,9 +30,25 @@ LASTING = {"synced", "error"}  # only in notes that were made to survive a power
 
 
 def remove(data: Path) -> None:
-    """Delete a spool file and its note, for good."""
-    data.unlink(missing_ok=True)  # first: bytes without a note would look like a save that failed
-    data.with_suffix(".json").unlink(missing_ok=True)
+    """Delete a spool file and its note, for good: with the first step both are gone, whenever labfs dies."""
+    gone = data.with_suffix(GONE)
+    with suppress(FileNotFoundError):
+        data.with_suffix(".json").rename(gone)
+    try:
+        data.unlink(missing_ok=True)
+    except OSError:  # no file of ours: its note must go on saying so
+        with suppress(FileNotFoundError):
+            gone.rename(data.with_suffix(".json"))
+        raise
+    gone.unlink(missing_ok=True)
+
+
+def finish_removals(directory: Path) -> None:
+    """Delete what a process that died was about to delete."""
+    for gone in directory.glob(f"*{GONE}"):
+        if not gone.with_suffix(".json").exists():
+            gone.with_suffix(".data").unlink(missing_ok=True)
+        gone.unlink(missing_ok=True)
 
 
 def write_note(path: Path, note: dict[str, Any]) -> None:
@@ -81,6 +102,38 @@ def known(note: dict[str, Any]) -> bool:
     return "site" in note
 
 
+def unfinished(note: dict[str, Any]) -> bool:
+    """Whether a save was never closed, so that nobody knows whether it is whole; one that is insisted on is meant."""
+    if note.get("insisted"):
+        return False
+    return bool(note.get("unfinished")) or (note["state"] == "failed" and note.get("error") in NEVER_CLOSED)
+
+
+def overtaken(note: dict[str, Any]) -> bool:
+    """Whether something newer was acknowledged since a save; one that is insisted on is the newest."""
+    return bool(note.get("overtaken")) and not note.get("insisted")
+
+
+def unasked(notes: Iterable[dict[str, Any]], *states: str) -> list[dict[str, Any]]:
+    """Return the saves in one of `states` that may be sent although nobody names them; `notes` are oldest first.
+
+    This is the one rule for that. A save may be sent unasked iff it was closed, so that it is whole; nothing
+    overtook it that was acknowledged since, be it a save, a rename or a removal, here or by an earlier mount;
+    and it is the latest of its path. All others wait for a person to name them.
+    """
+    latest: dict[str, dict[str, Any]] = {}
+    for note in notes:
+        closed = known(note) and note["state"] in CLOSED and not is_duty(note)
+        if closed and not unfinished(note) and not overtaken(note):
+            latest[note["path"]] = note
+    return [note for note in latest.values() if note["state"] in states]
+
+
+def is_duty(note: dict[str, Any]) -> bool:
+    """Whether a note tells of a file that is still to be deleted, since another has its place, and of no save."""
+    return "arrived" in note
+
+
 def leftovers(directory: Path) -> list[dict[str, Any]]:
     """Return the notes of all files in a spool directory, with `file` and `bytes`, oldest first.
 
@@ -88,7 +141,7 @@ def leftovers(directory: Path) -> list[dict[str, Any]]:
     """
     stems = {path.stem for kind in ("*.data", "*.json") for path in directory.glob(kind)}
     found = []
-    for stem in stems:
+    for stem in stems - {path.stem for path in directory.glob(f"*{GONE}")}:
         data = directory / f"{stem}.data"
         try:
             there = data.lstat()
@@ -143,7 +196,10 @@ def _sound(note: dict[str, Any]) -> bool:
     missing = note.get("missing", [])
     pairs = isinstance(missing, list) and all(_is_range(pair) for pair in missing)
     rest = isinstance(note.get("upload"), dict | None) and isinstance(note.get("opened"), list | None)
-    return texts and numbers and pairs and rest and isinstance(note.get("error", ""), str)
+    words = all(isinstance(note.get(key, ""), str) for key in ("error", "arrived"))
+    known_ids = isinstance(note.get("before", []), list)
+    duty = not (is_duty(note) or note["state"] == "replacing") or bool(note.get("arrived") and note.get("opened"))
+    return texts and numbers and pairs and rest and words and known_ids and duty
 
 
 def _is_range(pair: Any) -> bool:

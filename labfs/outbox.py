@@ -8,6 +8,8 @@ waits, waits; what was refused for good is left to a person (`labfs outbox`).
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from labfs import names, rules
 from labfs.backend import Accept, Entry, Site
 from labfs.errors import Busy, Conflict, IsDirectory, LabfsError, NoBytes, NotFound, Unavailable
 from labfs.files import Files
-from labfs.notes import known
+from labfs.node import Node
+from labfs.notes import is_duty, known, unasked, unfinished
 from labfs.reader import Reader
-from labfs.tree import Node, Tree
+from labfs.spool import ORDER
+from labfs.tree import Tree
 from labfs.waiting import identity
 
 log = logging.getLogger(__name__)
@@ -29,6 +33,7 @@ Note = dict[str, Any]
 FIRST_TRY_S = 15.0  # after a save failed: the site has just been away
 LONGEST_WAIT_S = 300.0
 COMPARED = 1024 * 1024  # bytes at a time
+LATE_S = 150.0  # after which a request whose answer was lost is not carried out any more
 
 
 class Outbox:
@@ -36,7 +41,11 @@ class Outbox:
 
     def __init__(self, tree: Tree, files: Files, sites: tuple[Site, ...]) -> None:
         self._tree = tree
-        self._files = files
+        self._sources = files.sources
+        self._saves = files.saves
+        self._spool = files.saves.spool
+        self._waiting = files.saves.waiting
+        self._replacing = files.saves.replacing
         self._sites = sites
         self._hurry_until = float("-inf")
 
@@ -46,33 +55,77 @@ class Outbox:
                 if site.may_write:
                     nursery.start_soon(self._tend, site)
 
-    def retry(self, name: str | None) -> int:
-        """Have failed saves sent again, all of them or the one of that name; return how many."""
-        chosen = [note for note in self._files.spool.leftovers() if note["state"] in ("failed", "waiting")]
-        chosen = [note for note in chosen if known(note) and (name is None or _name(note) == name)]
-        if name is None:  # over a newer save only if somebody says so
-            chosen = [note for note in chosen if not note.get("overtaken")]
+    # -- what a person asks for ------------------------------------------------------------------------
+
+    def retry(self, name: str | None, over: list[Any] | None = None) -> int:
+        """Have the failed save of that name sent again, or all that may be sent unasked; return how many.
+
+        A named one goes over whatever is there, or over that version alone whose identity is `over`.
+        """
+        notes = self._spool.leftovers()
+        if name is None:
+            chosen = unasked(notes, "failed", "waiting")
+            chosen += [note for note in notes if is_duty(note) and note["state"] in ("failed", "replacing")]
+        else:
+            chosen = [note for note in notes if _name(note) == name and known(note)]
+            chosen = [note for note in chosen if note["state"] in ("failed", "waiting", "replacing")]
         chosen = [note for note in chosen if not self._is_lent(note, name)]
         for note in chosen:
-            # Whoever says so by name has seen that somebody else saved, or does not care.
-            self._files.spool.mark(note, state="waiting", insisted=name is not None)
+            self._spool.mark(note, **_again(note, insisted=name is not None, over=over))
         self._hurry_until = trio.current_time() + 1.0
-        self._files.waiting.changed()
+        self._waiting.changed()
         return len(chosen)
+
+    async def plan(self, name: str) -> dict[str, Any]:
+        """Say what sending the save of that name would do to which version; `over` identifies that one."""
+        note = self._note(name)
+        size, path = note["bytes"] if note.get("size") is None else note["size"], note["path"]
+        if is_duty(note):
+            return {"sentence": f"The old file of {path}, which a save has replaced, is deleted."}
+        torn = ", which was never closed and may not be whole," if unfinished(note) else ""
+        what = f"{name} ({size:,} bytes{torn and ' so far'})"
+        parent_path, _, last = path.rpartition("/")
+        try:
+            parent = await self._directory(parent_path, path)
+        except LabfsError as error:
+            return {"sentence": f"{what}{torn} is saved as {path}, over whatever is there then. ({error})"}
+        there = parent.children.get(last)
+        if there is None or there.entry is None:
+            return {"sentence": f"{what}{torn} is saved as a new file, {path}.", "over": []}
+        await self._sources.measure(there)
+        version = _described(there.entry, begun=note.get("opened") == identity(there.entry))
+        return {"sentence": f"{what}{torn} is saved over {path}: {version}.", "over": identity(there.entry)}
+
+    def discard(self, name: str) -> None:
+        """Delete the bytes of a save for good. Raises Busy while a temporary file still shows them."""
+        note = self._note(name)
+        self._is_lent(note, name)
+        self._spool.reopen(note).discard()
+        if is_duty(note):
+            self._tree.spare(note["site"], note["opened"][0])
+        self._waiting.changed()
+
+    def _note(self, name: str) -> Note:
+        for note in self._spool.leftovers():
+            if _name(note) == name and known(note):
+                return note
+        raise NotFound(f"The outbox has no “{name}”.")
 
     def _is_lent(self, note: Note, name: str | None) -> bool:
         """Whether a temporary file here still shows the bytes of a save; raises Busy if that was asked for by name."""
-        for node in self._files.local():
+        for node in self._saves.local():
             if node.writer is not None and str(node.writer.spool.path) == note["file"]:
                 if name is not None:
                     raise Busy(f"It is still here as {node.path}: rename that to save it, or remove it and try again.")
                 return True
         return False
 
+    # -- what goes on by itself ------------------------------------------------------------------------
+
     async def _tend(self, site: Site) -> None:
         wait_s, again_s = 0.0, FIRST_TRY_S  # what an earlier mount left goes at once
         while True:
-            news = self._files.waiting.news
+            news = self._waiting.news
             with trio.move_on_after(wait_s):
                 await news.wait()
                 if trio.current_time() > self._hurry_until:
@@ -84,10 +137,16 @@ class Outbox:
     async def _round(self, site: Site) -> tuple[bool, bool]:
         """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
         left: set[str] = set()
-        owing = not self._files.waiting.settle()
+        owing = not self._waiting.settle()
         try:
+            for note in self._waiting.duties(site.name):
+                if not await self._tried(note, self._retired):
+                    left.add(note["file"])
             for note in self._due(site):
-                if not await self._sent(note):
+                if not await self._tried(note, self._send):
+                    left.add(note["file"])
+            for note in self._waiting.strays(site.name):
+                if not await self._tried(note, self._swept):
                     left.add(note["file"])
             more = {note["file"] for note in self._due(site)} - left
         except OSError as error:
@@ -96,22 +155,16 @@ class Outbox:
         return bool(left) or owing, bool(more)
 
     def _due(self, site: Site) -> list[Note]:
-        """Return, of each path, the last save that waits, or one that somebody insists on."""
-        due = []
-        for path, notes in list(self._files.waiting.notes().items()):
-            *others, last = sorted(notes, key=lambda note: bool(note.get("insisted")))
-            if last["site"] != site.name:
-                continue
-            due.append(last)
-            if others:
-                self._files.waiting.supersede(path, Path(last["file"]))
-                self._files.waiting.changed()
+        """Return, of each path, the last save that waits; those before it are overtaken."""
+        due = self._waiting.due(site.name)
+        for note in due:
+            self._waiting.supersede(note["path"], Path(note["file"]))
         return due
 
-    async def _sent(self, note: Note) -> bool:
-        """Try one save; false if it is to be tried again."""
+    async def _tried(self, note: Note, work: Callable[[Note], Awaitable[bool]]) -> bool:
+        """Do what is left to do about one note; false if it is to be tried again."""
         try:
-            return await self._send(note)
+            return await work(note)
         except (Unavailable, OSError) as error:
             log.info("%s still waits: %s", note["path"], error)
             return False
@@ -122,24 +175,44 @@ class Outbox:
             log.exception("%s cannot be sent; this is a mistake in labfs", note["path"])
             reason = "labfs made a mistake; its log says more"
         try:
-            self._files.spool.mark(note, state="failed", error=reason)
+            self._spool.mark(note, state="failed", error=reason, insisted=False)
         except OSError:
             return False
-        self._files.waiting.changed()
+        self._waiting.changed()
+        return True
+
+    async def _retired(self, note: Note) -> bool:
+        """Delete a file whose place another has taken, as an earlier try was about to."""
+        if self._is_there(note):
+            await self._replacing.go_on(await self._parent(note), note)
+        return True
+
+    async def _swept(self, note: Note) -> bool:
+        """Delete what arrived of a save after a newer one had overtaken it, where versions are files of their own."""
+        parent = await self._parent(note)
+        there = parent.children.get(_last(note))
+        if self._is_there(note) and there is not None and rules.deletes_old(there) and parent.site is not None:
+            for node in await self._arrivals(parent, note):
+                if node is not there and node.entry is not None and parent.site.may_delete:
+                    log.info("%s arrived late and is deleted: a newer save has its place.", node.path)
+                    await parent.site.backend.delete(node.entry)
+                    self._tree.bury(node, node.entry)
+                    self._tree.expire(parent)
+            if 0 <= time.time() - float(note["begun"]) < LATE_S:
+                return False
+        self._spool.mark(note, begun=None)
+        self._waiting.changed()
         return True
 
     async def _send(self, note: Note) -> bool:
-        if not Path(note["file"]).exists():  # discarded by name
-            self._files.waiting.changed()
+        if not self._is_there(note):
             return True
-        path, _, name = note["path"].rpartition("/")
-        parent = await self._directory(path, note["path"])
-        if await self._arrived(parent, name, note):
+        name, parent = _last(note), await self._parent(note)
+        for node in await self._arrivals(parent, note):
             log.info("%s had arrived: only the answer was lost.", note["path"])
-            self._files.spool.reopen(note).discard()
-            self._files.waiting.changed()
+            await self._had_arrived(node, note)
             return True
-        if not self._waits(note):
+        if not self._still_due(note):
             return True
         there = parent.children.get(name)
         if there is not None and there.writer is not None:
@@ -153,15 +226,38 @@ class Outbox:
             rules.check_holds(parent, Accept.FILE, name)
             rules.check_room(parent, name)
             there = Node(name, parent, parent.site, is_dir=False)
-        self._files.resume(there, note, base, opened)
+        self._saves.resume(there, note, base, opened)
         self._tree.attach(there, parent, name)
-        return await self._files.send(there)
+        return await self._saves.send(there)
 
-    def _waits(self, note: Note) -> bool:
+    async def _had_arrived(self, node: Node, note: Note) -> None:
+        """Call a save done that the server has; where its old file is still there, that goes now."""
+        assert node.site is not None
+        assert node.entry is not None
+        duty, opened = None, note.get("opened")
+        if opened and opened[0] != node.entry.id and rules.deletes_old(node):
+            replaced = Entry(id=opened[0], name=node.entry.name, is_dir=False, version=opened[1], size=opened[2])
+            duty = self._replacing.owe(note["site"], note["path"], replaced, node.entry)
+        self._waiting.supersede(note["path"], Path(note["file"]))
+        self._spool.reopen(note).discard()
+        self._waiting.changed()
+        if duty is not None and node.parent is not None:
+            await self._replacing.go_on(node.parent, {**duty.note, "file": str(duty.path), "bytes": 0})
+
+    def _is_there(self, note: Note) -> bool:
+        """Whether nobody discarded a save by name."""
+        if Path(note["file"]).exists():
+            return True
+        self._waiting.changed()
+        return False
+
+    def _still_due(self, note: Note) -> bool:
         """Whether a save was neither overtaken nor discarded meanwhile."""
-        if not Path(note["file"]).exists():
-            self._files.waiting.changed()
-        return any(note["file"] == other["file"] for other in self._files.waiting.notes().get(note["path"], []))
+        return self._is_there(note) and any(note["file"] == other["file"] for other in self._waiting.due(note["site"]))
+
+    async def _parent(self, note: Note) -> Node:
+        """Return the directory that a save belongs into, listed anew."""
+        return await self._directory(note["path"].rpartition("/")[0], note["path"])
 
     async def _directory(self, path: str, whole: str) -> Node:
         """Return the directory that a save belongs into, listed anew; folders that only this mount knew are made."""
@@ -186,42 +282,39 @@ class Outbox:
     def _opened(self, there: Node | None, note: Note) -> tuple[Entry | None, Reader | None]:
         """Return the version that a save was begun on, and what reads the bytes that the spool lacks of it."""
         now = there.entry if there is not None else None
-        known = note.get("opened")
+        begun_on = note.get("opened")
         if note.get("missing"):
-            if now is None or there is None or known != identity(now):
+            if now is None or there is None or begun_on != identity(now):
                 raise Conflict("The version on the server that it builds on is gone; what was written is kept.")
-            return now, self._files.sources.reader(there)
-        if now is None or note.get("insisted") or (known is not None and known == identity(now)):
+            return now, self._sources.reader(there)
+        if note.get("insisted"):
+            if note.get("over") not in (None, [] if now is None else identity(now)):
+                raise Conflict("The file was changed again since it was asked for; see what is there now.")
             return now, None
-        if (
-            known is None
-            and there is not None
-            and isinstance(there.trouble, NoBytes)
-            and now.age > note.get("after", 0)
-        ):
+        if now is None or (begun_on is not None and begun_on == identity(now)):
+            return now, None
+        no_bytes = there is not None and isinstance(there.trouble, NoBytes)
+        if begun_on is None and no_bytes and now.age > note.get("after", 0):
             return now, None  # made by this very save, which was broken off before any byte had arrived
         raise Conflict("Somebody else saved this file meanwhile; theirs is on the server, yours is kept here.")
 
-    async def _arrived(self, parent: Node, name: str, note: Note) -> bool:
-        """Whether a file of this name with these very bytes is there, other than the version it was begun on."""
+    async def _arrivals(self, parent: Node, note: Note) -> list[Node]:
+        """Return the files of this name that have these very bytes, and that were not there before."""
         size = note["bytes"] if note.get("size") is None else note["size"]
         if note.get("missing") or size > note["bytes"]:
-            return False
+            return []
+        name, found = names.original(_last(note)), []
         for node in [*parent.children.values(), *parent.unlisted.values()]:
             entry = node.entry
-            if entry is None or node.is_dir or node.local or entry.name != names.original(name):
+            if entry is None or node.is_dir or node.local or entry.name != name or _was_there(entry, note):
                 continue
-            if entry.age < note.get("after", 0):
-                continue  # going back to what an older version held is a save too
-            if note.get("opened") == identity(entry) and entry.version is not None:
-                continue
-            await self._files.sources.measure(node, surely=True)
+            await self._sources.measure(node, surely=True)
             if node.entry is not None and node.entry.size == size and await self._same(node, note):
-                return True
-        return False
+                found.append(node)
+        return found
 
     async def _same(self, node: Node, note: Note) -> bool:
-        reader, spool = self._files.sources.reader(node), self._files.spool.reopen(note)
+        reader, spool = self._sources.reader(node), self._spool.reopen(note)
         try:
             for start in range(0, reader.size, COMPARED):
                 theirs = await reader.read(start, COMPARED)
@@ -232,5 +325,37 @@ class Outbox:
         return True
 
 
+def _was_there(entry: Entry, note: Note) -> bool:
+    """Whether an entry cannot have been made by a save: going back to what an older version held is one too."""
+    opened = note.get("opened")
+    if entry.age < note.get("after", 0) or entry.id in note.get("before", []):
+        return True
+    return bool(opened == identity(entry) and entry.version is not None)
+
+
+def _again(note: Note, *, insisted: bool, over: list[Any] | None) -> Note:
+    """Return what changes in the note of a save that is to be sent once more."""
+    if is_duty(note):
+        return {"state": "replacing"}
+    news: Note = {"state": "waiting", "insisted": insisted, "over": over}
+    return {**news, "number": ORDER.next()} if insisted else news  # whoever names one makes it the latest
+
+
+def _described(entry: Entry, *, begun: bool) -> str:
+    """Say which version that is, for a person."""
+    size = "a size that nobody tells" if entry.size is None else f"{entry.size:,} bytes"
+    date = (
+        ""
+        if entry.modified_ns is None
+        else time.strftime(" of %Y-%m-%d %H:%M:%S", time.localtime(entry.modified_ns / 1e9))
+    )
+    told = "it was begun on" if begun else "somebody saved since it was begun"
+    return f"{size}{date}, the version that {told}"
+
+
 def _name(note: Note) -> str:
     return str(note["file"]).rpartition("/")[2].removesuffix(".data")
+
+
+def _last(note: Note) -> str:
+    return str(note["path"]).rpartition("/")[2]

@@ -43,6 +43,11 @@ class Reader:
         self._end = max(size - 1, 0) // BLOCK  # index of the last block
         self.size = size
 
+    @property
+    def unproved(self) -> bool:
+        """Whether reading it once more, whole and in order, would prove what nothing has proved yet."""
+        return not self._proof.proven
+
     async def prepare(self) -> None:
         if self.size:
             await self._content.prepare()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from labfs.backend import Accept, Replace, Site
 from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
+from labfs.node import Node
 from labfs.scratch import is_scratch
-from labfs.tree import Node
 
 
 def stays_local(parent: Node, name: str, program: str = "") -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from labfs.errors import Archived, LabfsError, NotFound, Unavailable
+from labfs.node import Node
 from labfs.reader import Reader, Readers
-from labfs.tree import Node, Tree
+from labfs.tree import Tree
 
 
 class Sources:

@@ -4,12 +4,18 @@ Each file is a pair in the spool directory, `NAME.data` and `NAME.json`: the sec
 belong and how far they are, so that nobody needs labfs's memory to know it. A pair is removed by `discard`
 and nothing else. The notes are the journal (`notes`). Their states:
 
-    local     stays on this machine, and ends with the mount
-    writing   a program has it open; what was synced is sent after a crash, the rest is kept as unfinished
-    sending   closed, and on its way; whether the server has it is found out after a crash
-    waiting   to be sent as soon as the server answers
-    failed    refused for a reason that waiting does not mend, or unfinished: a person decides
-    saved     the server has it; the file is still open
+    local      stays on this machine, and ends with the mount
+    writing    a program has it open; after a crash it is unfinished, also what was synced of it
+    sending    closed, and on its way; whether the server has it is found out after a crash
+    waiting    to be sent as soon as the server answers
+    failed     a person decides: refused for a reason that waiting does not mend, `unfinished`, or `overtaken`
+    saved      the server has it; the file is still open
+
+A pair without bytes is a duty (`replacing`): the file `opened` is still to be deleted, now that `arrived` has
+its place. It is replacing, or failed where a person must decide.
+
+What is sent without being asked for by name is decided by `notes.unasked`, and what a crash or a lost answer
+leaves of each state is told in WINDOWS.md.
 
 Of several saves of a path the one with the highest number in its note is the latest: clocks go back.
 """
@@ -31,7 +37,21 @@ from threading import Lock
 from typing import Any
 
 from labfs.errors import DiskFailed
-from labfs.notes import FORMAT, known, leftovers, remove, reserve, write_note
+from labfs.notes import (
+    CLOSED,
+    FORMAT,
+    NEVER_CLOSED,
+    OVERTAKEN,
+    finish_removals,
+    is_duty,
+    known,
+    leftovers,
+    remove,
+    reserve,
+    unasked,
+    unfinished,
+    write_note,
+)
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +161,11 @@ class SpoolFile:
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return self.path.stat().st_size
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`. Raises OSError, ENOSPC above all."""
@@ -254,18 +279,26 @@ class Spool:
         note = {"format": FORMAT, "number": ORDER.next(), "site": site, "path": path, "state": state, **more}
         return SpoolFile.create(_new(self.directory), {**note, "missing": [[0, lacks]]} if lacks else note)
 
+    def owe(self, site: str, path: str, **what: Any) -> SpoolFile:
+        """Write down a duty: a file that is still to be deleted, now that another has its place at `path`."""
+        note = {"format": FORMAT, "number": ORDER.next(), "site": site, "path": path, "state": "replacing", **what}
+        return SpoolFile.create(_new(self.directory), note)
+
     def adopt(self) -> None:
-        """Take over what an earlier process left: what was closed or synced is sent, the rest is unfinished."""
+        """Take over what an earlier process left: what was closed is sent if nothing overtook it."""
+        finish_removals(self.directory)
         for partial in self.directory.glob("*.part"):
             if partial.with_suffix(".data").exists():  # it died while it wrote a note; the one before is there
                 partial.unlink(missing_ok=True)
-        for note in self.leftovers():
+        notes = self.leftovers()
+        latest = {note["file"] for note in unasked(notes, *CLOSED)}
+        for note in notes:
             try:
-                self._adopt(note)
+                self._adopt(note, overtaken=note["state"] in CLOSED and note["file"] not in latest)
             except OSError as error:
                 log.error("%s cannot be taken over: %s", note["file"], error)
 
-    def _adopt(self, note: dict[str, Any]) -> None:
+    def _adopt(self, note: dict[str, Any], *, overtaken: bool) -> None:
         data, state = Path(note["file"]), note["state"]
         if not known(note):
             begun = not note["bytes"] and data.is_file() and not os.path.lexists(data.with_suffix(".json"))
@@ -273,13 +306,15 @@ class Spool:
                 remove(data)  # it died before it wrote a note
             else:
                 log.warning("%s: %s", data, note["error"])
-            return
-        unfinished = state == "writing" and not note.get("synced")
-        if state in ("local", "saved") or (unfinished and not note["bytes"]):
+        elif state in ("local", "saved") or (state == "writing" and not note["bytes"]):
             remove(data)
-        elif unfinished:
-            self.mark(note, state="failed", error="labfs ended before it was closed")
-        elif state in ("writing", "sending"):
+        elif state == "writing":
+            self.mark(note, state="failed", error=NEVER_CLOSED[0], unfinished=True)
+        elif state in ("sending", "waiting") and overtaken:
+            self.mark(note, state="failed", error=OVERTAKEN, overtaken=True)
+        elif state == "failed" and overtaken and not is_duty(note) and not unfinished(note):
+            self.mark(note, overtaken=True)
+        elif state == "sending":
             self.mark(note, state="waiting", error="labfs ended before it was saved")
 
     def mark(self, note: dict[str, Any], **news: Any) -> None:

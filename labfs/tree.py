@@ -1,8 +1,5 @@
 """Path → node: listings with a time to live, local things among them, and names that stay put.
 
-A node is one place in the tree. It keeps its identity while listings come and go, so that a door can
-hang an inode number or an open file on it; what the server says about it is its `entry`.
-
 What one listing shows is laid out by `layout`. A folder (a sub-directory that is only part of its files'
 paths) exists as long as something is in it, or while this mount made it. A directory whose contents were
 listed along with it has an entry of its own, but is listed anew with the one above.
@@ -11,7 +8,8 @@ listed along with it has an entry of its own, but is listed anew with the one ab
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -22,8 +20,9 @@ from labfs.backend import Backend, Entry, Replace, Site, scan
 from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
 from labfs.layout import Layout, fold
 from labfs.listing import Listing
+from labfs.node import Node
+from labfs.seen import Seen
 from labfs.sizes import Sizes
-from labfs.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -34,144 +33,17 @@ MEASURING_S = 8.0  # for sizes that a listing lacks; the rest is learnt when som
 SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
 
-class Node:
-    """One place in the tree: the root, a site, a directory, a folder or a file."""
-
-    __slots__ = (
-        "__weakref__",
-        "children",
-        "committed_at",
-        "doubt",
-        "entry",
-        "generation",
-        "gone",
-        "hidden",
-        "is_dir",
-        "least",
-        "listed_at",
-        "listing",
-        "local",
-        "made_here",
-        "modified_ns",
-        "name",
-        "older",
-        "parent",
-        "saves",
-        "serial",
-        "site",
-        "stamp",
-        "text",
-        "trouble",
-        "unlinked",
-        "unlisted",
-        "writer",
-    )
-
-    _serials = iter(range(1, 1 << 62))
-
-    def __init__(
-        self,
-        name: str,
-        parent: Node | None,
-        site: Site | None,
-        *,
-        is_dir: bool,
-        entry: Entry | None = None,
-        local: bool = False,
-    ) -> None:
-        self.name = name
-        self.parent = parent
-        self.site = site
-        self.is_dir = is_dir
-        self.entry = entry
-        self.local = local  # stays on this machine: never uploaded
-        self.made_here = False  # a folder that the server will know by the first file in it
-        self.writer: Writer | None = None
-        self.text: bytes | None = None  # content of a node that labfs itself writes
-        self.modified_ns: int | None = None  # set by the user; the server keeps its own date
-        self.older = False  # not the newest version of its path: to read only
-        self.saves = 0  # how often this mount saved it
-        self.generation = 0  # grows when the bytes changed behind the reader's back
-        self.unlinked = False
-        self.least = 1  # bytes that are there at least, of a file whose size nobody told
-        self.trouble: LabfsError | None = None  # why its size, and so its bytes, cannot be had
-        self.committed_at = float("-inf")
-        self.serial = next(self._serials)
-        if is_dir:
-            self.children: dict[str, Node] = {}
-            self.unlisted: dict[str, Node] = {}
-            self.hidden: dict[str, Entry] = {}  # names that were moved aside here → what the server has there
-            self.listed_at = float("-inf")
-            self.listing: Listing | None = None  # the one under way
-            self.gone: set[str] = set()  # ids that were deleted and may be listed for a while yet
-            self.stamp = 0  # grows whenever the listing is called old
-            self.doubt: str | None = None  # why the listing could not be renewed
-
-    def __repr__(self) -> str:
-        return f"<Node {self.path!r}>"
-
-    @property
-    def key(self) -> str:
-        """What the node is, stable across mounts for whatever a server holds."""
-        if self.entry is not None and self.site is not None:
-            return f"{self.site.name}\0{self.entry.id}"
-        if self.is_dir and not self.local and self.parent is not None:
-            return f"{self.parent.key}\0/{self.name}"
-        return f"\0local\0{self.serial}" if self.parent else "\0root"
-
-    @property
-    def path(self) -> str:
-        """The path from the mount point, which is `/`."""
-        parts = [node.name for node in self.ancestry() if node.parent is not None]
-        return "/" + "/".join(reversed(parts))
-
-    def ancestry(self) -> Iterator[Node]:
-        """Yield the node itself and all nodes above it."""
-        node: Node | None = self
-        while node is not None:
-            yield node
-            node = node.parent
-
-    @property
-    def container(self) -> Node:
-        """The nearest directory whose own listing shows this one and what is in it."""
-        return next(
-            node
-            for node in self.ancestry()
-            if node.is_dir and (not node.parent or (node.entry is not None and not node.entry.complete))
-        )
-
-    @property
-    def home(self) -> Node:
-        """The nearest directory that the server knows: where this folder's files really live."""
-        return next(node for node in self.ancestry() if node.is_dir and (node.entry or not node.parent))
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """The server's names of the folders between the home and this directory."""
-        home = self.home
-        between = []
-        for node in self.ancestry():
-            if node is home:
-                break
-            between.append(names.original(node.name))
-        return tuple(reversed(between))
-
-    @property
-    def in_scratch(self) -> bool:
-        """Whether this directory, or one above it, is local, so that whatever is made here stays local."""
-        return any(node.local and node.is_dir for node in self.ancestry())
-
-
 class Tree:
     """The nodes of all sites, listed when somebody looks.
 
     A listing runs in `nursery` and belongs to nobody who waits for it: a long one is there for the next.
     """
 
-    def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes) -> None:
+    def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen) -> None:
         self._nursery = nursery
         self._sizes = sizes
+        self._seen = seen
+        self._doomed: defaultdict[str, set[str]] = defaultdict(set)  # site → ids that are about to be deleted
         self.root = Node("", None, None, is_dir=True)
         self.root.listed_at = float("inf")
         for site in sites:
@@ -249,6 +121,29 @@ class Tree:
         if node.parent is not None:
             node.parent.container.gone.add(entry.id)
 
+    def doom(self, site: str, number: str) -> None:
+        """Show an entry no more, since another has its place and it is about to be deleted."""
+        self._doomed[site].add(number)
+
+    def spare(self, site: str, number: str) -> None:
+        """Show an entry again if it is there."""
+        self._doomed[site].discard(number)
+
+    def saved(self, node: Node, entry: Entry, over: Entry | None = None) -> None:
+        """Show what this mount made or saved, `over` another entry or not, also before any listing does."""
+        assert node.site is not None
+        assert node.parent is not None
+        node.entry, node.committed_at = entry, trio.current_time()
+        node.parent.container.recent[entry.id] = node
+        self._seen.saved(node.site.name, entry, over)
+
+    @staticmethod
+    def named(parent: Node, name: str) -> list[Entry]:
+        """Return the files in a directory that the server calls `name`, older versions among them."""
+        nodes = [*parent.children.values(), *parent.unlisted.values()]
+        files = [node.entry for node in nodes if node.entry is not None and not (node.is_dir or node.local)]
+        return [entry for entry in files if entry.name == name]
+
     def hide(self, node: Node) -> None:
         """Take a server's file out of sight, here, until something newer has its name."""
         assert node.parent is not None
@@ -293,14 +188,30 @@ class Tree:
             if container.parent:
                 self.expire(container.parent)
             raise
-        container.gone &= {entry.id for entry in entries}
-        entries = [entry for entry in entries if entry.id not in container.gone]
-        lay_out = partial(fold, entries, keeps_versions=backend.capabilities.replace is Replace.NEWER)
+        entries = self._corrected(container, entries, began)
+        lay_out = partial(self._lay_out, container.site, entries)
         layout = lay_out() if len(entries) < MANY else await trio.to_thread.run_sync(lay_out)
         self._settle(container, layout, began)
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
         container.doubt = None
+
+    def _corrected(self, container: Node, entries: list[Entry], began: float) -> list[Entry]:
+        """Leave out what was deleted here, and add what was saved here and is not listed yet."""
+        assert container.site is not None
+        listed = {entry.id for entry in entries}
+        container.gone &= listed
+        hidden = container.gone | self._doomed[container.site.name]
+        recent = {number: node for number, node in container.recent.items() if began - node.committed_at < SETTLING_S}
+        container.recent = recent
+        unlisted = [_placed(node, container) for number, node in recent.items() if _is_at(node, number, container)]
+        return [entry for entry in [*entries, *(e for e in unlisted if e.id not in listed)] if entry.id not in hidden]
+
+    def _lay_out(self, site: Site, entries: list[Entry]) -> Layout:
+        self._seen.note(site.name, entries)
+        return fold(
+            entries, self._seen.of(site.name), keeps_versions=site.backend.capabilities.replace is Replace.NEWER
+        )
 
     async def _measured(self, site: str, backend: Backend, entries: list[Entry]) -> list[Entry]:
         """Fill in the sizes that a listing does not tell: remembered, or asked for once and for all."""
@@ -370,8 +281,6 @@ class Tree:
             return Node(name, parent, parent.site, is_dir=entry.is_dir, entry=entry)
         if known.local and known.writer is not None:
             return known  # a temporary file of ours, whatever somebody else calls by its name
-        if _ours(known, began) and known.entry is not None and entry.age < known.entry.age:
-            return known  # our own, newer commit, which the listing does not show yet
         old = known.entry
         if old is not None and (old.id, old.version) != (entry.id, entry.version):
             known.generation += 1
@@ -380,6 +289,23 @@ class Tree:
         known.trouble = None
         known.local = False
         return known
+
+
+def _is_at(node: Node, number: str, container: Node) -> bool:
+    """Whether a node still shows what was saved as it, in a directory that is listed with `container`."""
+    parent, entry = node.parent, node.entry
+    if entry is None or entry.id != number or parent is None or node.unlinked:
+        return False
+    return parent.children.get(node.name) is node and parent.container is container
+
+
+def _placed(node: Node, container: Node) -> Entry:
+    """Return a node's entry as a listing of `container` would show it."""
+    assert node.parent is not None
+    assert node.entry is not None
+    home = node.parent.home
+    inside = home.entry.id if home is not container and home.entry is not None else None
+    return replace(node.entry, folders=node.parent.folders, inside=inside)
 
 
 def _ours(node: Node, began: float) -> bool:

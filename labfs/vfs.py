@@ -15,17 +15,25 @@ from typing import Any
 import trio
 
 from labfs import names, rules
-from labfs.backend import Accept, Entry, Site, Target
+from labfs.backend import Accept, Entry, Site
 from labfs.blocks import Blocks
 from labfs.copies import Copies
-from labfs.errors import CrossDevice, Exists, IsDirectory, NotDirectory, NotEmpty, NotPermitted
+from labfs.errors import (
+    Exists,
+    NotDirectory,
+    NotEmpty,
+    NotPermitted,
+)
 from labfs.files import Files
+from labfs.moves import Moves
+from labfs.node import Node
 from labfs.outbox import Outbox
 from labfs.reader import Readers
 from labfs.reasons import Reasons
+from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool
-from labfs.tree import Node, Tree
+from labfs.tree import Tree
 
 META = ".meta.json"  # unlisted: the system's own record of a directory, as JSON
 
@@ -52,14 +60,18 @@ class Vfs:
         cache_bytes: int,
         spool: Spool,
         sizes: Sizes,
+        seen: Seen,
         copies: Copies,
     ) -> None:
         self.sites = tuple(sites)
-        self.tree = Tree(nursery, self.sites, sizes)
+        self.tree = Tree(nursery, self.sites, sizes, seen)
         self.blocks = Blocks(nursery, cache_bytes)
         self.copies = copies
         self.reasons = Reasons()
         self.files = Files(self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons)
+        self.saves = self.files.saves
+        self.saves.replacing.restore(self.sites)
+        self.moves = Moves(self.tree, self.files, self.lookup)
         self.outbox = Outbox(self.tree, self.files, self.sites)
         self._started_ns = time.time_ns()
 
@@ -119,7 +131,7 @@ class Vfs:
             "url": entry.url if entry else None,
             "version": entry.version if entry else None,
             "checksum": entry.checksum if entry else None,
-            "state": "waiting" if node.path in self.files.waiting.notes() else rules.state(node),
+            "state": "waiting" if self.saves.waiting.waits(node.path) else rules.state(node),
             "error": self.reasons.of(node.path),
         }
         return {f"user.labfs.{name}": value for name, value in found.items() if value}
@@ -140,7 +152,7 @@ class Vfs:
         """Make a directory: an entity on the server, a folder of files to come, or a local one."""
         if name in await self.tree.children(parent):
             raise Exists(f"There already is a “{name}” in {parent.path}.")
-        node = Node(name, parent, parent.site, is_dir=True)
+        node, made = Node(name, parent, parent.site, is_dir=True), None
         if not rules.stays_local(parent, name):
             names.for_saving(name)
         if rules.stays_local(parent, name):
@@ -148,13 +160,15 @@ class Vfs:
         elif parent.entry is not None and Accept.DIRECTORY in parent.entry.accepts:
             rules.check_holds(parent, Accept.DIRECTORY, name)
             assert parent.site is not None
-            node.entry = await parent.site.backend.make(parent.entry, names.original(name))
-            node.committed_at = node.listed_at = trio.current_time()
+            made = await parent.site.backend.make(parent.entry, names.original(name))
+            node.listed_at = trio.current_time()
         else:
             rules.check_holds(parent, Accept.FOLDER, name)
             node.made_here = True
         self.tree.attach(node, parent, name)
-        if node.entry is not None and node.entry.complete:
+        if made is not None:
+            self.tree.saved(node, made)
+        if made is not None and made.complete:
             self.tree.expire(parent)  # only its own listing tells what is in the new one from the start
         return node
 
@@ -170,187 +184,11 @@ class Vfs:
 
     async def unlink(self, parent: Node, name: str) -> None:
         """Remove a file: from the server where that is allowed, a local one always."""
-        node = await self._settled(parent, name)
-        if node.is_dir:
-            raise IsDirectory(f"“{name}” is a directory.")
-        if node.text is not None:
-            raise NotPermitted(f"“{name}” is labfs's own view of a record.")
-        if node.entry is not None and not node.local:
-            await self._delete(node, node.entry)
-            self.files.waiting.supersede(node.path, None, "the file was removed since")
-        self.files.drop(node)
-
-    async def _settled(self, parent: Node, name: str) -> Node:
-        """Return the node of that name when no upload of it is under way: that decides what it is."""
-        node = await self.lookup(parent, name)
-        while node.writer is not None and node.writer.committing:
-            await node.writer.settled()
-            node = await self.lookup(parent, name)
-        return node
-
-    async def _delete(self, node: Node, entry: Entry) -> None:
-        self._check_deletable(node)
-        assert node.site is not None
-        await node.site.backend.delete(entry)
-        self.tree.bury(node, entry)
-
-    def _check_deletable(self, node: Node) -> None:
-        assert node.site is not None
-        site = node.site
-        if node.entry is not None and node.entry.read_only:
-            raise NotPermitted(node.entry.read_only)
-        if not site.backend.capabilities.deletable:
-            raise NotPermitted(f"{site.name} cannot delete a single file, and so not “{node.name}”.")
-        if not site.may_delete:
-            raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
+        await self.moves.unlink(parent, name)
 
     async def rename(self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
-        node = await self._settled(parent, name)
-        there = (await self.tree.children(into)).get(new)
-        while node.writer is not None and node.writer.committing:  # begun while that was listed
-            node = await self._settled(parent, name)
-            there = (await self.tree.children(into)).get(new)
-        if there is node:
-            return
-        self._check_rename(node, there, into, new, replace)
-        local = rules.stays_local(into, new)
-        if not local:
-            names.for_saving(new)
-            rules.check_holds(into, Accept.FOLDER if node.is_dir else Accept.FILE, new)
-            if there is None and not node.is_dir and into is not node.parent:
-                rules.check_room(into, new)
-        if self._on_server(node) and not local:
-            await self._rename_there(node, there, into, new)
-            return
-        over = there is not None and self._on_server(there)
-        if node.is_dir or local or (self._unborn(node) and not over):
-            self._move(node, there, into, new)
-            node.local = local
-        elif there is None and self._is_put_back(node, into, new):
-            self._move(node, there, into, new)
-            node.local = False
-        else:
-            await self._save_as(node, there, into, new)
-            return
-        self.files.relabel(node)
-
-    def _on_server(self, node: Node) -> bool:
-        return node.entry is not None and not node.local and not node.is_dir
-
-    async def _rename_there(self, node: Node, there: Node | None, into: Node, new: str) -> None:
-        """Give a file of a server another name; what had that name before is deleted afterwards."""
-        assert node.site is not None
-        assert node.entry is not None
-        assert into.home.entry is not None
-        backend = node.site.backend
-        taken = there.entry if there is not None and not there.local else None
-        if there is not None and taken is not None:
-            self._check_deletable(there)
-        target = Target(into.home.entry, into.folders, names.original(new), taken)
-        entry = await backend.rename(node.entry, target)
-        try:
-            if there is not None and taken is not None:
-                await self._delete(there, taken)
-        except BaseException:
-            for place in (node, into):
-                self.tree.expire(place)  # it has its new name all the same
-            raise
-        if there is not None:
-            self.files.waiting.supersede(there.path, None)
-            self.files.drop(there)
-        self.files.waiting.supersede(node.path, None, "the file was renamed since")
-        self.tree.detach(node)
-        self.tree.attach(node, into, new)
-        node.entry, node.committed_at = entry, trio.current_time()
-        if node.writer is not None and node.writer.opened is not None:
-            node.writer.opened = entry  # what is being written is saved under the new name
-        self.files.relabel(node)
-
-    def _is_put_back(self, node: Node, into: Node, new: str) -> bool:
-        """Whether this is a backup, unchanged, that gets its old name again."""
-        unchanged = node.writer is None or not node.writer.dirty
-        hidden = into.hidden.get(new)
-        return unchanged and node.entry is not None and hidden is not None and hidden.id == node.entry.id
-
-    def _unborn(self, node: Node) -> bool:
-        """Whether a file was never saved and will be, under whatever name it has when it is closed."""
-        return node.entry is None and not node.local
-
-    def _check_rename(self, node: Node, there: Node | None, into: Node, new: str, replace: bool) -> None:
-        if there is not None:
-            if not replace:
-                raise Exists(f"There already is a “{new}” in {into.path}.")
-            if there.is_dir != node.is_dir:
-                raise IsDirectory(f"“{new}” is a directory.") if there.is_dir else NotDirectory(f"“{new}” is a file.")
-            if there.is_dir and (there.entry is not None or there.children):
-                raise NotEmpty(f"There already is a directory “{new}”.")
-        if node.site is not into.site:
-            raise CrossDevice(f"“{node.name}” and {into.path} are on different systems.")
-        if node.text is not None:
-            raise NotPermitted(f"“{node.name}” is labfs's own view of a record.")
-        fixed = node.is_dir and not self._movable(node)
-        if fixed or (self._on_server(node) and not rules.stays_local(into, new)):
-            assert node.site is not None
-            if node.site.backend.capabilities.renames and not node.is_dir:
-                rules.check_writable(node)
-                return
-            if node.site.may_delete and node.site.backend.capabilities.deletable and not node.is_dir:
-                raise CrossDevice(f"{node.site.name} cannot rename “{node.name}”; copy it, then delete it.")
-            raise NotPermitted(f"{node.site.name} cannot rename or move “{node.name}”; copy it instead.")
-
-    def _movable(self, node: Node) -> bool:
-        """Whether nothing in a directory is on a server yet."""
-        if node.entry is not None or not (node.local or node.made_here):
-            return False
-        return all(self._movable(child) if child.is_dir else child.local for child in node.children.values())
-
-    def _move(self, node: Node, there: Node | None, into: Node, new: str) -> None:
-        if there is not None:
-            if there.entry is not None and not there.local:
-                self.tree.hide(there)
-            self.files.drop(there)
-        if node.entry is not None and not node.local:
-            self.tree.hide(node)
-        else:
-            self.tree.detach(node)
-        self.tree.attach(node, into, new)
-
-    async def _save_as(self, node: Node, there: Node | None, into: Node, new: str) -> None:
-        """Save a file that no server has under an ordinary name, over whatever is there; all of it or nothing."""
-        if there is not None and self._on_server(there):
-            rules.check_writable(there)
-        parent, name, entry, local = node.parent, node.name, node.entry, node.local
-        assert parent is not None
-        if node.writer is None:
-            self.files.attach_writer(node, self.files.sources.reader(node))
-        assert node.writer is not None
-        node.writer.touch()
-        self.tree.detach(node)
-        self.tree.attach(node, into, new)
-        node.local, node.entry = False, there.entry if there else None
-        opened, node.writer.opened = node.writer.opened, node.entry
-        self.files.relabel(node)
-        try:
-            if not self.files.writers(node):  # else it is still being written: its close is the save
-                await self.files.commit(node)
-        except BaseException as error:
-            reason = str(error) or "the rename was interrupted"
-            self.files.relabel(node, state="failed", error=reason)
-            node.local, node.entry = local, entry
-            if node.writer is not None:
-                node.writer.opened = opened
-            self.tree.detach(node)
-            self.tree.attach(node, parent, name)
-            if there is not None:
-                self.tree.attach(there, into, new)
-            raise
-        if there is not None:
-            there.unlinked = True
-            if there.writer is not None:
-                there.writer.void()  # replaced as a whole
-        if not self.files.writers(node):
-            self.files.discard(node)
+        await self.moves.rename(parent, name, into, new, replace=replace)
 
     def set_modified(self, node: Node, modified_ns: int) -> None:
         """Remember a date that the user gave a file; the server keeps its own."""
@@ -366,7 +204,7 @@ class Vfs:
                 "sent": node.writer.sent,
                 "error": self.reasons.of(node.path),
             }
-            for node in self.files.unsaved()
+            for node in self.saves.unsaved()
             if node.writer is not None
         ]
 

@@ -1,29 +1,32 @@
-"""The saves in the spool that wait for their server, known by path."""
+"""The saves in the spool that wait for their server or for a person, known by path."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from labfs.backend import Entry
+from labfs.notes import OVERTAKEN, is_duty, known, overtaken, unasked, unfinished
 from labfs.spool import Spool, SpoolFile
 
 log = logging.getLogger(__name__)
 
+Note = dict[str, Any]
+
 
 @dataclass
 class Owed:
-    """A note that could not be written: `keep` does it, with the `news` since."""
+    """A note that could not be written: `keep` does it, with the `news` for it."""
 
     spool: SpoolFile
     path: str
     keep: Callable[..., None]
-    news: dict[str, Any] = field(default_factory=dict)
+    news: Note
 
 
 class Waiting:
@@ -31,13 +34,13 @@ class Waiting:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._paths: dict[str, list[dict[str, Any]]] | None = None
+        self._notes: list[Note] | None = None
         self.news = trio.Event()
         self._owed: list[Owed] = []
 
     def forget(self) -> None:
         """Have the spool looked at anew."""
-        self._paths = None
+        self._notes = None
 
     def changed(self) -> None:
         """Have the spool looked at anew, and whoever waits for news go on."""
@@ -45,18 +48,43 @@ class Waiting:
         self.news.set()
         self.news = trio.Event()
 
-    def notes(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the notes of all waiting saves by path, oldest first."""
-        if self._paths is None:
-            self._paths = {}
-            for note in self._spool.leftovers():
-                if note["state"] == "waiting":
-                    self._paths.setdefault(note["path"], []).append(note)
-        return self._paths
+    def notes(self) -> list[Note]:
+        """Return the notes of all saves that wait or failed, and of duties, oldest first."""
+        if self._notes is None:
+            found = self._spool.leftovers()
+            self._notes = [
+                note for note in found if known(note) and note["state"] in ("waiting", "failed", "replacing")
+            ]
+        return self._notes
 
-    def owe(self, spool: SpoolFile, path: str, keep: Callable[..., None]) -> None:
+    def due(self, site: str) -> list[Note]:
+        """Return the saves to a site that are sent without being asked for."""
+        return [note for note in unasked(self.notes(), "waiting") if note["site"] == site]
+
+    def duties(self, site: str, path: str | None = None) -> list[Note]:
+        """Return what tells of files of a site, or of one path there, that are still to be deleted."""
+        there = [note for note in self.notes() if note["state"] == "replacing" and note["site"] == site]
+        return [note for note in there if path in (None, note["path"])]
+
+    def strays(self, site: str) -> list[Note]:
+        """Return the saves to a site that were overtaken after some of them may have arrived there."""
+        return [note for note in self.notes() if note["site"] == site and overtaken(note) and note.get("begun")]
+
+    def waits(self, path: str) -> bool:
+        """Whether a save of this path is to be sent."""
+        return any(note["path"] == path and note["state"] == "waiting" for note in self.notes())
+
+    def owe(self, spool: SpoolFile, path: str, keep: Callable[..., None], news: Note) -> None:
         """Have a note that the disk refused written later."""
-        self._owed.append(Owed(spool, path, keep))
+        self._owed.append(Owed(spool, path, keep, news))
+
+    def owed(self) -> list[Note]:
+        """Return the notes that the disk refused, as they should read."""
+        return [
+            {**owed.spool.note, **owed.news, "file": str(owed.spool.path), "bytes": owed.spool.size}
+            for owed in self._owed
+            if owed.spool.path.exists()
+        ]
 
     def settle(self) -> bool:
         """Write the notes that the disk refused; false if it still refuses one."""
@@ -70,28 +98,33 @@ class Waiting:
                 log.info("The note of %s still cannot be written: %s", owed.spool.path, error)
                 return False
             del self._owed[0]
-            self._paths = None
+            self._notes = None
         return True
 
-    def supersede(self, path: str, by: Path | None, reason: str = "the file was saved again since") -> None:
+    def supersede(self, path: str, by: Path | None, reason: str = OVERTAKEN) -> None:
         """Keep earlier saves of a file from being sent over the one that was saved now, or what else was done."""
         for owed in self._owed:
             if owed.path == path and owed.spool.path != by:
-                owed.news = {"state": "failed", "error": reason, "overtaken": True}
+                owed.news = {**owed.news, "state": "failed", "error": reason, "overtaken": True}
         try:
-            earlier = self.notes().pop(path, [])
+            earlier = [note for note in self.notes() if note["path"] == path and note["file"] != str(by)]
         except OSError as error:  # what was done is done all the same
             log.error("The outbox cannot be read: %s", error)
             return
         for note in earlier:
-            if note["file"] != str(by):
-                try:
-                    self._spool.mark(note, state="failed", error=reason, overtaken=True)
-                except OSError as error:
-                    log.error("The note of %s cannot be written: %s", note["file"], error)
+            if not (is_duty(note) or unfinished(note) or overtaken(note)):
+                self._overtake(note, reason)
+
+    def _overtake(self, note: Note, reason: str) -> None:
+        refused = {"error": note["error"]} if note["state"] == "failed" and "error" in note else {"error": reason}
+        note.update(state="failed", overtaken=True, insisted=False, **refused)
+        try:
+            self._spool.mark(note)
+        except OSError as error:
+            log.error("The note of %s cannot be written: %s", note["file"], error)
 
 
-def begun_on(entry: Entry | None) -> dict[str, Any]:
+def begun_on(entry: Entry | None) -> Note:
     """Return what a note says of the version that a save is begun on."""
     return {"opened": identity(entry), "after": entry.age} if entry is not None else {"opened": None, "after": 0}
 

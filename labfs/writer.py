@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PARTS_AT_ONCE = 4
 PART_TRIES = 4
+FILLED = 1024 * 1024  # bytes of the opened version that are copied at a time
+PROVED_ALONG = 64 * 1024 * 1024  # bytes that are read for their proof alone, at most, where more is not needed
 ABORT_S = 8.0  # for telling the server to forget an upload
 ENDED = ("saved", "sending", "waiting")  # states in which a spool holds what was closed
 
@@ -185,12 +187,14 @@ class Writer:
         async with self._commit:
             pass
 
-    async def commit(self, backend: Backend, aim: Callable[[], Awaitable[Target]]) -> Entry | None:
+    async def commit(
+        self, backend: Backend, aim: Callable[[], Awaitable[Target]], arrived: Callable[[Entry], None]
+    ) -> Entry | None:
         """Bring the whole file to where `aim` says; None if there was nothing to do.
 
-        Returns when the server holds every byte and confirmed what it can confirm. On any other way
-        out nothing of it stays visible there and the bytes stay in the spool. What is written
-        meanwhile is not part of it, and leaves the file dirty.
+        Returns when the server holds every byte and confirmed what it can confirm, and `arrived` was told so,
+        before the journal calls it saved. On any other way out nothing of it stays visible there and the bytes
+        stay in the spool. What is written meanwhile is not part of it, and leaves the file dirty.
         """
         async with self._commit:
             if not self.dirty:
@@ -204,8 +208,9 @@ class Writer:
                 await self.fill()
                 sending = self._sending = self.spool
                 changes = self._changes
-                sending.describe(state="sending", size=self.size, missing=[])
+                sending.describe(state="sending", size=self.size, missing=[], begun=time.time())
                 entry = await self._send(backend, target, sending, self.size)
+                arrived(entry)
             except Exception as error:
                 self.error = error
                 raise
@@ -221,18 +226,31 @@ class Writer:
             return entry
 
     async def fill(self) -> None:
-        """Copy what the opened version still lends into the spool, but over nothing that was written."""
-        while self._base is not None:
-            low, high = next(self._written.gaps(0, self._base_stop), (0, 0))
-            if low == high:
-                self.spool.truncate(self.size)
-                self._base = None
-                return
-            high = min(high, low + 1024 * 1024)
-            data = memoryview(await self._base.read(low, high - low))
+        """Copy what the opened version still lends into the spool, but over nothing that was written.
+
+        What is copied counts as written once all of it is there: a version that proves to be damaged in the end
+        has lent nothing. So it is read as a whole where that can prove it and little of it was overwritten.
+        """
+        base = self._base
+        if base is None:
+            return
+        for low, high in self._borrowed(base):
+            data = memoryview(await base.read(low, high - low))
             for start, stop in list(self._written.gaps(low, min(high, self._base_stop))):
                 self.spool.write(start, data[start - low : stop - low])
-                self._written.add(start, stop)
+        self.spool.truncate(self.size)
+        self._written.add(0, self._base_stop)
+        self._base = None
+
+    def _borrowed(self, base: Reader) -> Iterator[tuple[int, int]]:
+        """Yield, in order, the ranges of the opened version that are to be read for a whole file."""
+        gaps = list(self._written.gaps(0, self._base_stop))
+        lent = sum(stop - start for start, stop in gaps)
+        if lent and base.unproved and base.size - lent <= max(lent, PROVED_ALONG):
+            gaps = [(0, base.size)]
+        for start, stop in gaps:
+            for low in range(start, stop, FILLED):
+                yield low, min(low + FILLED, stop)
 
     async def _send(self, backend: Backend, target: Target, spool: SpoolFile, size: int) -> Entry:
         can, rules = backend.capabilities, backend.capabilities.parts

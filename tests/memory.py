@@ -29,9 +29,10 @@ from labfs.backend import (
 )
 from labfs.copies import Copies
 from labfs.errors import LabfsError, NotFound, Stale
+from labfs.node import Node
+from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool
-from labfs.tree import Node
 from labfs.vfs import Vfs
 
 MIB = 1024 * 1024
@@ -262,17 +263,18 @@ async def opened(
     With `outbox` it is as the daemon makes one: what an earlier one left is sent.
     """
     spool = Spool(path / "spool")
-    sizes = Sizes(path / "sizes")
+    sizes, seen = Sizes(path / "sizes"), Seen(path / "seen")
     async with trio.open_nursery() as nursery:
         copies = Copies(nursery, path / "copies", capacity)
         if outbox:
             spool.adopt()
-        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, sizes, copies)
+        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, sizes, seen, copies)
         if outbox:
             nursery.start_soon(vfs.outbox.run)
         yield vfs, await vfs.resolve("/memory/box")
         nursery.cancel_scope.cancel()
     sizes.close()
+    seen.close()
 
 
 mounted = partial(opened, outbox=True)

@@ -30,6 +30,7 @@ from labfs.backend import Capabilities, Entry, Parts, Replace, Site, Target
 from labfs.copies import Copies
 from labfs.errors import Unavailable
 from labfs.fuse import Door
+from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool, remove
 from labfs.vfs import Vfs
@@ -134,7 +135,7 @@ class Listener:
 
     async def busy(self) -> dict[str, Any]:
         """Return what is open, not done with or waiting, and what went wrong that never may."""
-        kept = self.vfs.files.spool.leftovers()
+        kept = self.vfs.saves.spool.leftovers()
         return {
             "open": len(self.door._files),
             "unsaved": [note["path"] for note in kept if note["state"] in ("writing", "sending", "saved")],
@@ -148,7 +149,7 @@ class Listener:
         gone = [number for number, (entry, _) in self.system.files.items() if entry.folders[:1] == (folder,)]
         for number in gone:
             del self.system.files[number]
-        for note in self.vfs.files.spool.leftovers():
+        for note in self.vfs.saves.spool.leftovers():
             if f"/{folder}/" in note.get("path", "") and note["state"] == "failed":
                 remove(Path(note["file"]))
         self.vfs.refresh(self.vfs.root.children["memory"])
@@ -181,7 +182,7 @@ async def serve(mountpoint: Path, state: Path, can: Capabilities) -> None:
         spool.adopt()
         copies = Copies(nursery, state / "copies", 1 << 30)
         site = Site("memory", "memory", system, may_delete=True)
-        vfs = Vfs(nursery, [site], 64 * MIB, spool, Sizes(state / "sizes"), copies)
+        vfs = Vfs(nursery, [site], 64 * MIB, spool, Sizes(state / "sizes"), Seen(state / "seen"), copies)
         door = Door(vfs)
         pyfuse3.init(door, str(mountpoint), {"fsname=labfs", "default_permissions", "noatime"})
         listener = Listener(vfs, door, system, state, records)
@@ -192,7 +193,7 @@ async def serve(mountpoint: Path, state: Path, can: Capabilities) -> None:
                 nursery.start_soon(listener.listen)
                 print('"ready"', flush=True)  # noqa: T201
                 await pyfuse3.main(max_tasks=10_000)
-                await vfs.files.finish(10.0)
+                await vfs.saves.finish(10.0)
                 await listener.keep()
         finally:
             pyfuse3.close(unmount=True)

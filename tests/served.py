@@ -19,6 +19,7 @@ from memory import RULES, MemoryBackend
 from labfs.backend import Entry, Replace, Site
 from labfs.copies import Copies
 from labfs.fuse import Door
+from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs
@@ -78,7 +79,11 @@ async def serve(mountpoint: Path, state: Path, backend: MemoryBackend) -> None:
         copies = Copies(nursery, state / "copies", 1 << 30)
         spool, sizes = Spool(state / "spool"), Sizes(state / "sizes")
         sites = [Site("memory", "memory", backend, may_delete=True), Site("calm", "memory", MemoryBackend())]
-        pyfuse3.init(Door(Vfs(nursery, sites, 64 << 20, spool, sizes, copies)), str(mountpoint), {"fsname=labfs"})
+        pyfuse3.init(
+            Door(Vfs(nursery, sites, 64 << 20, spool, sizes, Seen(state / "seen"), copies)),
+            str(mountpoint),
+            {"fsname=labfs"},
+        )
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             nursery.start_soon(_end, signals)
             print("ready", flush=True)  # noqa: T201

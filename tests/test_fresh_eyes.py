@@ -30,7 +30,7 @@ async def test_an_end_that_comes_too_late_still_writes_down_what_waits(tmp_path:
     async with mounted(tmp_path, backend) as (vfs, box):
         handle = await vfs.files.create(box, "f")
         await vfs.files.write(handle, 0, b"mine")
-        await vfs.files.finish(-0.5)
+        await vfs.saves.finish(-0.5)
         assert states(tmp_path) == ["failed"]
 
 
@@ -98,12 +98,12 @@ async def test_a_save_is_never_sent_to_the_place_of_a_directory(tmp_path: Path, 
         await waiting(vfs, box, backend, "f", b"mine")
         backend.more = [replace(backend.box, id="box f", name="f", label="101")]
         await a_while()
-        [note] = vfs.files.spool.leftovers()
+        [note] = vfs.saves.spool.leftovers()
         vfs.outbox.retry(Path(note["file"]).stem)
         uploads = backend.calls["upload"]
         await a_while()
         assert backend.calls["upload"] == uploads
-        assert "directory" in vfs.files.spool.leftovers()[0]["error"]
+        assert "directory" in vfs.saves.spool.leftovers()[0]["error"]
 
 
 async def test_a_save_that_waits_deletes_nothing_where_deleting_is_off(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -112,11 +112,11 @@ async def test_a_save_that_waits_deletes_nothing_where_deleting_is_off(tmp_path:
         await waiting(vfs, box, backend, "f", b"mine")
         backend.put("f", b"theirs")
         await a_while()
-        [note] = vfs.files.spool.leftovers()
+        [note] = vfs.saves.spool.leftovers()
         vfs.outbox.retry(Path(note["file"]).stem)
         await a_while()
         assert b"theirs" in [data for _, data in backend.files.values()]
-        assert "Deleting" in str(vfs.files.spool.leftovers()) or "delete" in str(vfs.files.spool.leftovers())
+        assert "Deleting" in str(vfs.saves.spool.leftovers()) or "delete" in str(vfs.saves.spool.leftovers())
 
 
 async def test_sending_again_takes_no_bytes_from_a_file_that_is_still_there(
@@ -131,7 +131,7 @@ async def test_sending_again_takes_no_bytes_from_a_file_that_is_still_there(
         with pytest.raises(Denied):
             await vfs.rename(box, ".goutputstream-AAAAAA", box, "f")
         assert vfs.outbox.retry(None) == 0
-        [note] = vfs.files.spool.leftovers()
+        [note] = vfs.saves.spool.leftovers()
         with pytest.raises(Busy, match="AAAAAA"):
             vfs.outbox.retry(Path(note["file"]).stem)
         await a_while()
@@ -156,7 +156,7 @@ async def test_what_a_newer_save_overtook_is_only_sent_by_name(tmp_path: Path, a
         assert vfs.outbox.retry(None) == 0
         await a_while()
         assert backend.newest() == {"f": b"newr"}
-        [note] = vfs.files.spool.leftovers()
+        [note] = vfs.saves.spool.leftovers()
         assert vfs.outbox.retry(Path(note["file"]).stem) == 1
         await a_while()
         assert backend.newest() == {"f": b"mine"}
@@ -221,8 +221,8 @@ async def test_a_save_that_arrived_is_none_that_failed(
         def broken() -> None:
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(vfs.files.spool, "leftovers", broken)
-        vfs.files.waiting.changed()
+        monkeypatch.setattr(vfs.saves.spool, "leftovers", broken)
+        vfs.saves.waiting.changed()
         await vfs.files.flush(handle, shared=False)
         monkeypatch.undo()
         await vfs.files.release(handle)

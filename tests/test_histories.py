@@ -25,9 +25,10 @@ from labfs import outbox
 from labfs.backend import Capabilities, Site
 from labfs.copies import Copies
 from labfs.errors import LabfsError, Unavailable
+from labfs.node import Node
+from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool
-from labfs.tree import Node
 from labfs.vfs import Vfs
 
 EXAMPLES = 1500 if os.environ.get("LABFS_SOAK") else 60
@@ -71,7 +72,7 @@ class History:
             spool.adopt()
             copies = Copies(nursery, self.base / "copies", 1 << 20)
             sites = [Site("memory", "memory", self.backend, may_delete=True)]
-            self.vfs = Vfs(nursery, sites, 1 << 16, spool, Sizes(), copies)
+            self.vfs = Vfs(nursery, sites, 1 << 16, spool, Sizes(), Seen(), copies)
             nursery.start_soon(self.vfs.outbox.run)
             self.scope = nursery.cancel_scope
             self.box = await self.vfs.resolve("/memory/box")
@@ -202,7 +203,7 @@ class History:
         for _ in range(40):
             await trio.sleep(20)
             await trio.to_thread.run_sync(time.sleep, 0.001)
-            if not self.vfs.files.waiting.notes():
+            if not self.vfs.saves.waiting.notes():
                 break
         for name, data in self.waiting.items():
             if self.backend.newest().get(name) == data:

@@ -14,7 +14,8 @@ from memory import RULES, MemoryBackend, opened
 from labfs.backend import Accept, Entry, Replace
 from labfs.errors import CrossDevice, Exists, NameTooLong, NotPermitted, ReadOnly, TooLarge
 from labfs.layout import DEEPEST, fold
-from labfs.tree import Node
+from labfs.node import Node
+from labfs.seen import Seen
 from labfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
@@ -91,7 +92,7 @@ def test_nothing_that_claims_an_impossible_place_is_lost_or_hangs() -> None:
     loop = [drawer("a", "drawers/b"), drawer("b", "drawers/a"), drawer("self", "drawers/self")]
     orphan = Entry(id="files/1", name="orphan", is_dir=False, inside="drawers/nowhere")
     chain = [drawer(f"d{index}", f"drawers/d{index - 1}" if index else None) for index in range(3 * DEEPEST)]
-    layout = fold([*loop, orphan, *chain], keeps_versions=False)
+    layout = fold([*loop, orphan, *chain], Seen().of("site"), keeps_versions=False)
     assert "orphan" in layout.entries
     assert "d0" in layout.entries
     depth = 0
@@ -104,7 +105,7 @@ def test_nothing_that_claims_an_impossible_place_is_lost_or_hangs() -> None:
 def test_twins_among_directories_keep_their_own_files() -> None:
     twins = [replace(drawer("x"), name="Same", age=1), replace(drawer("y"), name="Same", age=2)]
     files = [Entry(id=f"f{n}", name="f", is_dir=False, inside=f"drawers/{n}") for n in "xy"]
-    layout = fold([*files, *twins], keeps_versions=True)
+    layout = fold([*files, *twins], Seen().of("site"), keeps_versions=True)
     assert set(layout.entries) == {"Same", "Same [y]"}
     assert layout.complete["Same"].entries["f"].id == "fx"
     assert layout.complete["Same [y]"].entries["f"].id == "fy"

@@ -15,8 +15,8 @@ from memory import RULES, MemoryBackend, mounted
 
 from labfs.backend import Replace
 from labfs.errors import Conflict, Denied, LabfsError, NoBytes, Unanswered, Unavailable
+from labfs.node import Node
 from labfs.spool import Spool
-from labfs.tree import Node
 from labfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
@@ -92,7 +92,7 @@ async def test_what_was_synced_outlives_a_crash_and_what_was_not_is_kept_as_unfi
     async with mounted(tmp_path, backend) as (vfs, _):
         await a_while()
         assert backend.newest() == {"synced": b"whole"}
-        (note,) = vfs.files.spool.leftovers()
+        (note,) = vfs.saves.spool.leftovers()
         assert (note["state"], note["path"], note["bytes"]) == ("failed", "/memory/box/unfinished", 2)
         assert vfs.outbox.retry(None) == 1
         await a_while()
@@ -167,7 +167,7 @@ async def test_a_newer_save_is_never_overtaken_by_an_older_one(tmp_path: Path, a
         await a_while()
         assert backend.newest() == {"f": b"second"}
         assert backend.calls["upload"] == 2
-        (note,) = vfs.files.spool.leftovers()
+        (note,) = vfs.saves.spool.leftovers()
         assert (note["state"], note["error"]) == ("failed", "the file was saved again since")
 
 
@@ -182,7 +182,7 @@ async def test_what_somebody_else_saved_meanwhile_stays(rule: Replace, tmp_path:
         backend.files[int(old.label)] = (replace(old, version="theirs", size=6), b"theirs")
         await a_while()
         assert backend.newest() == {"f": b"theirs"}
-        (note,) = vfs.files.spool.leftovers()
+        (note,) = vfs.saves.spool.leftovers()
         assert note["state"] == "failed"
         assert "Somebody else" in note["error"]
         assert vfs.outbox.retry(Path(note["file"]).stem) == 1, "who says so by name means it"
@@ -244,7 +244,7 @@ async def test_a_damaged_note_and_one_of_another_age_hide_no_bytes(tmp_path: Pat
     backend = MemoryBackend()
     async with mounted(tmp_path, backend) as (vfs, _):
         await a_while()
-        kept = vfs.files.spool.leftovers()
+        kept = vfs.saves.spool.leftovers()
         assert [(note["state"], note["bytes"]) for note in kept] == [("failed", 8)] * 4
         vfs.outbox.retry(None)
         await a_while()

@@ -177,7 +177,7 @@ async def test_of_two_saves_that_wait_the_later_one_is_sent(tmp_path: Path, auto
         await waiting(vfs, box, backend, "f", b"second")
         await a_while()
         assert backend.newest() == {"f": b"second"}
-        assert [n["error"] for n in vfs.files.spool.leftovers()] == ["the file was saved again since"]
+        assert [n["error"] for n in vfs.saves.spool.leftovers()] == ["the file was saved again since"]
 
 
 async def test_of_two_saves_that_an_earlier_mount_left_the_later_one_is_sent(
@@ -375,9 +375,9 @@ async def test_a_crash_while_a_temporary_file_replaces_another_loses_nothing(
         await vfs.files.release(handle)
         backend.latency_s = 1.0
         with trio.move_on_after(0.5):
-            monkey = vfs.files.relabel
+            monkey = vfs.saves.relabel
             # A crash writes no more notes.
-            vfs.files.relabel = lambda node, **news: None if news else monkey(node)  # type: ignore[method-assign]
+            vfs.saves.relabel = lambda node, **news: None if news else monkey(node)  # type: ignore[method-assign]
             await vfs.rename(box, ".f.txt.swp", box, "f.txt")
     backend.latency_s = 0.01
     assert backend.newest() == {"f.txt": b"old"}

@@ -300,7 +300,7 @@ async def test_a_note_that_is_written_late_does_not_undo_a_newer_save(
         await save(vfs, box, "f", b"newer")
         await a_while()
         assert backend.newest() == {"f": b"newer"}
-        (note,) = vfs.files.spool.leftovers()
+        (note,) = vfs.saves.spool.leftovers()
         assert (note["state"], note["error"]) == ("failed", "the file was saved again since")
 
 
@@ -735,7 +735,7 @@ async def test_a_note_that_cannot_be_followed_is_told_and_left_alone(
         vfs.outbox.retry(None)
         vfs.outbox.retry(what)
         await a_while()
-        assert [(kept["state"], kept["error"]) for kept in vfs.files.spool.leftovers()] == [("failed", sentence)]
+        assert [(kept["state"], kept["error"]) for kept in vfs.saves.spool.leftovers()] == [("failed", sentence)]
     assert backend.newest() == {"good": b"precious"}
     assert {path.name: path.read_bytes() for path in (tmp_path / "spool").glob(f"{what}.*")} == before
 

@@ -24,6 +24,7 @@ from labfs.holders import program
 from labfs.inodes import ROOT, Inodes
 from labfs.proof import MIB, Proof, part_sizes
 from labfs.scratch import is_scratch
+from labfs.seen import Seen
 from labfs.spool import Ranges
 
 # -- names -----------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def entry(name: str, age: int, is_dir: bool = False) -> Entry:
 @given(st.lists(st.sampled_from(["a.txt", "a [2].txt", "a", "A.txt", "..", "a/b", "a%2Fb", "x" * 300])))
 def test_every_entry_gets_a_name_of_its_own_and_the_oldest_the_plain_one(given: list[str]) -> None:
     entries = [entry(name, age) for age, name in enumerate(given)]
-    assigned = names.assign(reversed(entries))
+    assigned = names.assign(reversed(entries), Seen().of("site").twins)
     assert sorted(e.age for e in assigned.values()) == list(range(len(given)))
     for name in set(given):
         assert assigned[names.safe(name)].age == given.index(name)
@@ -82,7 +83,12 @@ def test_twins_are_told_apart_before_the_extension() -> None:
         entry("Run 7.1", 3, True),
         entry("Run 7.1", 4, True),
     ]
-    assert set(names.assign(twins)) == {"reads.fastq.gz", "reads [22].fastq.gz", "Run 7.1", "Run 7.1 [4]"}
+    assert set(names.assign(twins, Seen().of("site").twins)) == {
+        "reads.fastq.gz",
+        "reads [22].fastq.gz",
+        "Run 7.1",
+        "Run 7.1 [4]",
+    }
 
 
 # -- ranges ----------------------------------------------------------------------------------------------

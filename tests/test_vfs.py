@@ -117,7 +117,7 @@ async def test_a_save_that_fails_keeps_its_bytes_and_leaves_the_old_file(
         backend.faults[operation] = [Denied("no")] * 99
         with pytest.raises(Denied):
             await save(vfs, box, "f", b"n" * size)
-        (note,) = vfs.files.spool.leftovers()
+        (note,) = vfs.saves.spool.leftovers()
         assert (note["state"], note["error"], note["path"]) == ("failed", "no", "/memory/box/f")
         assert Path(note["file"]).read_bytes() == b"n" * size
         assert await read(vfs, await vfs.lookup(box, "f")) == b"old"
@@ -281,7 +281,7 @@ async def test_a_failed_edit_says_what_its_bytes_lack(tmp_path: Path, autojump_c
         with pytest.raises(Unavailable):
             await vfs.files.flush(handle, shared=False)
         await vfs.files.release(handle)
-        (note,) = vfs.files.spool.leftovers()
+        (note,) = vfs.saves.spool.leftovers()
         assert note["missing"] == [[0, 100], [104, 300]]
 
 
@@ -290,12 +290,12 @@ async def test_fsync_writes_down_what_the_bytes_lack(tmp_path: Path, autojump_cl
     backend.put("f", b"A" * 300)
     async with opened(tmp_path, backend) as (vfs, box):
         handle = await vfs.files.open(await vfs.lookup(box, "f"), read=True, write=True)
-        assert vfs.files.spool.leftovers()[0]["missing"] == [[0, 300]], (
+        assert vfs.saves.spool.leftovers()[0]["missing"] == [[0, 300]], (
             "a crash right now must not be mistaken for a file"
         )
         await vfs.files.write(handle, 0, b"B" * 200)
         await vfs.files.fsync(handle)
-        assert vfs.files.spool.leftovers()[0]["missing"] == [[200, 300]]
+        assert vfs.saves.spool.leftovers()[0]["missing"] == [[200, 300]]
         await vfs.files.release(handle)
 
 
@@ -306,7 +306,7 @@ async def test_a_rename_is_written_down_before_its_upload(tmp_path: Path, autoju
         async with trio.open_nursery() as nursery:
             nursery.start_soon(vfs.rename, box, "f~", box, "f")
             await trio.sleep(1)
-            (note,) = vfs.files.spool.leftovers()
+            (note,) = vfs.saves.spool.leftovers()
             assert (note["state"], note["path"]) == ("sending", "/memory/box/f")
 
 
@@ -316,8 +316,8 @@ async def test_a_rename_that_failed_keeps_its_bytes_at_the_end(tmp_path: Path, a
         await save(vfs, box, "f~", b"precious")
         with pytest.raises(Denied):
             await vfs.rename(box, "f~", box, "f")
-        await vfs.files.finish(10)
-        (note,) = vfs.files.spool.leftovers()
+        await vfs.saves.finish(10)
+        (note,) = vfs.saves.spool.leftovers()
         assert (note["state"], note["path"]) == ("failed", "/memory/box/f")
         assert Path(note["file"]).read_bytes() == b"precious"
 
@@ -368,8 +368,8 @@ async def test_a_half_written_file_is_not_saved_at_the_end(tmp_path: Path, autoj
     async with opened(tmp_path, backend) as (vfs, box):
         handle = await vfs.files.create(box, "big.bam")
         await vfs.files.write(handle, 0, b"only the beginning")
-        await vfs.files.finish(10)
-        (note,) = vfs.files.spool.leftovers()
+        await vfs.saves.finish(10)
+        (note,) = vfs.saves.spool.leftovers()
         assert (backend.newest(), note["state"]) == ({}, "failed")
 
 
@@ -460,7 +460,7 @@ async def test_a_temporary_file_is_not_taken_for_somebody_elses(tmp_path: Path, 
         vfs.refresh(box)
         node = await vfs.lookup(box, "f~")
         assert (node.local, await read(vfs, node)) == (True, b"mine")
-        await vfs.files.finish(10)
+        await vfs.saves.finish(10)
         assert backend.newest() == {"f~": b"theirs"}
 
 
@@ -497,9 +497,9 @@ async def test_a_mistake_in_a_backend_loses_nothing_and_ends_nothing(tmp_path: P
     async with opened(tmp_path, backend) as (vfs, box):
         with pytest.raises(KeyError):
             await save(vfs, box, "f", b"x")
-        assert [note["state"] for note in vfs.files.spool.leftovers()] == ["failed"]
+        assert [note["state"] for note in vfs.saves.spool.leftovers()] == ["failed"]
         assert backend.calls["upload"] == 1, "and nothing is sent twice"
-        await vfs.files.finish(10)
+        await vfs.saves.finish(10)
 
 
 async def test_files_are_not_moved_to_where_none_can_be(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -533,7 +533,7 @@ async def test_many_local_files_hold_no_descriptors(tmp_path: Path, autojump_clo
             await save(vfs, box, f"._{index}", b"x")
         assert len(os.listdir("/proc/self/fd")) < before + 20
         assert await read(vfs, await vfs.lookup(box, "._7")) == b"x"
-        await vfs.files.finish(1)
+        await vfs.saves.finish(1)
 
 
 # -- histories against a plain model -----------------------------------------------------------------------
@@ -650,7 +650,7 @@ def run_history(operations: list[Any], faults: dict[str, Any], tmp_path: Path) -
             assert shown == backend.newest()
             if not faults:
                 assert shown == history.model
-            assert vfs.files.unsaved() == []
+            assert vfs.saves.unsaved() == []
 
     trio.run(main, clock=Clock(autojump_threshold=0))
 
@@ -692,4 +692,4 @@ async def test_opening_that_only_truncates_is_saved_at_its_close(tmp_path: Path,
         await vfs.files.flush(handle, shared=False)
         assert backend.newest() == {"f": b""}
         await vfs.files.release(handle)
-        assert vfs.files.spool.leftovers() == []
+        assert vfs.saves.spool.leftovers() == []
