@@ -13,7 +13,7 @@ import trio
 
 from labfs import names, rules
 from labfs.backend import Accept, Buffer
-from labfs.errors import Exists, Invalid, IsDirectory, Stale
+from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale
 from labfs.node import Node
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
@@ -133,7 +133,7 @@ class Files:
             rules.check_size(node, start + len(data))
             return await node.writer.write(start, data)
         except BaseException as error:  # one that was too late as well
-            node.writer.lose(start, error)
+            node.writer.lose(start, len(data), error)
             raise
 
     async def truncate(self, node: Node, size: int) -> None:
@@ -151,8 +151,12 @@ class Files:
     async def resize(self, node: Node, size: int) -> None:
         """Set the length of a file that is being written."""
         assert node.writer is not None
-        rules.check_size(node, size)
-        await node.writer.truncate(size)
+        try:
+            rules.check_size(node, size)
+            await node.writer.truncate(size)
+        except (LabfsError, OSError) as error:
+            node.writer.refuse(error)
+            raise
 
     async def flush(self, handle: Handle, *, shared: bool) -> None:
         """Save what was written, unless other descriptors still `share` this handle's open file."""

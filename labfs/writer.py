@@ -46,7 +46,9 @@ class Writer:
         self.error: Exception | None = None  # why the last commit failed
         self.size = base.size if base else 0
         self.modified_ns = time.time_ns()
-        self._lost: tuple[int, Exception] | None = None  # where a write failed that was not made good since
+        self._lost: list[tuple[int, int]] = []  # ranges of writes that failed and were not made good since
+        self._refused = False  # a length that was not made good since
+        self._why_lost: Exception | None = None
         self._changes = 0 if base else 1  # a new file is one, also while it is empty
         self._saved = 0  # the change up to which the server has the file
         self._base = base
@@ -88,7 +90,7 @@ class Writer:
     @property
     def whole(self) -> bool:
         """Whether all that was written is here."""
-        return self._lost is None
+        return not self._lost and not self._refused
 
     def touch(self) -> None:
         """Count a change, so that the file is saved although no byte of it is new."""
@@ -128,23 +130,34 @@ class Writer:
         self.spool.write(offset, data)
         self._written.add(offset, offset + len(data))
         self.size = max(self.size, offset + len(data))
-        if self._lost is not None and offset <= self._lost[0] < offset + len(data):
-            self._lost = None
+        self._make_good(offset, offset + len(data))
         self.touch()
         return len(data)
 
-    def lose(self, offset: int, error: BaseException) -> None:
+    def lose(self, offset: int, size: int, error: BaseException) -> None:
         """Take note that a write failed: what lacks its bytes is not the file, and not saved as if it were."""
         late = TimedOut("Some of what was written came too late, and is missing.")
-        self._lost = (offset, error if isinstance(error, Exception) else late)
+        self._lost.append((offset, offset + size))
+        self._why_lost = error if isinstance(error, Exception) else late
         if self._sending is not self.spool:
             self.spool.cut(self.size)
         self.touch()
 
+    def refuse(self, error: Exception) -> None:
+        """Take note that a length was refused: whoever only closes now does not know that; whoever goes on does."""
+        self._refused, self._why_lost = True, error
+        self.touch()
+
+    def _make_good(self, start: int, stop: int | None = None) -> None:
+        """Take note that what was lost in a range has been written, or cut off, after all."""
+        end = float("inf") if stop is None else stop
+        left = [(low, min(high, start)) for low, high in self._lost if low < start]
+        self._lost = left + [(int(max(low, end)), high) for low, high in self._lost if high > end]
+        self._refused = False
+
     async def truncate(self, size: int) -> None:
         await self._separate()
-        if self._lost is not None and size <= self._lost[0]:
-            self._lost = None
+        self._make_good(size)
         if size == self.size and not (size == 0 and self._base):
             return
         self.spool.truncate(size)
@@ -161,10 +174,14 @@ class Writer:
             if self._sending is self.spool:
                 self.spool = await trio.to_thread.run_sync(self.spool.copy)
 
+    def _check_whole(self) -> None:
+        """Raises what made a write fail."""
+        if not self.whole and self._why_lost is not None:
+            raise self._why_lost
+
     async def sync(self) -> None:
         """Make what was written so far survive a power cut on this machine. Raises what made a write fail."""
-        if self._lost is not None:
-            raise self._lost[1]
+        self._check_whole()
         changes = self._changes
         await trio.to_thread.run_sync(partial(self.keep, synced=True))
         if self._changes != changes:  # written to meanwhile, which the note does not tell
@@ -202,8 +219,7 @@ class Writer:
             self.committing, self.sent, self.error = True, 0, None
             sending: SpoolFile | None = None
             try:
-                if self._lost is not None:
-                    raise self._lost[1]
+                self._check_whole()
                 target = await aim()
                 await self.fill()
                 sending = self._sending = self.spool

@@ -80,23 +80,31 @@ async def test_the_next_mount_goes_on(tmp_path: Path, autojump_clock: Clock) -> 
     assert states(tmp_path) == []
 
 
-async def test_what_was_synced_outlives_a_crash_and_what_was_not_is_kept_as_unfinished(
+async def test_what_was_not_closed_outlives_a_crash_and_waits_for_a_person(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     backend = MemoryBackend()
+    backend.put("synced", b"complete before")
     async with mounted(tmp_path, backend) as (vfs, box):
-        synced, unfinished = await vfs.files.create(box, "synced"), await vfs.files.create(box, "unfinished")
-        await vfs.files.write(synced, 0, b"whole")
+        synced = await vfs.files.open(await vfs.resolve("/memory/box/synced"), read=False, write=True, truncate=True)
+        unfinished = await vfs.files.create(box, "unfinished")
+        await vfs.files.write(synced, 0, b"half")
         await vfs.files.fsync(synced)
         await vfs.files.write(unfinished, 0, b"ha")
     async with mounted(tmp_path, backend) as (vfs, _):
         await a_while()
-        assert backend.newest() == {"synced": b"whole"}
-        (note,) = vfs.saves.spool.leftovers()
-        assert (note["state"], note["path"], note["bytes"]) == ("failed", "/memory/box/unfinished", 2)
-        assert vfs.outbox.retry(None) == 1
+        notes = {note["path"].rpartition("/")[2]: note for note in vfs.saves.spool.leftovers()}
+        assert {name: (note["state"], note["bytes"]) for name, note in notes.items()} == {
+            "synced": ("failed", 4),
+            "unfinished": ("failed", 2),
+        }
+        assert vfs.outbox.retry(None) == 0, "nobody knows whether they are whole"
         await a_while()
-        assert backend.newest() == {"synced": b"whole", "unfinished": b"ha"}
+        assert backend.newest() == {"synced": b"complete before"}
+        assert vfs.outbox.retry(Path(notes["synced"]["file"]).stem) == 1
+        await a_while()
+        assert backend.newest() == {"synced": b"half"}
+        assert states(tmp_path) == ["failed"]
 
 
 class Lost(MemoryBackend):

@@ -158,7 +158,7 @@ async def test_a_write_during_a_commit_is_saved_by_the_next(tmp_path: Path, auto
         handle = await vfs.files.create(box, "f")
         await vfs.files.write(handle, 0, b"first")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(vfs.files.commit, handle.node)
+            nursery.start_soon(vfs.saves.save, handle.node)
             await trio.sleep(0.1)
             assert bytes(await vfs.files.read(handle, 0, 9)) == b"first"
             await vfs.files.write(handle, 0, b"FIRST")
@@ -176,7 +176,7 @@ async def test_a_refresh_in_the_middle_of_a_save_loses_nothing(tmp_path: Path, a
         vfs.refresh(box)
         assert [node.name for node in await vfs.listing(box)] == ["f"]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(vfs.files.commit, handle.node)
+            nursery.start_soon(vfs.saves.save, handle.node)
             vfs.refresh(box)
             nursery.start_soon(vfs.listing, box)
         await vfs.files.release(handle)
@@ -443,7 +443,7 @@ async def test_a_write_never_waits_for_an_upload(tmp_path: Path, autojump_clock:
         handle = await vfs.files.create(box, "f")
         await vfs.files.write(handle, 0, b"first")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(vfs.files.commit, handle.node)
+            nursery.start_soon(vfs.saves.save, handle.node)
             await trio.sleep(0.1)
             with trio.fail_after(1):
                 await vfs.files.write(handle, 0, b"FIRST")
@@ -470,7 +470,7 @@ async def test_renaming_and_removing_wait_for_an_upload(tmp_path: Path, autojump
         handle = await vfs.files.create(box, "f")
         await vfs.files.write(handle, 0, b"x")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(vfs.files.commit, handle.node)
+            nursery.start_soon(vfs.saves.save, handle.node)
             await trio.sleep(1)
             for attempt in (vfs.unlink(box, "f"), vfs.rename(box, "f", box, "g")):
                 with pytest.raises(LabfsError) as caught:
