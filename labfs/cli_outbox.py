@@ -10,7 +10,9 @@ import click
 
 from labfs import control, mounts
 from labfs.errors import ConfigError
-from labfs.notes import known, leftovers, remove
+from labfs.notes import NEVER_CLOSED, OVERTAKEN, is_duty, known, leftovers, overtaken, remove
+
+Note = dict[str, Any]
 
 
 @click.group()
@@ -18,21 +20,28 @@ def outbox() -> None:
     """Saves that never reached their server."""
 
 
-def kept_in(place: mounts.Place) -> list[dict[str, Any]]:
+def kept_in(place: mounts.Place) -> list[Note]:
     """Return what lies in the spool of a mount and is no living daemon's work."""
-    alive = place.in_use()
-    kept = [note for note in leftovers(place.spool) if note["state"] not in ("local", "saved")]
-    if alive:
-        return [note for note in kept if note["state"] in ("waiting", "failed")]
-    return [note for note in kept if note["bytes"] or note["state"] != "writing"]
+    if not place.in_use():
+        kept = [note for note in leftovers(place.spool) if note["state"] not in ("local", "saved")]
+        return [note for note in kept if note["bytes"] or note["state"] != "writing"]
+    try:  # the daemon knows also what a full disk took no note of
+        found: list[Note] = control.ask(place.socket, {"op": "outbox"})["notes"]
+    except ConfigError:
+        return [note for note in leftovers(place.spool) if note["state"] in ("waiting", "failed", "replacing")]
+    return found
 
 
-def _find(name: str) -> dict[str, Any]:
+def _find(name: str) -> tuple[mounts.Place, Note]:
     for place in mounts.places():
         for note in kept_in(place):
-            if Path(note["file"]).stem == name:
-                return note
+            if _stem(note) == name:
+                return place, note
     raise ConfigError(f"The outbox has no “{name}”; see: labfs outbox list")
+
+
+def _stem(note: Note) -> str:
+    return Path(note["file"]).stem
 
 
 @outbox.command("list")
@@ -40,25 +49,61 @@ def outbox_list() -> None:
     """List them: name, size, where they belong, why they failed."""
     for place in mounts.places():
         for note in kept_in(place):
-            reason = note.get("error") or "labfs ended before it was saved"
-            state = "waiting" if note["state"] in ("waiting", "sending") else "failed"
-            click.echo(f"{Path(note['file']).stem}  {state}  {size(note['bytes'])}  {note.get('path', '?')}  {reason}")
+            click.echo(
+                f"{_stem(note)}  {_state(note)}  {size(note['bytes'])}  {note.get('path', '?')}  {_reason(note)}"
+            )
+
+
+def _state(note: Note) -> str:
+    return "waiting" if note["state"] in ("waiting", "sending", "replacing") else "failed"
+
+
+def _reason(note: Note) -> str:
+    if is_duty(note):
+        return str(note.get("error") or "its old file is still to be deleted")
+    reason = str(
+        note.get("error") or (NEVER_CLOSED[0] if note["state"] == "writing" else "labfs ended before it was saved")
+    )
+    return f"{reason}; {OVERTAKEN}" if known(note) and overtaken(note) and "since" not in reason else reason
 
 
 @outbox.command("retry")
 @click.argument("name", required=False)
 def outbox_retry(name: str | None) -> None:
-    """Send NAME once more, also over what was saved since; without NAME all that failed and nothing overtook."""
-    if name is not None and not known(note := _find(name)):
-        raise ConfigError(f"{name} cannot be sent: {note['error']}.")
-    chosen = 0
-    for place in mounts.places():
-        notes = [note for note in kept_in(place) if name in (None, Path(note["file"]).stem)]
-        if notes and not place.in_use():
-            raise ConfigError(f"{place.mountpoint} is not mounted; mount it, and what waits is sent.")
-        if notes:
-            chosen += control.ask(place.socket, {"op": "retry", "name": name})["count"]
+    """Send NAME once more, over what is there now; without NAME all that failed, was closed and is the latest.
+
+    With NAME it says first what it is about to do to which version, and does it to that version only.
+    """
+    chosen = _retry_all() if name is None else _retry_one(name)
     click.echo(f"{chosen} save(s) are sent again; labfs outbox list shows what is left of them.")
+
+
+def _retry_all() -> int:
+    chosen = left = 0
+    for place in mounts.places():
+        notes = kept_in(place)
+        if notes:
+            _check_mounted(place)
+            count = control.ask(place.socket, {"op": "retry"})["count"]
+            chosen, left = chosen + count, left + len(notes) - count
+    if left:
+        click.echo(f"{left} more are sent only by name, since they were not closed or something newer was saved since.")
+    return chosen
+
+
+def _retry_one(name: str) -> int:
+    place, note = _find(name)
+    if not known(note):
+        raise ConfigError(f"{name} cannot be sent: {note['error']}.")
+    _check_mounted(place)
+    plan = control.ask(place.socket, {"op": "plan", "name": name})
+    click.echo(plan["sentence"])
+    return int(control.ask(place.socket, {"op": "retry", "name": name, "over": plan.get("over")})["count"])
+
+
+def _check_mounted(place: mounts.Place) -> None:
+    if not place.in_use():
+        raise ConfigError(f"{place.mountpoint} is not mounted; mount it, and what waits is sent.")
 
 
 @outbox.command("export")
@@ -67,7 +112,7 @@ def outbox_retry(name: str | None) -> None:
 @click.option("--partial", is_flag=True, help="Also an edit of which bytes are missing.")
 def outbox_export(name: str, file: Path, partial: bool) -> None:
     """Copy the bytes of NAME to FILE, which must not exist."""
-    note = _find(name)
+    _, note = _find(name)
     missing = sum(stop - start for start, stop in note.get("missing", []))
     if missing and not partial:
         raise ConfigError(
@@ -91,7 +136,11 @@ def outbox_export(name: str, file: Path, partial: bool) -> None:
 @click.argument("name")
 def outbox_discard(name: str) -> None:
     """Delete the bytes of NAME for good."""
-    remove(Path(_find(name)["file"]))
+    place, note = _find(name)
+    if place.in_use() and known(note):
+        control.ask(place.socket, {"op": "discard", "name": name})
+    else:
+        remove(Path(note["file"]))
 
 
 def size(count: float) -> str:

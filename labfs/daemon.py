@@ -180,12 +180,27 @@ class Daemon:
                 return {"path": node.path, **self._vfs.xattrs(node)}
             case "why":
                 return {"reason": self._vfs.reasons.of(request["path"])}
+            case "outbox":
+                return {"notes": self._kept()}
+            case "plan":
+                return await self._vfs.outbox.plan(request["name"])
             case "retry":
-                return {"count": self._vfs.outbox.retry(request.get("name"))}
+                return {"count": self._vfs.outbox.retry(request.get("name"), request.get("over"))}
+            case "discard":
+                self._vfs.outbox.discard(request["name"])
+                return {}
             case "users":
                 found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
                 return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
         raise ConfigError("The daemon does not know this request; is it another version of labfs?")
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """Return what could not be saved, also what a full disk took no note of."""
+        saves = self._vfs.saves
+        owed = saves.waiting.owed()
+        files = {note["file"] for note in owed}
+        kept = [note for note in saves.spool.leftovers() if note["state"] in ("failed", "waiting", "replacing")]
+        return [*(note for note in kept if note["file"] not in files), *owed]
 
     def _status(self) -> dict[str, Any]:
         vfs = self._vfs
@@ -201,7 +216,7 @@ class Daemon:
             "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},
             "spool": {
                 "free": vfs.saves.spool.free(),
-                "kept": [n for n in vfs.saves.spool.leftovers() if n["state"] in ("failed", "waiting")],
+                "kept": self._kept(),
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }
