@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import trio
+
 from labfs import names, rules
 from labfs.backend import Accept, Entry, Target
 from labfs.errors import (
@@ -209,6 +211,8 @@ class Moves:
         try:
             if not self._files.writers(node):  # else it is still being written: its close is the save
                 retired = await self._saves.commit(node)
+        except trio.Cancelled:
+            raise  # the mount ends: what was sent by then is found out by the next one
         except BaseException as error:
             reason = str(error) or "the rename was interrupted"
             self._saves.relabel(node, state="failed", error=reason)

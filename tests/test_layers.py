@@ -74,7 +74,7 @@ OUTSIDE = {
     "pyreqwest": {"bulk", "verdicts"},
     "pyfuse3": {"fuse", "daemon"},
     "cachetools": {"blocks", "reader", "reasons"},
-    "trio": {"blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "writer", "tree", "files", "saves", "vfs", "client", "pace", "presigned", "fuse", "control",
+    "trio": {"blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "fuse", "control",
              "daemon", "backends/basespace", "backends/clarity_requests", "backends/odm", "backends/portal",
              "backends/portal_rows", "backends/portal_saving", "backends/redcap", "backends/redcap_projects",
              "backends/redcap_wire"},
