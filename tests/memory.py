@@ -162,10 +162,7 @@ class MemoryBackend:
         return self._saved(target, b"".join(source.chunks()), inside)
 
     def _saved(self, target: Target, data: bytes, inside: str | None = None) -> Entry:
-        entry = self.put(target.name, data, target.folders, inside)
-        if target.replaces is not None and self.capabilities.replace is Replace.BY_DELETE:
-            self.files.pop(int(target.replaces.label), None)
-        return entry
+        return self.put(target.name, data, target.folders, inside)
 
     async def begin_upload(self, target: Target, size: int | None) -> MemoryUpload:
         await self._call("begin")

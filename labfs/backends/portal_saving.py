@@ -1,7 +1,7 @@
 """Saving to the Portal: uploads, what saving over a file means there, names, places and deletion.
 
 Each upload is a new row, so saving over a file is: upload, check, let everything that pointed at the old row
-point at the new one, delete the old one. A failure before the last step takes the new row away again.
+point at the new one. A failure takes the new row away again; the core deletes the old one.
 """
 
 from __future__ import annotations
@@ -81,8 +81,6 @@ class Saving:
         except BaseException:
             await self._withdraw(entry)
             raise
-        if old is not None and past is not None:
-            await self._retire(old)
         return replace(entry, size=source.size)
 
     async def _past(self, old: Entry) -> Json | None:
@@ -190,13 +188,6 @@ class Saving:
         form = {name: [str(number) for number in rows.refs(past.get(name))] for name in rows.LINKS}
         if any(form.values()):
             await self._change(entry.id, {name: numbers for name, numbers in form.items() if numbers})
-
-    async def _retire(self, old: Entry) -> None:
-        try:
-            await self._remove(old.id)
-        except LabfsError as error:
-            kept = f"“{old.name}” was saved as a new file, but the old one could not be deleted"
-            raise type(error)(f"{kept}: {error}") from error
 
     async def _withdraw(self, entry: Entry) -> None:
         """Take away an upload that is not as it should be, also when whoever wanted it has given up."""
