@@ -54,6 +54,8 @@ class Bulk:
         # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
         self._http = httpx.Client(timeout=None, transport=transport or _bulk_transport(timeout_s))  # noqa: S113
 
+        self.notice: Callable[[Mapping[str, str]], None] = lambda headers: None  # is shown each answer's headers
+
     def close(self) -> None:
         self._http.close()
 
@@ -110,6 +112,7 @@ class Bulk:
                 sent["If-Match"] = f'"{ask.version}"'
             method = "GET" if ask.form is None else "POST"
             with translated(ask.what), self._http.stream(method, url, headers=sent, data=ask.form) as response:
+                self.notice(response.headers)
                 if not response.has_redirect_location:
                     if response.status_code not in wanted:
                         reason = ask.explain(response.status_code, response.headers, _reason(response))

@@ -29,7 +29,7 @@ from labfs.breaker import Breaker
 from labfs.bulk import Ask, Bulk
 from labfs.errors import Malformed, Unanswered, Unavailable
 from labfs.pace import Pace
-from labfs.verdicts import now_s, refusal, translated
+from labfs.verdicts import is_page, now_s, refusal, translated
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,6 +38,8 @@ Ts = TypeVarTuple("Ts")
 LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
 STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
 GRACE_S = 2.0  # for an answer that has begun when patience ends
+SLACK_S, CLOCKS_S = 60.0, 3600.0  # by which the clocks of one system differ, and theirs from ours
+QUESTIONS = ("GET", "HEAD")  # all other methods may change something
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 
 
@@ -66,8 +68,13 @@ class Answer:
         return now_s(self.headers)
 
     def since_s(self, wall_s: float, clock_s: float) -> float:
-        """Return on the server's clock, or earlier, a moment that both of ours told: the first of them can jump."""
-        return min(wall_s, self.now_s - (trio.current_time() - clock_s))
+        """Return on the server's clock, or a little earlier, a moment that both of ours told.
+
+        The first of ours can jump and the second stands still while the machine sleeps; where the answer has no
+        date, theirs may differ from ours.
+        """
+        slack_s = SLACK_S if "date" in self.headers else CLOCKS_S
+        return min(wall_s, self.now_s - (trio.current_time() - clock_s)) - slack_s
 
     def json(self) -> Any:
         """Return the body's JSON. Raises Malformed for anything else, a web page above all."""
@@ -109,7 +116,7 @@ class Client:
         self.url = url.rstrip("/") + "/"
         self._credentials = credentials
         self._explain = explain
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._pace = Pace(requests_per_s)
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
@@ -146,7 +153,8 @@ class Client:
 
         Tried again while `patience` lasts, where a retry can help. A request that is not `repeatable`
         is tried again only if it surely was not carried out, else Unanswered is raised. `check` raises
-        if a 2xx answer is none after all: Unavailable has it tried again as any other.
+        if a 2xx answer is none after all: Unavailable has it tried again as any other. A web page is no answer to
+        a change: whatever stands between sent it, and the change may have been carried out behind it.
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
 
@@ -169,12 +177,14 @@ class Client:
                     request.stream = _Body(chunks, on_disk=source is not None)
                     answer = await self._answer(request, what)
             check(answer)
+            if method not in QUESTIONS and is_page(answer.headers, answer.body):
+                raise Unanswered(f"{what} answered with a web page; is the site under maintenance, or its url wrong?")
             return answer
 
         with trio.CancelScope() as scope:
             return await self._insist(self.url, once, patience, repeatable, None if source else scope)
         assert scope.cancelled_caught
-        raise Unanswered(f"{what} did not answer within {patience * self._timeout_s:.0f} seconds.", silent=True)
+        raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
 
     async def _answer(self, request: httpx.Request, what: str) -> Answer:
         response = await self._api.send(request, stream=True)
@@ -192,9 +202,14 @@ class Client:
         log.debug("%s -> %d", what, answer.status)
         if 200 <= answer.status < 300:
             return answer
-        raise refusal(answer.status, answer.headers, what, self._explain(answer))
+        page = is_page(answer.headers, answer.body)
+        raise refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
 
     # -- file bytes ----------------------------------------------------------------------------------
+
+    def watch(self, notice: Callable[[Mapping[str, str]], None]) -> None:
+        """Have `notice` called with the headers of each answer of a file store; it runs in other threads."""
+        self._bulk.notice = notice
 
     async def fetch(self, url: str, start: int, stop: int, version: str | None) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
@@ -290,7 +305,7 @@ class Client:
         `scope`, if given, is cancelled when a try takes longer than patience lasts.
         """
         breaker = self._breaker(url)
-        deadline = trio.current_time() + patience * self._timeout_s
+        deadline = trio.current_time() + patience * self.timeout_s
         wait_s = FIRST_WAIT_S
         while True:
             try:
@@ -314,7 +329,7 @@ class Client:
     def _breaker(self, url: str) -> Breaker:
         origin = urlsplit(url).netloc
         if origin not in self._breakers:
-            self._breakers[origin] = Breaker(self.site, self._timeout_s)
+            self._breakers[origin] = Breaker(self.site, self.timeout_s)
         return self._breakers[origin]
 
     @property

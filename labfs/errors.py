@@ -38,6 +38,7 @@ The message of each is one plain sentence that a scientist can act on. It never 
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 
 class LabfsError(Exception):
@@ -153,7 +154,15 @@ class Unavailable(LabfsError):
 
 
 class Unanswered(Unavailable):
-    """The request went out and no whole answer came back: it may have been carried out."""
+    """The request went out and no whole answer came back: it may have been carried out.
+
+    `lost` says that no answer of the service itself came, so that the request may still be under way there, and
+    be carried out minutes later; else the service says that it failed over it, and no more will come of it.
+    """
+
+    def __init__(self, sentence: str, *, lost: bool = True, **more: Any) -> None:
+        super().__init__(sentence, **more)
+        self.lost = lost
 
 
 class Garbled(Unavailable):

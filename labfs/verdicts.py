@@ -47,19 +47,33 @@ _BY_STATUS: dict[int, type[LabfsError]] = {
     412: errors.Stale,
     413: errors.TooLarge,
     416: errors.Stale,
+    501: errors.Unsupported,
+    505: errors.Unsupported,
+    507: errors.NoSpace,
 }
-_PASSING = (408, 429, 500, 502, 503, 504)
-_REFUSED_UNREAD = (429, 503)  # the service says that it did not carry the request out
 
 
-def refusal(status: int, headers: Mapping[str, str], what: str, reason: str) -> LabfsError:
+def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, page: bool = False) -> LabfsError:
+    """Return what an answer that is no success means; `page` says that its body is a web page.
+
+    Of 500 the service's own sentence is definite. What stands between says 502, 504 or 520 to 530 when it gave up
+    waiting, and also 503 with a page of its own when it was cut off, while the service may go on with the request.
+    """
     sentence = reason or f"{what} answered {status}."
-    if status in _PASSING:
-        kind = Unavailable if status in _REFUSED_UNREAD else Unanswered
-        return kind(sentence, retry_after_s=_retry_after_s(headers))
+    wish = _retry_after_s(headers)
+    if status == 429 or (status == 503 and not page):
+        return Unavailable(sentence, retry_after_s=wish)
+    if status == 408 or (status >= 500 and status not in _BY_STATUS):
+        return Unanswered(sentence, lost=status != 500 or page or not reason, retry_after_s=wish)
     if status == 401:
         return errors.Denied(f"{sentence} The site's token or password was refused: check the configuration.")
     return _BY_STATUS.get(status, errors.Malformed if status < 400 else errors.Invalid)(sentence)
+
+
+def is_page(headers: Mapping[str, str], body: bytes) -> bool:
+    """Tell a web page, which none of the services sends a program, by its type or its first letters."""
+    start = body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower()
+    return "html" in headers.get("content-type", "").lower() or start.startswith((b"<!doctype html", b"<html"))
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -297,8 +297,15 @@ class Contract:
         if how in (Replace.NEVER, Replace.NEWER):
             return
         saved = await ground.backend.upload(replace(target(ground, "f"), replaces=entry), Bytes(noise(2000, 2)))
-        assert names_of(await held(ground)) == ["f"]
         assert await whole(ground, saved) == noise(2000, 2)
+        if how is Replace.BY_DELETE:
+            # The old one is there until the core deletes it, which it may do again after a crash.
+            assert names_of(await held(ground)) == ["f", "f"]
+            assert await whole(ground, entry) == noise(1000, 1)
+            await ground.backend.delete(entry)
+            await ground.backend.delete(entry)
+        assert names_of(await held(ground)) == ["f"]
+        assert await whole(ground, await ground.backend.stat(saved.id)) == noise(2000, 2)
         assert ground.stored() == {at(ground, "f"): noise(2000, 2)}
         if how is Replace.IN_PLACE:
             assert saved.id == entry.id or ground.record.room == 1

@@ -75,7 +75,7 @@ OUTSIDE = {
     "pyfuse3": {"fuse", "daemon"},
     "cachetools": {"blocks", "reader", "reasons"},
     "trio": {"blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "fuse", "control",
-             "daemon", "backends/basespace", "backends/clarity_requests", "backends/odm", "backends/portal",
+             "daemon", "backends/basespace_saving", "backends/looking", "backends/clarity_requests", "backends/odm", "backends/portal",
              "backends/portal_rows", "backends/portal_saving", "backends/redcap", "backends/redcap_projects",
              "backends/redcap_wire"},
     "defusedxml": {"backends/clarity_entries"},

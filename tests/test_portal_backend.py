@@ -254,7 +254,8 @@ async def test_saving_over_a_file_keeps_its_description_and_all_that_points_at_i
     old = await entry_of(ground, number)
     home = await ground.backend.stat(f"organizations/{ground.team.number}/attachments")
     new = await ground.backend.upload(Target(home, (), "MTA.pdf", old), Bytes(b"a newer agreement"))
-    (row,) = ground.team.rows()
+    before, row = ground.team.rows()
+    assert (before["id"], before["data"]) == (number, b"the agreement"), "the core deletes it"
     assert (row["id"], row["description"], row["data"]) == (int(new.label), "Signed in May", b"a newer agreement")
     assert row["id"] != number
     assert [service.agreement(material) for material in materials] == [row["id"]] * 2
@@ -624,7 +625,8 @@ async def test_a_map_of_another_organizations_material_stays_one_when_it_is_save
     number = ground.team.put("map", b"old", elsewhere)
     home = await ground.backend.stat(f"organizations/{ground.team.number}/attachments")
     await ground.backend.upload(Target(home, (), "map", await entry_of(ground, number)), Bytes(b"new"))
-    assert [(row["material"], row["data"]) for row in ground.team.rows()] == [(elsewhere, b"new")]
+    rows = [(row["material"], row["data"]) for row in ground.team.rows()]
+    assert rows == [(elsewhere, b"old"), (elsewhere, b"new")]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

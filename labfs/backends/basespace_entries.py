@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from labfs.backend import Accept, Entry
+from labfs.backend import Accept, Buffer, Entry
+from labfs.client import Answer
+from labfs.errors import Invalid, Malformed
 
+API = "v1pre3"
+PAGE = 1024  # the largest page there is
 CLOSED = ("complete", "aborted")  # states of an analysis after which its record takes no more files
 
 Json = dict[str, Any]
@@ -21,7 +26,7 @@ def project(item: Json) -> Entry:
         id=f"projects/{int(item['Id'])}",
         name=str(item["Name"]),
         is_dir=True,
-        age=int(item["Id"]),
+        age=created_ns(item),
         label=str(item["Id"]),
         modified_ns=time_ns(item),
         accepts=frozenset({Accept.DIRECTORY}),
@@ -36,7 +41,7 @@ def app_result(item: Json) -> Entry:
         id=f"appresults/{int(item['Id'])}",
         name=str(item["Name"]),
         is_dir=True,
-        age=int(item["Id"]),
+        age=created_ns(item),
         label=str(item["Id"]),
         modified_ns=time_ns(item),
         accepts=frozenset() if closed else frozenset({Accept.FILE, Accept.FOLDER}),
@@ -50,7 +55,7 @@ def sample(item: Json) -> Entry:
         id=f"samples/{int(item['Id'])}",
         name=str(item.get("Name") or item["SampleId"]),
         is_dir=True,
-        age=int(item["Id"]),
+        age=created_ns(item),
         label=str(item["Id"]),
         modified_ns=time_ns(item),
         read_only="Samples come from the sequencer and cannot be changed.",
@@ -71,7 +76,7 @@ def file(item: Json) -> Entry:
         id=f"files/{int(item['Id'])}",
         name=name,
         is_dir=False,
-        age=int(item["Id"]),
+        age=created_ns(item),
         label=str(item["Id"]),
         folders=tuple(folders),
         size=size,
@@ -80,6 +85,15 @@ def file(item: Json) -> Entry:
         checksum=_checksum(tag),
         unreadable=archived if item.get("IsArchived") else None,
     )
+
+
+def md5_of(data: Buffer) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def tag_of_parts(digests: list[str]) -> str:
+    """Return the tag that an object store gives a file of these parts, by their MD5s in hex."""
+    return f"{md5_of(b''.join(map(bytes.fromhex, digests)))}-{len(digests)}"
 
 
 def _checksum(tag: str | None) -> str | None:
@@ -93,10 +107,21 @@ def _checksum(tag: str | None) -> str | None:
 
 def time_ns(item: Json) -> int | None:
     for key in ("DateModified", "DateCreated"):
-        moment = parse_time(item.get(key))
-        if moment is not None and moment.year > 1:
-            return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+        if (moment_ns := _ns(item.get(key))) is not None:
+            return moment_ns
     return None
+
+
+def created_ns(item: Json) -> int:
+    """Return the date of creation, 0 where none is told: the only thing that grows with time."""
+    return _ns(item.get("DateCreated")) or 0
+
+
+def _ns(text: Any) -> int | None:
+    moment = parse_time(text)
+    if moment is None or moment.year <= 1:
+        return None
+    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
 
 
 def parse_time(text: Any) -> datetime | None:
@@ -105,3 +130,15 @@ def parse_time(text: Any) -> datetime | None:
         return datetime.fromisoformat(str(text).rstrip("Z")[:26] + "+00:00")
     except ValueError:
         return None
+
+
+def response_of(answer: Answer) -> Json:
+    """Return what the service wraps its answers in. Raises Malformed for an answer without it."""
+    body = answer.json()
+    found = body.get("Response") if isinstance(body, dict) else None
+    status = body.get("ResponseStatus") if isinstance(body, dict) else None
+    if isinstance(status, dict) and status.get("Message"):
+        raise Invalid(f"{answer.what}: {status['Message']}")
+    if not isinstance(found, dict):
+        raise Malformed(f"{answer.what} answered without a Response; is the site's url right?")
+    return cast(Json, found)

@@ -192,7 +192,7 @@ class Odm:
         raise NotPermitted(f"{self._client.site} makes no study on request, and so not “{name}”.")
 
     async def upload(self, target: Target, source: Source) -> Entry:
-        """Import a file and wait for the job; then delete the file whose place it takes."""
+        """Import a file and wait for the job."""
         before = {entry.id for entry in (await self.page(target.parent, None)).entries}
         try:
             accession = await self._import(target, source)
@@ -209,8 +209,6 @@ class Odm:
         size = await self.measure(entry)
         if size not in (source.size, None):
             raise Malformed(f"{self._client.site} holds {size} bytes of the {source.size} that were sent; not saved.")
-        if target.replaces is not None:
-            await self.delete(target.replaces)
         return replace(entry, size=source.size)
 
     async def _import(self, target: Target, source: Source) -> str:

@@ -73,6 +73,7 @@ class Portal:
         self._learning = trio.Lock()
         self._addresses = Addresses()
         self._saving = Saving(client, self._addresses, self._detail, self._beside)
+        self.looking = self._saving.looking
 
     @property
     def capabilities(self) -> Capabilities:

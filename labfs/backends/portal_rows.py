@@ -95,7 +95,7 @@ def organization(item: Json) -> Entry:
         id=f"organizations/{number}",
         name=str(item.get("name") or f"organization_{number}"),
         is_dir=True,
-        age=number,
+        age=time_ns(item.get("created_at")) or 0,
         label=str(number),
         modified_ns=time_ns(item.get("updated_at")),
         read_only=NO_MATERIALS,
@@ -120,7 +120,7 @@ def material(item: Json, organization: int, locked: str | None) -> Entry:
         id=Place(organization, number).id,
         name=str(item.get("title") or f"material_{number}"),
         is_dir=True,
-        age=number,
+        age=time_ns(item.get("created_at")) or 0,
         label=str(number),
         complete=True,
         modified_ns=time_ns(item.get("updated_at")),
@@ -140,7 +140,7 @@ def file(item: Json, at: Place, locked: str | None = None) -> Entry:
         id=f"attachments/{number}",
         name=name or f"attachment_{number}",
         is_dir=False,
-        age=number,
+        age=time_ns(item.get("created_at")) or 0,
         label=str(number),
         inside=at.inside,
         modified_ns=time_ns(item.get("created_at")),  # the other date moves with names and links
@@ -241,6 +241,16 @@ def optional(value: Any) -> int | None:
     return None if value is None else ref(value)
 
 
+def says(row: Json, name: str, wanted: str | list[str]) -> bool:
+    """Tell whether a row has this value, as a form carries it: a text, an id or "" for none, or ids."""
+    value = row.get(name)
+    if isinstance(wanted, list):
+        return sorted(refs(value)) == sorted(map(int, wanted))
+    if isinstance(value, str):
+        return value == wanted
+    return refs([value]) == ([int(wanted)] if wanted.isdecimal() else [])
+
+
 def person(value: Any) -> str:
     return str(value.get("id") if isinstance(value, dict) else value)
 
@@ -302,10 +312,12 @@ class Addresses:
     def __init__(self) -> None:
         self._known: dict[str, Address] = {}
         self.local = False
+        self.greatest = 0  # id that was seen; those that are made from now on are greater
 
     def note(self, rows: Any, answer: Answer) -> None:
         """Keep the addresses in a list of rows, of which each may be nonsense."""
         for row in rows if isinstance(rows, list) else []:
+            self.greatest = max([self.greatest, *refs([row])])
             try:
                 self.keep(f"attachments/{row['id']}", located(row, answer))
             except (AttributeError, KeyError, TypeError, Malformed):

@@ -1,12 +1,11 @@
 """Saving to the Portal: uploads, what saving over a file means there, names, places and deletion.
 
 Each upload is a new row, so saving over a file is: upload, check, let everything that pointed at the old row
-point at the new one, delete the old one. A failure before the last step takes the new row away again.
+point at the new one. A failure takes the new row away again; the core deletes the old one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import html
 import logging
 import mimetypes
@@ -18,8 +17,9 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Buffer, Entry, Source, Target
+from labfs.backend import Entry, Source, Target
 from labfs.backends import portal_rows as rows
+from labfs.backends.looking import Change, Doubtful, Looking, holds
 from labfs.backends.portal_rows import Addresses, Attached, Json, Place, located
 from labfs.client import Answer, Client, Patience
 from labfs.errors import (
@@ -32,6 +32,7 @@ from labfs.errors import (
     ReadOnly,
     TooLarge,
     Unanswered,
+    Unavailable,
 )
 from labfs.forms import Form
 from labfs.presigned import Address
@@ -40,15 +41,11 @@ log = logging.getLogger(__name__)
 
 ATTACHMENTS = "v1/attachments/"
 LARGEST = 1_000_000_000  # bytes of a file: the program's own limit, checked once everything has arrived
-UPLOAD_TRIES = 3
-# Between looks for an upload whose answer was lost. One that the service fell silent over may go on for as
-# long as its workers live, 90 s.
-LOOKS_S, LONG_LOOKS_S = (0.0, 1.0), (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
-CLOCKS_S = 3600  # by which their clock and ours may differ
 WITHDRAW_S = 8.0  # for taking away an upload that failed
 NAMED = ("filename", "owned_by_org", "sequence_map_for")  # by which an upload is known again
 
 Detail = Callable[[str], Awaitable[tuple[Json, Answer]]]
+Row = tuple[Json, Answer]  # and what told it
 Listing = Callable[[Place], Awaitable[tuple[list[Any], Answer]]]
 
 
@@ -60,6 +57,7 @@ class Saving:
         self._addresses = addresses
         self._detail = detail
         self._listing = listing
+        self.looking = Looking(client.timeout_s)
         self.whole = LARGEST  # less once the proxy in front refused a smaller file; nothing tells its limit
 
     # -- uploads -------------------------------------------------------------------------------------
@@ -72,17 +70,17 @@ class Saving:
         if source.size > self.whole:
             raise TooLarge(f"“{target.name}” has {source.size} bytes; this portal takes at most {self.whole}.")
         past = None if old is None else await self._past(old)
-        row, answer = await self._sent(target, at, source, _fields(target, at, past))
+        change = self._upload(target, at, source, _fields(target, at, past))
+        row, answer = await self.looking.once(change)
         entry = rows.converted(lambda: rows.file(row, at), answer)
         try:
-            await self._check(target, entry, located(row, answer), source.size)
+            with self.looking.confirming(change):
+                await self._check(target, entry, located(row, answer), source.size)
             if past is not None:
                 await self._inherit(entry, past)
         except BaseException:
             await self._withdraw(entry)
             raise
-        if old is not None and past is not None:
-            await self._retire(old)
         return replace(entry, size=source.size)
 
     async def _past(self, old: Entry) -> Json | None:
@@ -94,29 +92,29 @@ class Saving:
         except NotFound:
             return None
 
-    async def _sent(self, target: Target, at: Place, source: Source, fields: dict[str, str]) -> tuple[Json, Answer]:
-        """Upload; return the new row. A lost answer is looked for before anything is sent again."""
-        began = time.time(), trio.current_time()
-        for attempt in range(1, UPLOAD_TRIES + 1):
-            try:
-                answer = await self._post(target, source, fields)
-                row = rows.object_of(answer)
-                rows.converted(lambda row=row: rows.file(row, at), answer)  # type: ignore[misc]
-            except TooLarge as error:
-                self.whole = min(self.whole, max(source.size - 1, 0))
-                text = f"{self._client.site} takes no files of {source.size} bytes: the server in front refused it"
-                raise TooLarge(f"{text} ({error})") from error
-            except (Unanswered, Malformed) as error:
-                silent = isinstance(error, Unanswered) and error.silent
-                found = await self._find(target, source, fields, began, LONG_LOOKS_S if silent else LOOKS_S)
-                if found is not None:
-                    return found
-                if attempt == UPLOAD_TRIES:
-                    raise
-                log.info("%s Nothing of “%s” arrived; sending it again.", error, target.name)
-            else:
-                return row, answer
-        raise AssertionError("unreachable")
+    def _upload(self, target: Target, at: Place, source: Source, fields: dict[str, str]) -> Change[Row]:
+        old = {target.replaces.id} if target.replaces is not None else set()
+        return Change(
+            f"{at.id}/{target.name}",
+            Began(self._addresses.greatest, frozenset(old)),
+            lambda: self._sent(target, at, source, fields),
+            lambda began: self._ours(at, source, fields, began),
+            mark=source.size,
+            name=lambda made: made[0].get("id"),
+            withdraw=lambda made: self._remove(f"attachments/{rows.ref(made[0])}"),
+        )
+
+    async def _sent(self, target: Target, at: Place, source: Source, fields: dict[str, str]) -> Row:
+        """Upload; return the new row."""
+        try:
+            answer = await self._post(target, source, fields)
+        except TooLarge as error:
+            self.whole = min(self.whole, max(source.size - 1, 0))
+            text = f"{self._client.site} takes no files of {source.size} bytes: the server in front refused it"
+            raise TooLarge(f"{text} ({error})") from error
+        row = rows.object_of(answer)
+        rows.converted(lambda: rows.file(row, at), answer)
+        return row, answer
 
     async def _post(self, target: Target, source: Source, fields: dict[str, str]) -> Answer:
         kind = mimetypes.guess_type(target.name, strict=False)[0] or "application/octet-stream"
@@ -131,32 +129,21 @@ class Saving:
             repeatable=False,
         )
 
-    async def _find(
-        self,
-        target: Target,
-        source: Source,
-        fields: dict[str, str],
-        began: tuple[float, float],
-        looks_s: tuple[float, ...],
-    ) -> tuple[Json, Answer] | None:
-        """Look for an upload whose answer was lost: a row made since, of this name, place and bytes."""
-        for pause_s in looks_s:
-            await trio.sleep(pause_s)
-            listed, answer = await self._listing(rows.place(target.parent.id))
-            since_s = answer.since_s(*began)
-            for row in listed:
-                if _is_candidate(row, target, fields, since_s) and await self._holds(row, answer, source):
-                    return row, answer
-        return None
+    async def _ours(self, at: Place, source: Source, fields: dict[str, str], began: Began) -> list[Row]:
+        """Return rows that are an upload of `source` begun then: made since, of this name, place and bytes."""
+        listed, answer = await self._listing(at)
+        since_s = answer.since_s(*began.moment)
+        alike = [row for row in listed if _is_candidate(row, fields, began, since_s)]
+        return [(row, answer) for row in alike if await self._holds(row, answer, source)]
 
     async def _holds(self, row: Json, answer: Answer, source: Source) -> bool:
         """Whether a row's bytes are the source's; compared whole, since no answer tells a checksum."""
-        basket = _Digest()
         try:
-            await self._attached(rows.file(row, Place()), located(row, answer)).pour(basket)
+            return await holds(self._attached(rows.file(row, Place()), located(row, answer)), source)
+        except Unavailable:
+            raise
         except (LabfsError, KeyError, TypeError, ValueError):
             return False
-        return basket.digest() == await trio.to_thread.run_sync(source.md5)
 
     def _attached(self, entry: Entry, there: Address) -> Attached:
         async def again() -> Address:
@@ -191,13 +178,6 @@ class Saving:
         if any(form.values()):
             await self._change(entry.id, {name: numbers for name, numbers in form.items() if numbers})
 
-    async def _retire(self, old: Entry) -> None:
-        try:
-            await self._remove(old.id)
-        except LabfsError as error:
-            kept = f"“{old.name}” was saved as a new file, but the old one could not be deleted"
-            raise type(error)(f"{kept}: {error}") from error
-
     async def _withdraw(self, entry: Entry) -> None:
         """Take away an upload that is not as it should be, also when whoever wanted it has given up."""
         with trio.move_on_after(WITHDRAW_S, shield=True):
@@ -230,11 +210,26 @@ class Saving:
             await self._inherit(renamed, past)
         return replace(renamed, size=entry.size)
 
-    async def _change(self, entry_id: str, form: Mapping[str, str | list[str]]) -> tuple[Json, Answer]:
+    async def _change(self, entry_id: str, form: Mapping[str, str | list[str]]) -> Row:
+        """Change fields of a row; one that was changed late, after another change, would undo that."""
+
+        async def send() -> Row:
+            return await self._patch(entry_id, form=form)
+
+        async def done(began: None) -> list[Row]:
+            row, answer = await self._detail(entry_id)
+            return [(row, answer)] if all(rows.says(row, name, value) for name, value in form.items()) else []
+
+        return await self.looking.once(Change(f"{entry_id} {sorted(form.items())}", None, send, done))
+
+    async def _patch(self, path: str, **sent: Any) -> Row:
         answer = await self._client.call(
-            "PATCH", f"v1/{entry_id}/", form=form, headers=rows.JSON, patience=Patience.PERSISTENT
+            "PATCH", f"v1/{path}/", headers=rows.JSON, patience=Patience.PERSISTENT, repeatable=False, **sent
         )
-        return rows.object_of(answer), answer
+        try:
+            return rows.object_of(answer), answer
+        except Malformed as error:  # some answer is there, and the same change again changes nothing
+            raise Unanswered(str(error), lost=False) from error
 
     async def delete(self, entry: Entry) -> None:
         """Delete a file; one that is an agreement is taken from its materials first, which would go on showing it."""
@@ -247,15 +242,30 @@ class Saving:
                 await self._agree(material, None)
                 taken.append(material)
             await self._remove(entry.id)
-        except LabfsError:
+        except LabfsError as error:
+            # Whether it is gone is known before its materials are given a file that nobody can read.
+            if isinstance(error, Doubtful) and await self.looking.seen(lambda: self._gone(entry), error):
+                return
             for material in taken:
                 with suppress(LabfsError):
                     await self._agree(material, int(entry.label))
             raise
 
+    async def _gone(self, entry: Entry) -> list[Entry]:
+        return [] if await self._past(entry) else [entry]
+
     async def _agree(self, material: int, agreement: int | None) -> None:
-        path, body = f"v1/materials/{material}/", {"mta_attachment": agreement}
-        await self._client.call("PATCH", path, json=body, headers=rows.JSON, patience=Patience.PERSISTENT)
+        """Make a file a material's agreement, or leave it without one."""
+        path = f"materials/{material}"
+
+        async def send() -> Json:
+            return (await self._patch(path, json={"mta_attachment": agreement}))[0]
+
+        async def done(began: None) -> list[Json]:
+            found = rows.object_of(await self._client.call("GET", f"v1/{path}/", headers=rows.JSON))
+            return [found] if rows.says(found, "mta_attachment", str(agreement or "")) else []
+
+        await self.looking.once(Change(f"{path} {agreement}", None, send, done))
 
     async def _remove(self, entry_id: str) -> None:
         try:
@@ -273,35 +283,20 @@ def _fields(target: Target, at: Place, past: Json | None) -> dict[str, str]:
     return {"filename": target.name, **{name: str(value) for name, value in given.items() if value}}
 
 
-def _is_candidate(row: Any, target: Target, fields: dict[str, str], began: float) -> bool:
+class Began:
+    """A moment, and what was known to be there then: all ids up to the greatest, since they grow, and some by name."""
+
+    def __init__(self, greatest: int, known: frozenset[str]) -> None:
+        self.greatest = greatest
+        self.known = known
+        self.moment = time.time(), trio.current_time()
+
+
+def _is_candidate(row: Any, fields: dict[str, str], began: Began, since_s: float) -> bool:
     """Whether a row may be an upload of these fields, begun then, that nobody answered for."""
-    if not isinstance(row, dict) or (
-        target.replaces is not None and f"attachments/{row.get('id')}" == target.replaces.id
-    ):
+    if not isinstance(row, dict) or not all(str(row.get(name) or "") == fields.get(name, "") for name in NAMED):
         return False
-    same = all(str(row.get(name) or "") == fields.get(name, "") for name in NAMED)
+    number = next(iter(rows.refs([row])), 0)
     made_ns = rows.time_ns(row.get("created_at"))
-    return same and (made_ns or 0) > (began - CLOCKS_S) * 1e9
-
-
-class _Digest:
-    """A sink that keeps the MD5 of what it was sent, and nothing else."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._count = 0
-
-    def begin(self, size: int | None) -> None:
-        self._begin()
-
-    def write(self, data: Buffer) -> None:
-        self._md5.update(data)
-        self._count += len(data)
-        self.received = max(self.received, self._count)
-
-    def digest(self) -> bytes:
-        return self._md5.digest()
+    fresh = number > began.greatest and f"attachments/{number}" not in began.known
+    return fresh and (made_ns or 0) > since_s * 1e9

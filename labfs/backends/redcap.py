@@ -328,7 +328,7 @@ class Redcap:
             raise Malformed(f"{where} holds {length} bytes of the {source.size} that were sent; not saved.")
 
     async def _shelve(self, alias: str, folder: int, target: Target, source: Source) -> Entry:
-        """Put a file into the repository, then delete the one whose place it takes."""
+        """Put a file into the repository, beside the one whose place it takes."""
         before = {entry.id for entry in (await self._projects.folder(alias, folder)).entries}
         number = str(folder) if folder else None
         lost = await self._send(alias, target.name, source, {"content": "fileRepository", "folder_id": number})
@@ -352,8 +352,6 @@ class Redcap:
         if entry.name != target.name:
             await self.delete(entry)
             raise Invalid(f"REDCap would call this file “{entry.name}”; choose a plainer name.")
-        if target.replaces is not None:
-            await self.delete(target.replaces)
         return replace(entry, size=source.size)
 
     async def delete(self, entry: Entry) -> None:
