@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from labfs import control
+from labfs.sandbox.basespace.switches import Switches
 
 TIMEOUT_S = 90
 
@@ -41,10 +43,7 @@ class Sandbox:
     def calm(self) -> None:
         """No faults, the usual switches, counters at zero."""
         self._http.delete(f"{self.control}/faults").raise_for_status()
-        self.switch(
-            empty_upload="refuse", url_life_s=604800.0, same_path="duplicate", pending_listed=False,
-            sort_ignored=False, short_pages=0, created_status=201, over_limit="clamp",
-        )  # fmt: skip
+        self.switch(**asdict(Switches()))
         self.reset()
 
     def faults(self, *faults: dict[str, Any]) -> None:
@@ -89,14 +88,14 @@ class Sandbox:
         return str(self.api("POST", f"appresults/{record}/files", params=params, content=data, headers=headers)["Id"])
 
     def rows(self, record: str, status: str = "complete") -> list[dict[str, Any]]:
-        """Return the files of a record straight from the store, oldest first."""
+        """Return the files of a record straight from the store, the one that was made first first."""
         with contextlib.closing(sqlite3.connect(self.directory / "sandbox.sqlite")) as db:
             db.row_factory = sqlite3.Row
-            sql = "SELECT * FROM files WHERE record = ? AND status = ? ORDER BY id"
+            sql = "SELECT * FROM files WHERE record = ? AND status = ? ORDER BY made"
             return [dict(row) for row in db.execute(sql, (int(record), status))]
 
     def stored(self, record: str) -> dict[str, bytes]:
-        """Return the bytes of a record's newest files by path, straight from the blob store."""
+        """Return the bytes of the file made last of each path of a record, straight from the blob store."""
         return {row["path"]: (self.directory / "blobs" / row["blob"]).read_bytes() for row in self.rows(record)}
 
     def fresh(self) -> Folder:

@@ -175,9 +175,8 @@ def test_the_blob_origin_refuses_credentials_expiry_and_forgery(sandbox: Sandbox
     plain = httpx.get(url)
     assert (plain.status_code, plain.content) == (200, b"0123456789")
     assert plain.headers["etag"] == f'"{hashlib.md5(b"0123456789").hexdigest()}"'
-    for headers in ({"Authorization": f"Bearer {sandbox.token}"}, {"x-access-token": sandbox.token}):
-        answer = httpx.get(url, headers=headers)
-        assert (answer.status_code, b"<Code>InvalidArgument" in answer.content) == (400, True)
+    answer = httpx.get(url, headers={"Authorization": f"Bearer {sandbox.token}"})
+    assert (answer.status_code, b"<Code>InvalidArgument" in answer.content) == (400, True)
     assert httpx.get(url.replace("Signature=", "Signature=x")).status_code == 403
     assert httpx.get(url, headers={"If-Match": '"other"'}).status_code == 412
     partial = httpx.get(url, headers={"Range": "bytes=2-4"})

@@ -1,6 +1,7 @@
 """The blob origin: an object store that serves presigned addresses and nothing else.
 
-Strict as the real one: a signature for each object, an end to its life, no credentials besides it.
+Strict as the real one: a signature for each object, an end to its life, no `Authorization` besides it. A token
+in a header or a field that the store does not know is nothing to it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from urllib.parse import quote, urlencode
 
@@ -22,6 +23,14 @@ from labfs.sandbox.store import Store
 
 CHUNK = 1024 * 1024
 ACCESS_KEY = "SANDBOXACCESSKEY"
+ENCRYPTION = {
+    "": {"x-amz-server-side-encryption": "AES256"},
+    "told": {
+        "x-amz-server-side-encryption": "aws:kms",
+        "x-amz-server-side-encryption-aws-kms-key-id": "arn:aws:kms:us-east-1:000000000000:key/sandbox",
+    },
+    "silent": {},
+}
 
 
 def error(status: int, code: str = "InternalError", message: str = "We encountered an internal error.") -> Response:
@@ -40,12 +49,16 @@ class Blobs:
         self._secret = secret
         self.url = ""  # of this origin, known once it listens
         store.script("CREATE TABLE IF NOT EXISTS objects (key TEXT PRIMARY KEY, blob TEXT, etag TEXT, modified REAL)")
+        store.column("objects", "kms", "TEXT NOT NULL DEFAULT ''")
+        self.refuses_tokens: Callable[[], bool] = lambda: False  # a service may decide it
         self.app = Starlette(routes=[Route("/{key}/{name:path}", self._get, methods=["GET", "HEAD"])])
 
-    def add(self, blob: str, etag: str) -> str:
-        """Make a blob reachable; return its key."""
+    def add(self, blob: str, etag: str, kms: str = "") -> str:
+        """Make a blob reachable; return its key. Encrypted by KMS, it says so (`told`) or does not (`silent`)."""
         key = hashlib.md5(blob.encode(), usedforsecurity=False).hexdigest()
-        self._store.run("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)", key, blob, etag, time.time())
+        columns = "key, blob, etag, modified, kms"
+        sql = f"INSERT OR REPLACE INTO objects ({columns}) VALUES (?, ?, ?, ?, ?)"
+        self._store.run(sql, key, blob, etag, time.time(), kms)
         return key
 
     def address(self, key: str, name: str, content_type: str, life_s: float) -> tuple[str, float]:
@@ -67,7 +80,8 @@ class Blobs:
 
     def _refusal(self, request: Request, key: str) -> Response | None:
         query = request.query_params
-        if "authorization" in request.headers or "x-access-token" in request.headers or "access_token" in query:
+        token = "x-access-token" in request.headers or "access_token" in query
+        if "authorization" in request.headers or (token and self.refuses_tokens()):
             text = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string"
             return error(400, "InvalidArgument", text + " parameter or the Authorization header should be specified")
         if not hmac.compare_digest(query.get("Signature", ""), self._sign(key, query.get("Expires", ""))):
@@ -91,6 +105,7 @@ class Blobs:
             "Accept-Ranges": "bytes",
             "Last-Modified": formatdate(row["modified"], usegmt=True),
             "Content-Disposition": request.query_params.get("response-content-disposition", ""),
+            **ENCRYPTION[row["kms"]],
         }
         media_type = request.query_params.get("response-content-type", "application/octet-stream")
         wanted = request.headers.get("if-match")

@@ -35,6 +35,11 @@ class Store:
     def script(self, text: str) -> None:
         self._db.executescript(text)
 
+    def column(self, table: str, name: str, declaration: str) -> None:
+        """Add a column that the table of an older store lacks."""
+        if name not in [row["name"] for row in self.all(f"PRAGMA table_info({table})")]:
+            self.script(f"ALTER TABLE {table} ADD COLUMN {name} {declaration}")
+
     def run(self, sql: str, *values: Any) -> int:
         """Execute a statement and return the id of the row it made."""
         return self._db.execute(sql, values).lastrowid or 0

@@ -16,6 +16,11 @@ from starlette.responses import JSONResponse, Response
 MIB = 1024 * 1024
 
 FORBIDDEN = "BASESPACE.COMMON.INSUFFICIENT_RESOURCE_PERMISSIONS"
+UNKNOWN = (
+    "This isn't a recognized path. Please refer to the API documentation at"
+    " https://developer.basespace.illumina.com/docs for the available resources."
+)
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache", "Expires": "0"}
 
 
@@ -36,16 +41,16 @@ def error(status: int, message: str = "Internal Server Error", code: str | None 
     return Compact(body, status, media_type="application/json; charset=utf-8")
 
 
-def single(found: Any, status: int = 200) -> Response:
-    return Compact({"Response": found, "ResponseStatus": {}, "Notifications": []}, status)
+def single(found: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Compact({"Response": found, "ResponseStatus": {}, "Notifications": []}, status, headers)
 
 
-def moment(seconds: float | None) -> str:
-    """Return an ISO time with seven digits of a second."""
+def moment(seconds: float | None, digits: int = 7) -> str:
+    """Return an ISO time that shows seven digits of a second and knows the first ones of them."""
     if seconds is None:
         return "0001-01-01T00:00:00.0000000Z"
     utc = dt.datetime.fromtimestamp(seconds, dt.UTC)
-    return utc.strftime("%Y-%m-%dT%H:%M:%S.") + f"{utc.microsecond:06d}0Z"
+    return utc.strftime("%Y-%m-%dT%H:%M:%S.") + f"{utc.microsecond:06d}0"[:digits].ljust(7, "0") + "Z"
 
 
 class Refusal(Exception):
@@ -59,14 +64,20 @@ def query_of(request: Request) -> dict[str, str]:
     return {name.lower(): value for name, value in request.query_params.items()}
 
 
-async def json_of(request: Request) -> dict[str, Any]:
+async def fields_of(request: Request) -> dict[str, Any]:
+    """Return what a body says, by name in lower case: it is JSON, or a form of either encoding."""
+    body = await request.body()
+    # Some clients send JSON and call it a form, as curl does by itself.
+    if request.headers.get("content-type", "").startswith(FORMS) and not body.lstrip().startswith(b"{"):
+        async with request.form() as form:
+            return {name.lower(): value for name, value in form.items() if isinstance(value, str)}
     try:
-        found = json.loads(await request.body() or b"{}")
+        found = json.loads(body or b"{}")
     except ValueError:
         raise Refusal(400, "The body is not valid JSON.", "BASESPACE.COMMON.BAD_REQUEST") from None
     if not isinstance(found, dict):
         raise Refusal(400, "The body is not a JSON object.", "BASESPACE.COMMON.BAD_REQUEST")
-    return found
+    return {name.lower(): value for name, value in found.items()}
 
 
 async def body_of(request: Request) -> AsyncIterator[bytes]:
@@ -118,4 +129,4 @@ async def refused(request: Request, refusal: Exception) -> Response:
 
 async def unknown(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
-    return error(problem.status_code, f"Unable to find a route for {request.method} {request.url.path}")
+    return Compact({"ResponseStatus": {"Message": UNKNOWN}, "Notifications": []}, problem.status_code)

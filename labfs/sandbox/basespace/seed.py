@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator
 
 from labfs.sandbox import specimens
 from labfs.sandbox.basespace.shelf import Shelf
@@ -83,12 +82,16 @@ class _Seeder:
             self._file(record, "qc/counts.h5", specimens.hdf5())
             text = ["Tumour panel, sample " + sample, "Two variants of interest in TP53.", "Signed: A. Lab"]
             self._file(record, "report.pdf", specimens.pdf(text))
+        samples = []
         for read in (1, 2):
             reads = self._sample(project, f"NA1287{read}")
+            samples.append(f"v1pre3/samples/{reads}")
             for mate in (1, 2):
                 name = f"NA1287{read}_S{read}_L001_R{mate}_001.fastq.gz"
                 self._file(reads, f"Data/Intensities/BaseCalls/{name}", specimens.fastq_gz(f"S{read}", mate))
         closed = self._result(project, "Signed off", "Complete")
+        given = {"name": "Input.Samples", "type": "sample[]", "items": samples}
+        self._shelf.set_property(f"appresults/{closed}", given)
         self._file(closed, "final.csv", specimens.csv(24))
         self._result(project, "Upload here")
 
@@ -109,21 +112,11 @@ class _Seeder:
             record, "run42.raw.bin", f"made-large-{LARGE_MIB}", size, LARGE_ETAG, TYPES["bin"], self._later()
         )
         many = self._result(project, "Five thousand files")
-        store, blob = self._shelf.store, self._shelf.store.put(specimens.csv(12))
+        blob, size = self._shelf.store.put(specimens.csv(12)), len(specimens.csv(12))
         etag = hashlib.md5(specimens.csv(12), usedforsecurity=False).hexdigest()
-        key, created = self._shelf.blobs.add(blob, etag), self._later()
-
-        def rows() -> Iterator[tuple[object, ...]]:
-            size = len(specimens.csv(12))
-            for index in range(MANY):
-                name = f"well-{index:04d}.csv"
-                yield (many, name, name, TYPES["csv"], size, etag, "complete", created, created, blob, key)
-
-        store.many(
-            "INSERT INTO files (record, name, path, type, size, etag, status, created, modified, blob, key)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            rows(),
-        )
+        created = self._later()
+        for index in range(MANY):
+            self._shelf.add_file(many, f"well-{index:04d}.csv", blob, size, etag, TYPES["csv"], created)
 
     def _odd(self) -> None:
         """Names that a file system cannot take as they are, and twins by case and by Unicode form."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from email.utils import formatdate
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,7 +23,7 @@ from labfs.sandbox.basespace.answers import (
     Compact,
     Refusal,
     error,
-    json_of,
+    fields_of,
     moment,
     paging,
     query_of,
@@ -32,12 +32,14 @@ from labfs.sandbox.basespace.answers import (
     unknown,
     v2,
 )
-from labfs.sandbox.basespace.shelf import OPEN_STATES, Shelf, Switches
+from labfs.sandbox.basespace.lists import Lists
+from labfs.sandbox.basespace.shelf import OPEN_STATES, Shelf
+from labfs.sandbox.basespace.shown import Shown
+from labfs.sandbox.basespace.switches import Switches
 from labfs.sandbox.basespace.uploads import Uploads
 from labfs.sandbox.blobs import Blobs
 from labfs.sandbox.store import Row, Store
 
-LARGEST_PAGE = 1024
 RECORDS = ("appresults", "samples", "runs")
 
 
@@ -53,7 +55,10 @@ class BaseSpace:
         self.site: dict[str, Any] = {"token": seeds.TOKEN, "access": "full"}
         self.shelf = Shelf(store, blobs, self.switches)
         self._store = store
-        self._uploads = Uploads(self.shelf)
+        self._shown = Shown(self.shelf)
+        self._lists = Lists(self.shelf)
+        self._uploads = Uploads(self.shelf, self._shown)
+        blobs.refuses_tokens = lambda: self.switches.blob_tokens == "refuse"
         one, two = "/v1pre3", "/v2"
         self.app = Starlette(
             routes=[
@@ -115,7 +120,7 @@ class BaseSpace:
     def _kind(self, request: Request) -> str:
         kind = str(request.path_params["kind"])
         if kind not in RECORDS:
-            raise Refusal(404, f"Unable to find a route for {request.url.path}")
+            raise HTTPException(404)
         return kind
 
     def _record_row(self, request: Request) -> Row:
@@ -128,43 +133,9 @@ class BaseSpace:
 
     # -- lists -----------------------------------------------------------------------------------------
 
-    def _list(self, request: Request, table: str, where: str, values: tuple[Any, ...], convert: Any) -> dict[str, Any]:
-        """Answer one page; an order that the list does not know is silently replaced."""
-        query = query_of(request)
-        orders = {"id": "id", "name": "name", "datecreated": "created"}
-        if table == "files":
-            orders = {"id": "id", "path": "path", "datecreated": "created"}
-        asked = query.get("sortby", "Id").lower()
-        known = asked in orders and not self.switches.sort_ignored
-        column = orders[asked] if known else ("created" if self.switches.sort_ignored else "id")
-        echo = {"id": "Id", "name": "Name", "path": "Path", "created": "DateCreated"}[column]
-        descending = query.get("sortdir", "Asc").lower() == "desc"
-        offset, limit = self._window(query)
-        order = f"ORDER BY {column} {'DESC' if descending else 'ASC'}, id LIMIT ? OFFSET ?"
-        rows = self._store.all(f"SELECT * FROM {table} WHERE {where} {order}", *values, limit, offset)
-        return {
-            "Items": [convert(row) for row in rows],
-            "DisplayedCount": len(rows),
-            "TotalCount": self._store.count(f"SELECT count(*) FROM {table} WHERE {where}", *values),
-            "Offset": offset,
-            "Limit": limit,
-            "SortDir": "Desc" if descending else "Asc",
-            "SortBy": echo,
-        }
-
-    def _window(self, query: Mapping[str, str]) -> tuple[int, int]:
-        try:
-            offset, limit = int(query.get("offset", 0)), int(query.get("limit", self.switches.default_limit))
-        except ValueError:
-            raise Refusal(400, "Offset and Limit must be numbers.", "BASESPACE.COMMON.BAD_REQUEST") from None
-        if limit > LARGEST_PAGE and self.switches.over_limit == "refuse":
-            raise Refusal(400, f"Limit must be at most {LARGEST_PAGE}.", "BASESPACE.COMMON.BAD_REQUEST")
-        limit = min(max(limit, 0), LARGEST_PAGE, self.switches.short_pages or LARGEST_PAGE)
-        return max(offset, 0), limit
-
     async def _me(self, request: Request) -> Response:
         row = self.shelf.row("users", self._user(request))
-        me = self.shelf.compact_user(row["id"])
+        me = self._shown.user(row["id"])
         return single({**me, "Email": row["email"], "HrefProjects": "v1pre3/users/current/projects",
                        "HrefRuns": "v1pre3/users/current/runs"})  # fmt: skip
 
@@ -173,74 +144,49 @@ class BaseSpace:
         where, values = "user = ? AND NOT removed", (user,)
         if name is not None:
             return single(
-                self._list(request, "projects", f"{where} AND name = ?", (*values, name), self.shelf.project_item)
+                self._lists.page(request, "projects", f"{where} AND name = ?", (*values, name), self._shown.project)
             )
-        return single(self._list(request, "projects", where, values, self.shelf.project_item))
+        return single(self._lists.page(request, "projects", where, values, self._shown.project))
 
     async def _runs(self, request: Request) -> Response:
         self._user(request)
-        return single(self._list(request, "records", "kind = 'runs' AND NOT removed", (), self.shelf.record_item))
+        return single(self._lists.page(request, "records", "kind = 'runs' AND NOT removed", (), self._shown.record))
 
     async def _sessions(self, request: Request) -> Response:
         where = "user = ? AND NOT removed"
-        return single(self._list(request, "sessions", where, (self._user(request),), self.shelf.session_item))
+        return single(self._lists.page(request, "sessions", where, (self._user(request),), self._shown.session))
 
     async def _records(self, request: Request) -> Response:
         self._user(request)
         kind, project = self._kind(request), self.shelf.row("projects", request.path_params["id"])
-        where = "project = ? AND kind = ? AND NOT removed"
-        return single(self._list(request, "records", where, (project["id"], kind), self.shelf.record_item))
+        where, values = self._lists.of_records(request)
+        where = f"project = ? AND kind = ? AND NOT removed{where}"
+        return single(self._lists.page(request, "records", where, (project["id"], kind, *values), self._shown.record))
 
     async def _files(self, request: Request) -> Response:
-        record, query = self._record_row(request), query_of(request)
-        where, values = "record = ? AND status != 'aborted'", [record["id"]]
-        if not self.switches.pending_listed:
-            where += " AND status = 'complete'"
-        if query.get("extensions"):
-            endings = [ending.strip() for ending in query["extensions"].split(",")]
-            where += " AND (" + " OR ".join("name LIKE ?" for _ in endings) + ")"
-            values += [f"%{ending}" for ending in endings]
-        if "directory" in query:
-            directory = query["directory"].strip("/")
-            where += " AND path = CASE WHEN ? = '' THEN name ELSE ? || '/' || name END"
-            values += [directory, directory]
-        return single(self._list(request, "files", where, tuple(values), self.shelf.file_item))
+        record, (where, values) = self._record_row(request), self._lists.of_files(request)
+        return single(
+            self._lists.page(request, "files", f"record = ?{where}", (record["id"], *values), self._shown.file)
+        )
 
     # -- single things ---------------------------------------------------------------------------------
 
     async def _project(self, request: Request) -> Response:
         self._user(request)
-        row = self.shelf.row("projects", request.path_params["id"])
-        href = f"v1pre3/projects/{row['id']}"
-        extra = {
-            "HrefSamples": f"{href}/samples",
-            "HrefAppResults": f"{href}/appresults",
-            "HrefBaseSpaceUI": f"https://basespace.illumina.com/projects/{row['id']}",
-            "Properties": self.shelf.property_list(f"projects/{row['id']}"),
-        }
-        return single({**self.shelf.project_item(row), **extra})
+        return single(self._shown.whole_project(self.shelf.row("projects", request.path_params["id"])))
 
     async def _record(self, request: Request) -> Response:
-        row = self._record_row(request)
-        resource = f"{row['kind']}/{row['id']}"
-        extra = {
-            "Description": row["description"],
-            "HrefFiles": f"v1pre3/{resource}/files",
-            "References": [],
-            "Properties": self.shelf.property_list(resource),
-            "Projects": [self.shelf.project_item(self.shelf.row("projects", row["project"]))],
-        }
-        return single({**self.shelf.record_item(row), **extra})
+        return single(self._shown.whole_record(self._record_row(request)))
 
     async def _file(self, request: Request) -> Response:
         self._user(request)
-        return single(self.shelf.file_whole(self.shelf.row("files", request.path_params["id"])))
+        return single(self._shown.whole_file(self.shelf.row("files", request.path_params["id"])))
 
     async def _session(self, request: Request) -> Response:
         self._user(request)
         row = self.shelf.row("sessions", request.path_params["id"])
         if request.method == "POST":
-            asked = {key.lower(): value for key, value in (await json_of(request)).items()}
+            asked = await fields_of(request)
             if row["status"].lower() not in OPEN_STATES:
                 raise Refusal(403, f"An appsession that is {row['status']} cannot be changed.", FORBIDDEN)
             if len(asked.get("statussummary") or "") > 128:
@@ -253,7 +199,7 @@ class BaseSpace:
                 status.capitalize(), asked.get("statussummary", ""), time.time(), row["id"],
             )  # fmt: skip
             row = self.shelf.row("sessions", row["id"])
-        return single(self.shelf.session_item(row))
+        return single(self._shown.session(row))
 
     async def _token(self, request: Request) -> Response:
         user = self._user(request)
@@ -261,19 +207,18 @@ class BaseSpace:
         assert row is not None
         return single({
             "Scopes": json.loads(row["scopes"]),
-            "UserResourceOwner": self.shelf.compact_user(user),
+            "UserResourceOwner": self._shown.user(user),
             "Application": {"Id": "1", "Name": "Sandbox"},
-            "DateCreated": moment(None),
+            "DateCreated": self._shown.date(None),
         })  # fmt: skip
 
     async def _properties(self, request: Request) -> Response:
         self._user(request)
         resource = f"{request.path_params['kind']}/{request.path_params['id']}"
         if request.method == "POST":
-            for item in (await json_of(request)).get("Properties", []):
-                values = (item["Name"], item.get("Type", "String"), item.get("Description", ""), item.get("Content"))
-                self._store.run("INSERT OR REPLACE INTO properties VALUES (?, ?, ?, ?, ?)", resource, *values)
-        return single(self.shelf.property_list(resource))
+            for item in (await fields_of(request)).get("properties", []):
+                self.shelf.set_property(resource, {key.lower(): value for key, value in item.items()})
+        return single(self._shown.properties(resource))
 
     async def _content(self, request: Request) -> Response:
         self._user(request)
@@ -284,7 +229,8 @@ class BaseSpace:
             raise Refusal(409, "The file is archived and must be restored first.", "BASESPACE.FILES.ARCHIVED")
         url, until = self.shelf.address(row)
         if query_of(request).get("redirect", "true").lower() == "meta":
-            return single({"Expires": moment(until), "HrefContent": url, "SupportsRange": True})
+            found = {"Expires": moment(until), "HrefContent": url, "SupportsRange": True}
+            return single(found, headers={"Accept-Ranges": "bytes", "Expires": formatdate(until, usegmt=True)})
         return RedirectResponse(url, self.switches.redirect_status)
 
     async def _parts(self, request: Request) -> Response:
@@ -297,28 +243,28 @@ class BaseSpace:
     # -- making ----------------------------------------------------------------------------------------
 
     async def _make_project(self, request: Request) -> Response:
-        user, name = self._user(request), str((await json_of(request)).get("Name") or "")
+        user, name = self._user(request), str((await fields_of(request)).get("name") or "")
         if not name:
             raise Refusal(400, "A project needs a Name.", "BASESPACE.COMMON.BAD_REQUEST")
         row = self._store.one("SELECT * FROM projects WHERE user = ? AND name = ? AND NOT removed", user, name)
         if row is None:
             row = self.shelf.row("projects", self.shelf.add_project(user, name))
-        return single(self.shelf.project_item(row), self.switches.created_status)
+        return single(self._shown.project(row), self.switches.created_status)
 
     async def _make_record(self, request: Request) -> Response:
         user, project, asked = (
             self._user(request),
             self.shelf.row("projects", request.path_params["id"]),
-            await json_of(request),
+            await fields_of(request),
         )
-        name = str(asked.get("Name") or "")
+        name = str(asked.get("name") or "")
         if not name:
             raise Refusal(400, "An appresult needs a Name.", "BASESPACE.COMMON.BAD_REQUEST")
         given = query_of(request).get("appsessionid")
         session = int(given) if given else self.shelf.add_session(user, name)
         self.shelf.row("sessions", session)
-        number = self.shelf.add_record("appresults", project["id"], name, session, str(asked.get("Description") or ""))
-        return single(self.shelf.record_item(self.shelf.row("records", number)), self.switches.created_status)
+        number = self.shelf.add_record("appresults", project["id"], name, session, str(asked.get("description") or ""))
+        return single(self._shown.record(self.shelf.row("records", number)), self.switches.created_status)
 
     # -- uploading -------------------------------------------------------------------------------------
     async def _upload(self, request: Request) -> Response:
@@ -344,13 +290,14 @@ class BaseSpace:
         row = self.shelf.row("sessions", request.path_params["id"])
         self.shelf.set_removed(row["id"], True)
         number = self._store.run("INSERT INTO trash (session, deleted) VALUES (?, ?)", row["id"], time.time())
-        return Compact({"Id": str(number), "DateDeleted": moment(time.time())})
+        return Compact({"Id": str(number), "DateDeleted": self._shown.date(time.time())})
 
     async def _trash(self, request: Request) -> Response:
         self._user(request)
         rows = self._store.all("SELECT * FROM trash ORDER BY id")
         items = [
-            {"Id": str(r["id"]), "ResourceId": str(r["session"]), "DateDeleted": moment(r["deleted"])} for r in rows
+            {"Id": str(r["id"]), "ResourceId": str(r["session"]), "DateDeleted": self._shown.date(r["deleted"])}
+            for r in rows
         ]
         return Compact({"Items": items, "Paging": paging(len(items), len(items), 0, 50, "DateDeleted")})
 
@@ -370,7 +317,7 @@ class BaseSpace:
         self._user(request)
         project = self.shelf.row("projects", request.path_params["id"])
         where = "project = ? AND kind != 'runs' AND NOT removed"
-        return Compact(v2(self._list(request, "records", where, (project["id"],), self.shelf.dataset_item)))
+        return Compact(v2(self._lists.page(request, "records", where, (project["id"],), self._shown.dataset)))
 
     async def _dataset_files(self, request: Request) -> Response:
         self._user(request)
@@ -379,7 +326,7 @@ class BaseSpace:
 
         def item(row: Row) -> dict[str, Any]:
             url = self.shelf.address(row)[0] if resolved else f"{request.base_url}v2/files/{row['id']}/content"
-            return {**self.shelf.file_item(row), "HrefContent": url}
+            return {**self._shown.file(row), "HrefContent": url}
 
         where = "record = ? AND status = 'complete'"
-        return Compact(v2(self._list(request, "files", where, (record["id"],), item)))
+        return Compact(v2(self._lists.page(request, "files", where, (record["id"],), item)))

@@ -1,17 +1,21 @@
-"""What the BaseSpace stand-in holds: rows, how they are made, and how they are shown."""
+"""What the BaseSpace stand-in holds: rows, and how they are made."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from dataclasses import dataclass
 from typing import Any
 
-from labfs.sandbox.basespace.answers import FORBIDDEN, Refusal, moment
+from labfs.sandbox.basespace.answers import FORBIDDEN, Refusal
+from labfs.sandbox.basespace.ids import Ids
+from labfs.sandbox.basespace.switches import Switches
 from labfs.sandbox.blobs import Blobs
 from labfs.sandbox.store import Row, Store
 
 OPEN_STATES = ("running", "needsattention", "timedout")  # of a session that still takes work
 
+# `made` counts the rows of a table in the order in which they were made: neither ids nor dates tell it.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, email TEXT);
 CREATE TABLE IF NOT EXISTS tokens (token TEXT PRIMARY KEY, user INTEGER, scopes TEXT);
@@ -25,30 +29,14 @@ CREATE TABLE IF NOT EXISTS files (id INTEGER PRIMARY KEY AUTOINCREMENT, record I
     size INTEGER, etag TEXT, status TEXT, archived INTEGER DEFAULT 0, created REAL, modified REAL,
     blob TEXT, key TEXT);
 CREATE INDEX IF NOT EXISTS files_of ON files (record, id);
+CREATE INDEX IF NOT EXISTS records_of ON records (session);
 CREATE TABLE IF NOT EXISTS parts (file INTEGER, number INTEGER, etag TEXT, size INTEGER, blob TEXT,
     PRIMARY KEY (file, number));
 CREATE TABLE IF NOT EXISTS properties (resource TEXT, name TEXT, type TEXT, description TEXT, content TEXT,
     PRIMARY KEY (resource, name));
 CREATE TABLE IF NOT EXISTS trash (id INTEGER PRIMARY KEY AUTOINCREMENT, session INTEGER, deleted REAL);
 """
-
-
-@dataclass(slots=True)
-class Switches:
-    """What the sources leave open, each with the variant that is likelier."""
-
-    created_status: int = 201  # of a project, a record and a simple upload
-    redirect_status: int = 302  # of a file's content
-    default_limit: int = 10
-    over_limit: str = "clamp"  # or "refuse"
-    same_path: str = "duplicate"  # or "replace" or "conflict"
-    pending_listed: bool = False
-    empty_upload: str = "refuse"  # or "accept"
-    after_complete_status: int = 403
-    bad_md5_status: int = 400
-    url_life_s: float = 7 * 24 * 3600.0
-    sort_ignored: bool = False
-    short_pages: int = 0  # items in a page at most; 0 for no such limit
+COLUMNS = [(table, "made", "INTEGER") for table in ("projects", "sessions", "records", "files")]
 
 
 class Shelf:
@@ -59,6 +47,9 @@ class Shelf:
         self.blobs = blobs
         self.switches = switches
         store.script(SCHEMA)
+        for table, name, kind in [*COLUMNS, ("files", "kms", "TEXT NOT NULL DEFAULT ''")]:
+            store.column(table, name, kind)
+        self._ids = Ids(store, switches)
 
     def row(self, table: str, number: int) -> Row:
         """Return a row that is there; a stranger's, or none, looks the same from outside."""
@@ -70,41 +61,60 @@ class Shelf:
             raise Refusal(410, "The resource has been removed.", "BASESPACE.COMMON.RESOURCE_REMOVED")
         return row
 
+    def _add(self, table: str, parent: int, values: dict[str, Any]) -> int:
+        """Insert a row below its parent; return the id that it got."""
+        number, made = self._ids.next(table, parent)
+        whole = {"id": number, "made": made, **values}
+        marks = ", ".join("?" * len(whole))
+        self.store.run(f"INSERT INTO {table} ({', '.join(whole)}) VALUES ({marks})", *whole.values())
+        return number
+
     def add_project(self, user: int, name: str, created: float | None = None) -> int:
         when = created or time.time()
-        return self.store.run(
-            "INSERT INTO projects (user, name, description, created, modified) VALUES (?, ?, '', ?, ?)",
-            user, name, when, when,
-        )  # fmt: skip
+        row = {"user": user, "name": name, "description": "", "created": when, "modified": when}
+        return self._add("projects", user, row)
 
     def add_session(self, user: int, name: str, status: str = "Running", created: float | None = None) -> int:
         when = created or time.time()
-        return self.store.run(
-            "INSERT INTO sessions (user, name, status, summary, created, modified) VALUES (?, ?, ?, '', ?, ?)",
-            user, name, status, when, when,
-        )  # fmt: skip
+        row = {"user": user, "name": name, "status": status, "summary": "", "created": when, "modified": when}
+        return self._add("sessions", user, row)
 
     def add_record(
         self, kind: str, project: int, name: str, session: int | None, text: str = "", created: float | None = None
     ) -> int:
-        return self.store.run(
-            "INSERT INTO records (kind, project, session, name, description, created) VALUES (?, ?, ?, ?, ?, ?)",
-            kind, project, session, name, text, created or time.time(),
-        )  # fmt: skip
+        row = {"kind": kind, "project": project, "session": session, "name": name, "description": text}
+        return self._add("records", project, {**row, "created": created or time.time()})
 
     def add_file(
-        self, record: int, path: str, blob: str, size: int, etag: str, content_type: str,
+        self, record: int, path: str, blob: str, size: int, md5: str, content_type: str,
         created: float | None = None, archived: bool = False,
     ) -> int:  # fmt: skip
-        """Make a complete file of a blob."""
-        when = created or time.time()
+        """Make a complete file of a blob; `md5` is that of the bytes, or of the MD5s of their parts."""
         self.supersede(record, path)
-        return self.store.run(
-            "INSERT INTO files (record, name, path, type, size, etag, status, archived, created, modified, blob, key)"
-            " VALUES (?, ?, ?, ?, ?, ?, 'complete', ?, ?, ?, ?, ?)",
-            record, path.rsplit("/", 1)[-1], path, content_type, size, etag, archived, when, when, blob,
-            self.blobs.add(blob, etag),
-        )  # fmt: skip
+        kms = self.kms
+        etag = entity_tag(kms, md5, blob)
+        row = _file(record, path, content_type, created or time.time())
+        held = {"size": size, "etag": etag, "blob": blob, "key": self.blobs.add(blob, etag, kms), "kms": kms}
+        return self._add("files", record, {**row, **held, "status": "complete", "archived": archived})
+
+    def begin_file(self, record: int, path: str, content_type: str) -> int:
+        """Make a file whose bytes are to come in parts."""
+        row = _file(record, path, content_type, time.time())
+        return self._add("files", record, {**row, "size": 0, "status": "pending", "kms": self.kms})
+
+    @property
+    def kms(self) -> str:
+        """How what is stored now is encrypted: "" by the store's own key, else "told" or "silent"."""
+        wanted = self.switches.kms
+        return "silent" if wanted == "silent" else "told" if wanted else ""
+
+    def set_property(self, resource: str, item: dict[str, Any]) -> None:
+        """Set what has a name and a type; one of a list type, as `sample[]`, has items in place of a content."""
+        kind, content = str(item.get("type") or "string"), item.get("content")
+        if kind.endswith("[]"):
+            content = json.dumps([str(each) for each in item.get("items") or []])
+        values = (item["name"], kind, item.get("description", ""), content)
+        self.store.run("INSERT OR REPLACE INTO properties VALUES (?, ?, ?, ?, ?)", resource, *values)
 
     def supersede(self, record: int, path: str) -> None:
         if self.switches.same_path == "replace":
@@ -117,90 +127,15 @@ class Shelf:
         self.store.run("UPDATE sessions SET removed = ? WHERE id = ?", removed, session)
         self.store.run("UPDATE records SET removed = ? WHERE session = ?", removed, session)
 
-    def compact_user(self, number: int) -> dict[str, Any]:
-        row = self.store.one("SELECT * FROM users WHERE id = ?", number)
-        name = row["name"] if row else "Somebody"
-        return {"Id": str(number), "Href": f"v1pre3/users/{number}", "Name": name, "DateCreated": moment(None)}
 
-    def project_item(self, row: Row) -> dict[str, Any]:
-        size = "SELECT coalesce(sum(size), 0) FROM files JOIN records ON records.id = record WHERE project = ?"
-        return {
-            "Id": str(row["id"]),
-            "Href": f"v1pre3/projects/{row['id']}",
-            "Name": row["name"],
-            "UserOwnedBy": self.compact_user(row["user"]),
-            "Description": row["description"],
-            "DateCreated": moment(row["created"]),
-            "DateModified": moment(row["modified"]),
-            "HasCollaborators": False,
-            "TotalSize": self.store.count(size, row["id"]),
-        }
+def _file(record: int, path: str, content_type: str, when: float) -> dict[str, Any]:
+    name = path.rsplit("/", 1)[-1]
+    return {"record": record, "name": name, "path": path, "type": content_type, "created": when, "modified": when}
 
-    def record_item(self, row: Row) -> dict[str, Any]:
-        session = self.store.one("SELECT * FROM sessions WHERE id = ?", row["session"])
-        item = {
-            "Id": str(row["id"]),
-            "Href": f"v1pre3/{row['kind']}/{row['id']}",
-            "Name": row["name"],
-            "UserOwnedBy": self.compact_user(session["user"] if session else 1),
-            "Status": session["status"] if session else "Complete",
-            "StatusSummary": session["summary"] if session else "",
-            "DateCreated": moment(row["created"]),
-            "TotalSize": self.store.count("SELECT coalesce(sum(size), 0) FROM files WHERE record = ?", row["id"]),
-        }
-        if session is not None:
-            item["AppSession"] = self.session_item(session)
-        if row["kind"] == "samples":
-            item["SampleId"] = row["name"]
-        return item
 
-    def session_item(self, row: Row) -> dict[str, Any]:
-        return {
-            "Id": str(row["id"]),
-            "Name": row["name"],
-            "Href": f"v1pre3/appsessions/{row['id']}",
-            "Status": row["status"],
-            "StatusSummary": row["summary"],
-            "Application": {"Id": "1", "Name": "Sandbox"},
-            "DateCreated": moment(row["created"]),
-            "ModifiedOn": moment(row["modified"]),
-        }
-
-    def file_item(self, row: Row) -> dict[str, Any]:
-        item = {
-            "Id": str(row["id"]),
-            "Href": f"v1pre3/files/{row['id']}",
-            "HrefContent": f"v1pre3/files/{row['id']}/content",
-            "Name": row["name"],
-            "Path": row["path"],
-            "ContentType": row["type"],
-            "Size": row["size"],
-            "IsArchived": bool(row["archived"]),
-            "DateCreated": moment(row["created"]),
-            "DateModified": moment(row["modified"]),
-            "IdAsLong": row["id"],
-        }
-        return {**item, "ETag": row["etag"]} if row["etag"] else item
-
-    def file_whole(self, row: Row) -> dict[str, Any]:
-        whole = {**self.file_item(row), "UploadStatus": row["status"], "Properties": []}
-        del whole["IdAsLong"]
-        if row["status"] == "pending":
-            whole["HrefParts"] = f"v1pre3/files/{row['id']}/parts"
-        return whole
-
-    def dataset_item(self, row: Row) -> dict[str, Any]:
-        return {
-            "Id": f"ds.{row['id']:032x}",
-            "Name": row["name"],
-            "DateCreated": moment(row["created"]),
-            "DatasetType": {"Id": "common.files" if row["kind"] == "appresults" else "illumina.fastq.v1.8"},
-        }
-
-    def property_list(self, resource: str) -> dict[str, Any]:
-        rows = self.store.all("SELECT * FROM properties WHERE resource = ? ORDER BY name", resource)
-        items = [
-            {"Type": r["type"], "Name": r["name"], "Description": r["description"], "Content": r["content"]}
-            for r in rows
-        ]
-        return {"Items": items, "DisplayedCount": len(items), "TotalCount": len(items)}
+def entity_tag(kms: str, md5: str, blob: str) -> str:
+    """Return the tag of a blob: its MD5, or under KMS one of the same look that tells nothing of the bytes."""
+    if not kms:
+        return md5
+    _, dash, parts = md5.partition("-")
+    return hashlib.md5(f"kms {blob}".encode(), usedforsecurity=False).hexdigest() + dash + parts

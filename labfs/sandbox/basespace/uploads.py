@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from labfs.sandbox.basespace.answers import FORBIDDEN, Refusal, body_of, check_md5, query_of, single
-from labfs.sandbox.basespace.shelf import OPEN_STATES, Shelf
+from labfs.sandbox.basespace.shelf import OPEN_STATES, Shelf, entity_tag
+from labfs.sandbox.basespace.shown import Shown
 from labfs.sandbox.store import Row
 
 MIB = 1024 * 1024
@@ -21,8 +22,9 @@ LEAST_PART, GREATEST_PART, LAST_PART = 5 * MIB, 25 * MIB, 10_000
 class Uploads:
     """Handlers that take bytes; the service has checked already who sends them."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: Shelf, shown: Shown) -> None:
         self._shelf = shelf
+        self._shown = shown
         self._store = shelf.store
         self._switches = shelf.switches
 
@@ -39,13 +41,16 @@ class Uploads:
         if asked.get("multipart", "").lower() == "true":
             async for _ in request.stream():
                 pass  # the body of such a request is ignored
-            return single(self._begin(record["id"], name, path, request.headers["content-type"]))
+            return single(self._whole(self._shelf.begin_file(record["id"], path, request.headers["content-type"])))
         blob, size, md5 = await self._store.receive(body_of(request))
         if size == 0 and self._switches.empty_upload == "refuse":
             self._store.drop(blob)
             raise Refusal(400, "The request has no body.", "BASESPACE.COMMON.BAD_REQUEST")
         number = self._shelf.add_file(record["id"], path, blob, size, md5, request.headers["content-type"])
-        return single(self._shelf.file_whole(self._shelf.row("files", number)), self._switches.created_status)
+        return single(self._whole(number), self._switches.created_status)
+
+    def _whole(self, number: int) -> dict[str, Any]:
+        return self._shown.whole_file(self._shelf.row("files", number))
 
     def _check_writable(self, record: Row) -> None:
         if record["kind"] == "runs":
@@ -64,15 +69,6 @@ class Uploads:
         ):
             raise Refusal(409, "A file of this path exists.", "BASESPACE.COMMON.CONFLICT")
 
-    def _begin(self, record: int, name: str, path: str, content_type: str) -> dict[str, Any]:
-        now = time.time()
-        number = self._store.run(
-            "INSERT INTO files (record, name, path, type, size, status, created, modified)"
-            " VALUES (?, ?, ?, ?, 0, 'pending', ?, ?)",
-            record, name, path, content_type, now, now,
-        )  # fmt: skip
-        return self._shelf.file_whole(self._shelf.row("files", number))
-
     async def put_part(self, request: Request) -> Response:
         row, number = self._shelf.row("files", request.path_params["id"]), request.path_params["number"]
         if not 1 <= number <= LAST_PART:
@@ -88,10 +84,11 @@ class Uploads:
             self._store.drop(blob)
             raise
         before = self._store.one("SELECT blob FROM parts WHERE file = ? AND number = ?", row["id"], number)
-        self._store.run("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)", row["id"], number, md5, size, blob)
+        etag = entity_tag(row["kms"], md5, blob)
+        self._store.run("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)", row["id"], number, etag, size, blob)
         if before is not None:
             self._store.drop(before["blob"])
-        return single({"Number": number, "ETag": md5, "Size": size})
+        return single({"Number": number, "ETag": etag, "Size": size})
 
     def _check_pending(self, row: Row) -> None:
         if row["status"] != "pending":
@@ -105,12 +102,12 @@ class Uploads:
         )
         if status == "aborted":
             self._check_pending(row) if row["status"] == "complete" else self._abort(row)
-            return single(self._shelf.file_whole(self._shelf.row("files", row["id"])))
+            return single(self._whole(row["id"]))
         if status != "complete":
             raise Refusal(400, "uploadstatus must be complete or aborted.", "BASESPACE.COMMON.BAD_REQUEST")
         self._check_pending(row)
         await self._assemble(row)
-        return single(self._shelf.file_whole(self._shelf.row("files", row["id"])), 201)
+        return single(self._whole(row["id"]), 201)
 
     def _abort(self, row: Row) -> None:
         for part in self._store.all("SELECT blob FROM parts WHERE file = ?", row["id"]):
@@ -128,10 +125,11 @@ class Uploads:
             raise Refusal(400, message, "BASESPACE.FILES.INVALID_PART")
         blob = await anyio.to_thread.run_sync(self._store.join, [part["blob"] for part in parts])
         digest = hashlib.md5(b"".join(bytes.fromhex(part["etag"]) for part in parts), usedforsecurity=False)
-        etag = f"{digest.hexdigest()}-{len(parts)}"
+        etag = entity_tag(row["kms"], f"{digest.hexdigest()}-{len(parts)}", blob)
+        size, key = sum(part["size"] for part in parts), self._shelf.blobs.add(blob, etag, row["kms"])
         self._shelf.supersede(row["record"], row["path"])
         self._store.run("DELETE FROM parts WHERE file = ?", row["id"])
         self._store.run(
             "UPDATE files SET status = 'complete', size = ?, etag = ?, modified = ?, blob = ?, key = ? WHERE id = ?",
-            sum(part["size"] for part in parts), etag, time.time(), blob, self._shelf.blobs.add(blob, etag), row["id"],
+            size, etag, time.time(), blob, key, row["id"],
         )  # fmt: skip
