@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from contract import Contract
+from contract import Contract, held, poured, whole
 from odm_stage import EMPTY, Service
 from stage import Folder, Sandbox
 
@@ -62,6 +62,13 @@ class TestBaseSpace(Contract):
         sandbox.switch(created_status=200)
         made = await ground.backend.make(ground.backend.root, f"Made with 200 {id(ground)}")
         assert made.is_dir
+
+    async def test_the_token_stays_with_the_service(self, ground: BaseSpaceGround, sandbox: Sandbox) -> None:
+        """A store of bytes that minds no token says nothing of one that was sent along; this one refuses it."""
+        sandbox.switch(blob_tokens="refuse")
+        ground.put("f", b"bytes")
+        (entry,) = await held(ground)
+        assert (await whole(ground, entry), await poured(ground, entry)) == (b"bytes", b"bytes")
 
     async def test_a_list_that_keeps_changing_is_an_error_and_not_a_short_list(
         self, ground: BaseSpaceGround, sandbox: Sandbox

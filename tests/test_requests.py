@@ -41,6 +41,17 @@ def test_reading_a_file_of_1_mb_costs_two(folder: Path, behind: Folder, drive: M
     assert sandbox.requests() == {}, "what the kernel has of this version, it keeps"
 
 
+def test_no_token_goes_to_the_store_of_the_bytes(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
+    """Most stores ignore one that does not concern them; this one refuses it, in a small file and in blocks."""
+    sandbox.switch(blob_tokens="refuse")
+    files = {"small": random.Random(4).randbytes(1000), "large": random.Random(5).randbytes(12 * MB)}
+    for name, data in files.items():
+        behind.put(name, data)
+    drive.refresh(folder)
+    assert {name: (folder / name).read_bytes() for name in files} == files
+    assert sandbox.requests()[BLOB] > len(files)
+
+
 def test_saving_a_file_of_1_mb_costs_two(folder: Path, sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(random.Random(1).randbytes(MB))
     run(f"ls '{folder}'")

@@ -211,7 +211,7 @@ def test_an_open_file_keeps_the_version_it_was_opened_with(folder: Path, behind:
 
 
 def test_pending_uploads_are_not_shown(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
-    sandbox.switch(pending_listed=True)
+    sandbox.switch(pending_listed=True, statuses_ignored=True)
     behind.put("done", b"x")
     params = {"name": "half", "multipart": "true"}
     sandbox.api("POST", f"appresults/{behind.record}/files", params=params, headers={"Content-Type": "a/b"})

@@ -47,16 +47,18 @@ class Ids:
 
     def _count(self, table: str) -> int:
         """Count one more. The ids of a table begin above all that SQLite ever saw in it."""
-        if not self._store.count("SELECT count(*) FROM id_counts WHERE kind = ?", table):
-            row = self._store.one("SELECT seq FROM sqlite_sequence WHERE name = ?", table)
-            self._store.run("INSERT INTO id_counts VALUES (?, 0, ?)", table, row["seq"] if row else 0)
-        self._store.run("UPDATE id_counts SET given = given + 1 WHERE kind = ?", table)
-        return self._store.count("SELECT given FROM id_counts WHERE kind = ?", table)
+        rows = self._store.all("UPDATE id_counts SET given = given + 1 WHERE kind = ? RETURNING given", table)
+        if rows:
+            return int(rows[0]["given"])
+        seen = self._store.one("SELECT seq FROM sqlite_sequence WHERE name = ?", table)
+        self._store.run("INSERT INTO id_counts VALUES (?, 1, ?)", table, seen["seq"] if seen else 0)
+        return 1
 
     def _reserve(self, table: str, number: int) -> int:
         """Return the first of new ids in a row, all above those reserved before."""
-        self._store.run("UPDATE id_counts SET greatest = greatest + ? WHERE kind = ?", number, table)
-        return self._store.count("SELECT greatest FROM id_counts WHERE kind = ?", table) - number + 1
+        sql = "UPDATE id_counts SET greatest = greatest + ? WHERE kind = ? RETURNING greatest"
+        (row,) = self._store.all(sql, number, table)
+        return int(row["greatest"]) - number + 1
 
     def _swapped(self, table: str, parent: int) -> int:
         lower = self._spare.pop((table, parent), None)
@@ -68,13 +70,12 @@ class Ids:
 
     def _from_block(self, table: str, given: int) -> int:
         allocator = hashlib.sha256(f"{table} {given}".encode()).digest()[0] % ALLOCATORS
-        where = "kind = ? AND allocator = ? AND next < stop"
-        row = self._store.one(f"SELECT next FROM id_blocks WHERE {where}", table, allocator)
-        if row is None:
-            self._fill(table, allocator)
-            return self._from_block(table, given)
-        self._store.run(f"UPDATE id_blocks SET next = next + 1 WHERE {where}", table, allocator)
-        return int(row["next"])
+        sql = "UPDATE id_blocks SET next = next + 1 WHERE kind = ? AND allocator = ? AND next < stop RETURNING next"
+        rows = self._store.all(sql, table, allocator)
+        if rows:
+            return int(rows[0]["next"]) - 1
+        self._fill(table, allocator)
+        return self._from_block(table, given)
 
     def _fill(self, table: str, allocator: int) -> None:
         """Give an allocator a new block; at first, give each of them one."""
