@@ -173,7 +173,7 @@ class Layer:
                 await asyncio.sleep(float(fault.argument or 1))
                 await self._app(scope, receive, send)
             case "reset":
-                _reset(scope)
+                reset(scope)
             case "html":
                 await _page(200)(scope, receive, send)
             case "lost":
@@ -205,7 +205,7 @@ class Layer:
 
     async def _answer_instead(self, argument: Any, scope: Scope, receive: Receive, send: Send) -> None:
         if argument == "reset":
-            _reset(scope)
+            reset(scope)
         wanted = argument if isinstance(argument, dict) else {}
         status = int(wanted.get("status", 504))
         answer = _page(status) if wanted.get("html") else self._error_body(status)
@@ -249,11 +249,11 @@ class _Spoiler:
         if self._action == "short":
             self._scope["sandbox.transport"].close()
         else:
-            _reset(self._scope)
+            reset(self._scope)
         raise Spoiled
 
 
-def _reset(scope: Scope) -> None:
+def reset(scope: Scope) -> None:
     """Close the connection with a reset instead of an end."""
     transport = scope["sandbox.transport"]
     connection: socket.socket = transport.get_extra_info("socket")

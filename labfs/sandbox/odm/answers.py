@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from labfs.sandbox.cost import prepare
 from labfs.sandbox.odm.switches import Switches
 
 LARGEST_PAGE = 2000
@@ -111,6 +112,7 @@ async def json_of(request: Request, kind: type = dict) -> Any:
 
 def page(request: Request, switches: Switches, items: list[Item], total: int, offset: int, limit: int) -> Response:
     """Answer a page of a list, as JSON or, for who asks for nothing else, as TSV."""
+    prepare(len(items))
     if wants_tsv(request):
         return tabular(items, switches)
     pagination = {"count": len(items), "total": total, "offset": offset, "limit": limit}
@@ -128,6 +130,7 @@ def sliced(request: Request, switches: Switches, rows: list[Any], show: Callable
 
 def plain(request: Request, switches: Switches, items: list[Item]) -> Response:
     """Answer a bare array."""
+    prepare(len(items))
     return tabular(items, switches) if wants_tsv(request) else JSONResponse(items)
 
 

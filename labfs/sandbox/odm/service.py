@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labfs.sandbox.blobs import Blobs
+from labfs.sandbox.cost import Workers
 from labfs.sandbox.odm import downloads
 from labfs.sandbox.odm import seed as seeds
 from labfs.sandbox.odm.answers import Refusal, error
@@ -60,7 +61,7 @@ class Odm:
         self._jobs = Jobs(self.shelf)
         routes = [*self._reading(), *self._changing()]
         handlers = {Refusal: self._refused, HTTPException: self._unknown}
-        self.app: ASGIApp = _Legacy(Starlette(routes=routes, exception_handlers=handlers))
+        self.app: ASGIApp = _Legacy(Workers(Starlette(routes=routes, exception_handlers=handlers), self.switches))
 
     def _reading(self) -> list[Route]:
         files, studies, groups = Files(self.shelf), Studies(self.shelf), Groups(self.shelf)
