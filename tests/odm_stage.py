@@ -149,6 +149,8 @@ class Shop(http.server.BaseHTTPRequestHandler):
             "/in/gel%20image.png": b"PNG",
             "/m.tsv": b"Tool\nImageJ\n",
             "/s.tsv": b"Study Title\tYear\nLinked\t2024\n",
+            "/samples.tsv": b"Sample Name\tTissue\nT1\tstool\nT2\tblood\n",
+            "/script.tsv": b"Study Title\tYear\nBy script\t2025\n",
         }
         body = bodies.get(self.path)
         self.send_response(200 if body else 404)

@@ -53,6 +53,7 @@ def test_genologics_does_its_whole_work(clarity: Clarity, client: Any, tmp_path:
     assert (found["text"], found["same"], found["published"]) == ("first\n", True, True)
     assert (found["replaced"][1], found["wrong"]) == ("second\n", 401)
     assert found["gone"].startswith("404")
+    assert found["others"] == [["Ada", "Grace"], ["Sandbox lab"], "27-4012", ["Automated QC", "Library QC"]]
     # The names are whole local paths: that is what this client sends.
     text, data = str(tmp_path / "notes é.txt"), str(tmp_path / "reads.bin")
     assert clarity.stored(PROJECT) == [(text, b"second\n")]

@@ -197,20 +197,23 @@ def test_a_step_and_its_process_are_two_views_of_one_thing(clarity: Clarity) -> 
     shared = [output for output in outputs if output.get("output-generation-type") == "PerAllInputs"]
     assert {output.get("limsid") for output in shared} == {"92-1833858"}
     assert len(shared) == 4  # once for every input
-    assert [o.get("type") for o in details.findall("input-output-maps/input-output-map/output")] == ["ResultFile"] * 8
+    assert [o.get("type") for o in details.findall("input-output-maps/input-output-map/output")] == [
+        *["SharedResultFile"] * 4,
+        *["ResultFile"] * 4,
+    ]
     assert [(f.get("name"), f.get("limsid")) for f in setup.findall("files/file")] == [
         ("SampleSheet.csv", "92-1833858")
     ]
     assert process.find("input-output-map/input").get("post-process-uri").endswith("?state=7903")
     assert details.find(FILE) is None and step.find(FILE) is None
-    clarity.switch(shared_type="SharedResultFile", processes_served=False)
-    assert clarity.get("artifacts/92-1833858").findtext("output-type") == "SharedResultFile"
+    clarity.switch(shared_type="ResultFile", processes_served=False)
+    assert clarity.get("artifacts/92-1833858").findtext("output-type") == "ResultFile"
     refused(clarity.http.get("processes/24-126453"), 404, "Could not find resource")
     assert clarity.get("steps/24-126453").get("limsid") == "24-126453"
 
 
 def test_the_links_in_answers_lead_somewhere(clarity: Clarity) -> None:
-    """Except to containers, protocols and control types, which have nothing to do with files."""
+    """Except to the steps of protocols, which have nothing to do with files."""
     seen: set[str] = set()
     waiting = ["", "projects/ADM1", "samples/CTRLA1", "processes/122-126457", "steps/122-126457"]
     while waiting:
@@ -218,11 +221,11 @@ def test_the_links_in_answers_lead_somewhere(clarity: Clarity) -> None:
         for element in clarity.get(path).iter():
             for key in ("uri", "artifact-uri", "post-process-uri"):
                 found = element.get(key, "").removeprefix(f"{clarity.url}/api/v2/")
-                known = found and not found.startswith(("containers/", "configuration/", "controltypes/", "glsstorage"))
+                known = found and not found.startswith(("configuration/", "glsstorage"))
                 if known and found not in seen and found.partition("/")[0] not in seen and len(seen) < 80:
                     seen.add(found)
                     waiting.append(found)
-    assert {"researchers/1", "processtypes/41"} <= seen
+    assert {"researchers/1", "processtypes/41", "controltypes/1"} <= seen
     for path in ("researchers/9", "processtypes/9"):
         refused(clarity.http.get(path), 404)
 

@@ -80,6 +80,7 @@ def arrives(count: Count, number: int = 1) -> bool:
     ("argument", "status", "html"),
     [
         (None, 504, None),
+        (503, 503, None),
         ({"status": 502, "html": True}, 502, True),
         ({"status": 200, "html": True}, 200, True),
         ("reset", None, None),
@@ -157,3 +158,22 @@ def test_an_upload_that_breaks_off_is_not_carried_out_late(running: Sandbox) -> 
             service.http.post("attachments/", content=torn(), headers=headers)
         time.sleep(0.1)
         assert (service.counters(), running.report()["late"]) == (before, 0)
+
+
+def test_a_late_request_behind_a_reset(running: Sandbox) -> None:
+    with ExitStack() as stack:
+        service = portal_stage.Service(running)
+        stack.callback(service.close)
+        stack.callback(running.faults)
+        number = service.put("f", b"x")
+        fault = {"service": "portal", "method": "DELETE", "action": "late", "argument": {"after_s": 0, "reset": True}}
+        running.faults(fault)
+        with pytest.raises(httpx.ReadError):
+            service.ask("DELETE", f"attachments/{number}/")
+        assert arrives(lambda: service.ask("GET", f"attachments/{number}/").status_code, 404)
+
+
+@pytest.mark.parametrize("argument", ["silence", {"code": 504}, [504]])
+def test_an_answer_that_is_none_is_refused(running: Sandbox, argument: object) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        running.faults({"action": "lost", "argument": argument})

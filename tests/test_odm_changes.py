@@ -227,13 +227,82 @@ def test_a_link_is_fetched_by_the_server(odm: Service, shop: str) -> None:
 def test_a_study_comes_from_a_link_and_not_twice(odm: Service, shop: str) -> None:
     link = {"metadataLink": f"{shop}/s.tsv"}
     job = odm.ask("POST", "jobs/import/study", json=link).json()
-    accession = odm.finished(job["jobExecId"])["result"]["groupAccession"]
+    result = odm.finished(job["jobExecId"])["result"]
+    accession = result["groupAccession"]
+    assert result == {"accession": accession, "groupAccession": accession}, "the sources differ, so both"
     assert odm.get(f"as-curator/studies/{accession}", returnedMetadataFields="minimal_data")["Study Title"] == "Linked"
     refused(odm.ask("GET", f"as-user/studies/{accession}"), 404)  # a draft at first
     refused(odm.ask("POST", "jobs/import/study", json=link), 409)
     twin = odm.ask("POST", "jobs/import/study?allow_dups=true", json=link)
     other = odm.finished(twin.json()["jobExecId"])["result"]["groupAccession"]
+    odm.switch(study_result="accession")
+    third = odm.ask("POST", "jobs/import/study?allow_dups=true", json=link)
+    (last,) = odm.finished(third.json()["jobExecId"])["result"].items()
+    assert (last[0], odm.get(f"as-curator/studies/{last[1]}")["Study Title"]) == ("accession", "Linked")
+    assert odm.ask("DELETE", f"manage-data/data?accessions={last[1]}").status_code == 202
     assert odm.ask("DELETE", f"manage-data/data?accessions={accession},{other}").status_code == 202
+
+
+def test_samples_come_from_a_link_and_then_into_a_study(odm: Service, shop: str) -> None:
+    refused(odm.ask("POST", "jobs/import/samples", json={"metadataLink": f"{shop}/nowhere"}, token="user"), 403)
+    lost = odm.ask("POST", "jobs/import/samples", json={"metadataLink": f"{shop}/nowhere"}).json()
+    assert odm.finished(lost["jobExecId"])["status"] == "FAILED"
+    job = odm.ask("POST", "jobs/import/samples", json={"metadataLink": f"{shop}/samples.tsv"}).json()
+    assert job["jobName"] == "IMPORT_SAMPLES_TSV"
+    group = odm.finished(job["jobExecId"])["result"]["groupAccession"]
+    study = odm.finished(
+        odm.ask("POST", "jobs/import/study?allow_dups=true", json={"metadataLink": f"{shop}/s.tsv"}).json()["jobExecId"]
+    )["result"]["accession"]
+    path = f"as-curator/integration/link/samples/by/study/{study}"
+    assert odm.get(path)["data"] == []
+    adopt = f"as-curator/integration/link/sample/group/{group}/to/study/{study}"
+    assert odm.ask("POST", adopt).status_code in (200, 201)
+    assert [(row["genestack:name"], row["Tissue"]) for row in odm.get(path)["data"]] == [
+        ("T1", "stool"),
+        ("T2", "blood"),
+    ]
+    refused(odm.ask("POST", adopt), 409)
+    refused(odm.ask("POST", adopt.replace(group, EMPTY)), 404)
+    assert odm.ask("DELETE", f"manage-data/data?accessions={study}").status_code == 202
+
+
+def test_a_link_record_brings_samples_into_a_study_too(odm: Service, shop: str) -> None:
+    links = {"metadataLink": f"{shop}/samples.tsv"}, {"metadataLink": f"{shop}/s.tsv"}
+    jobs = [
+        odm.ask("POST", f"jobs/import/{kind}?allow_dups=true", json=link).json()["jobExecId"]
+        for kind, link in zip(("samples", "study"), links, strict=True)
+    ]
+    group, study = (odm.finished(job)["result"]["groupAccession"] for job in jobs)
+    record = {"firstId": group, "firstType": "sampleGroup", "secondId": study, "secondType": "study"}
+    assert odm.ask("POST", "as-curator/links", json=[record]).status_code in (200, 201)
+    assert len(odm.get(f"as-curator/integration/link/samples/by/study/{study}")["data"]) == 2
+    odm.ask("DELETE", f"manage-data/data?accessions={study}")
+
+
+def test_the_older_door_signs_in_by_token(odm: Service) -> None:
+    def invoke(method: str, *values: Any, application: str = "signin") -> Any:
+        path = f"{odm.url}/frontend/endpoint/application/invoke/genestack/{application}/{method}"
+        return odm.http.post(path, json=list(values))
+
+    templates = "study-metainfotemplateeditor"
+    assert invoke("listTemplates", application=templates).status_code == 401
+    for method, token in (
+        ("authenticateByApiToken", "wrong"),
+        ("authenticateByApiToken", odm.tokens["revoked"]),
+        ("authenticateByApiToken", odm.tokens["access_token"]),
+    ):
+        assert invoke(method, token).json()["result"] == {"authenticated": False}
+    assert invoke("authenticate", "ada@lab.example", "x").json()["result"] == {"authenticated": False}
+    assert invoke("whoami").json()["result"] is None
+    for method, key in (("authenticateByApiToken", "token"), ("authenticateOAuthAccessToken", "access_token")):
+        assert invoke(method, odm.tokens[key]).json()["result"] == {"authenticated": True}
+        assert invoke("whoami").json()["result"] == "ada@lab.example"
+        assert [each["isDefault"] for each in invoke("listTemplates", application=templates).json()["result"]] == [True]
+        assert invoke("signOut").status_code == 200
+        assert invoke("listTemplates", application=templates).status_code == 401
+    assert "error" in invoke("nonsense").json()
+    odm.switch(api_tokens=False)
+    assert invoke("authenticateByApiToken", odm.tokens["token"]).json()["result"] == {"authenticated": False}
 
 
 # -- other changes ---------------------------------------------------------------------------------------

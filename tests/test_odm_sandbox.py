@@ -348,3 +348,17 @@ def test_the_import_script_attaches_a_link(odm: Service, odm_programs: Path, sho
     assert (stored["name"], stored["data"]) == ("gel image.png", b"PNG")
     assert json.loads(stored["attributes"]) == {"Tool": "ImageJ", "Data Class": "Cell imaging"}
     odm.ask("DELETE", f"manage-data/data?accessions={accession}")
+
+
+def test_the_import_script_makes_a_study_with_samples(odm: Service, odm_programs: Path, shop: str) -> None:
+    command = [odm_programs / "odm-import-data", "-srv", odm.url, "-t", odm.tokens["token"], "-s", f"{shop}/script.tsv",
+               "-sm", f"{shop}/samples.tsv"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr + done.stdout
+    (study,) = odm.rows("SELECT number FROM odm_objects WHERE kind = 'STUDY' AND name = 'By script' AND gone IS NULL")
+    accession = f"GSF{study['number']}"
+    assert f"study {accession} was added successfully" in done.stdout
+    assert "Successfully linked: [samples_to_study]" in done.stdout
+    listed = odm.get(f"as-curator/integration/link/samples/by/study/{accession}")["data"]
+    assert [row["genestack:name"] for row in listed] == ["T1", "T2"]
+    odm.ask("DELETE", f"manage-data/data?accessions={accession}")

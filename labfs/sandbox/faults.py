@@ -15,9 +15,9 @@ A fault says which requests it meets, how many of them it lets pass first, how m
     lost           all               in place of the answer: something else    an answer, as below
     late           all, later        that something at once                    an answer, and "after_s": 5
 
-An answer is "reset", or {"status": 504} for an error in the service's own form, or {"status": 502, "html": true}
-for a page of something in between; {"status": 504} where none is given. The body of the request has arrived whole
-before the client gets it. `GET /requests` counts what the client got, and in `late` what is still to be carried out.
+An answer is {"status": 504} or 504 for an error in the service's own form, {"status": 502, "html": true} for a page
+of something in between, {"reset": true} or "reset"; 504 where none is given. The body of the request has arrived
+whole before the client gets it. `GET /requests` counts what the client got, and in `late` what is yet to be done.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ ACTIONS = ("status", "delay_s", "reset", "cut", "short", "corrupt", "ignore-rang
            "lost", "late")  # fmt: skip
 STALL_S = 300.0
 LATE_S = 5.0
+INSTEAD = {"status", "html", "reset", "after_s"}
 
 ErrorBody = Callable[[int], Response]
 
@@ -62,6 +63,8 @@ class Fault:
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise ValueError(f"unknown action “{self.action}”; known are {', '.join(ACTIONS)}")
+        if self.action in ("lost", "late") and not _instead(self.argument).keys() <= INSTEAD:
+            raise ValueError(f"an answer has {', '.join(sorted(INSTEAD))} at most, unlike {self.argument!r}")
 
     def meets(self, service: str, method: str, path: str) -> bool:
         """Tell whether this request is spoiled, counting it."""
@@ -173,7 +176,7 @@ class Layer:
                 await asyncio.sleep(float(fault.argument or 1))
                 await self._app(scope, receive, send)
             case "reset":
-                _reset(scope)
+                reset(scope)
             case "html":
                 await _page(200)(scope, receive, send)
             case "lost":
@@ -193,7 +196,7 @@ class Layer:
         again = await kept_body(receive, nothing_more)
         if again is None:
             raise Spoiled
-        after_s = float(argument.get("after_s", LATE_S) if isinstance(argument, dict) else LATE_S)
+        after_s = float(_instead(argument).get("after_s", LATE_S))
 
         async def carry_out() -> None:
             await asyncio.sleep(after_s)
@@ -204,9 +207,9 @@ class Layer:
         task.add_done_callback(self._watch.late.discard)
 
     async def _answer_instead(self, argument: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        if argument == "reset":
-            _reset(scope)
-        wanted = argument if isinstance(argument, dict) else {}
+        wanted = _instead(argument)
+        if wanted.get("reset"):
+            reset(scope)
         status = int(wanted.get("status", 504))
         answer = _page(status) if wanted.get("html") else self._error_body(status)
         await answer(scope, receive, send)
@@ -249,17 +252,24 @@ class _Spoiler:
         if self._action == "short":
             self._scope["sandbox.transport"].close()
         else:
-            _reset(self._scope)
+            reset(self._scope)
         raise Spoiled
 
 
-def _reset(scope: Scope) -> None:
+def reset(scope: Scope) -> None:
     """Close the connection with a reset instead of an end."""
     transport = scope["sandbox.transport"]
     connection: socket.socket = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
     raise Spoiled
+
+
+def _instead(argument: Any) -> dict[str, Any]:
+    """Return the answer that a fault puts in place of the true one. Raises TypeError or ValueError for none."""
+    if argument is None or argument == "reset":
+        return {"reset": True} if argument else {}
+    return {"status": argument} if isinstance(argument, int) else dict(argument)
 
 
 def _page(status: int) -> Response:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 import uvloop
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HOST = "127.0.0.1"
@@ -47,6 +47,12 @@ def address(listener: socket.socket) -> str:
 def serve(apps: list[tuple[socket.socket, ASGIApp]], ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; call `ready` once all of them answer."""
     uvloop.run(_serve(apps, ready))
+
+
+def undated(scope: Scope) -> None:
+    """Take the Date, which the server adds by itself, from the answer to the request under way."""
+    cycle = scope["sandbox.transport"].get_protocol().cycle
+    cycle.default_headers = [pair for pair in cycle.default_headers if pair[0] != b"date"]
 
 
 async def _serve(apps: list[tuple[socket.socket, ASGIApp]], ready: Callable[[], None]) -> None:

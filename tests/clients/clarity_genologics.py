@@ -50,6 +50,12 @@ text.write_text("second\n")
 lims.delete(made[0].uri)
 again = lims.upload_new_file(project, str(text))
 found["replaced"] = [again.id, lims.get_file_contents(id=again.id)]
+found["others"] = [
+    sorted(r.first_name for r in lims.get_researchers()),
+    [lab.name for lab in lims.get_labs()],
+    lims.get_containers(name="Plate 27-4012")[0].id,
+    sorted(kind.name for kind in lims.get_process_types())[:2],
+]
 try:
     lims.get_file_contents(id=made[0].id)
 except requests.exceptions.HTTPError as problem:

@@ -10,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from labfs.sandbox.clarity.shelf import REMOTE, Shelf, Target
+from labfs.sandbox.clarity.shelf import REMOTE, UNDER_REVIEW, Shelf, Target
 from labfs.sandbox.clarity.shown import Shown, bare
 from labfs.sandbox.clarity.wire import Refusal, answer, text_of, xml_of
 from labfs.sandbox.store import MIB
@@ -86,11 +86,14 @@ class Files:
 
     def _check_open(self, target: Target) -> None:
         process = self._shelf.process_of(target)
-        if process is not None and process["completed"] and self._switches.completed_step == "refuse":
-            raise Refusal(
-                self._switches.completed_status,
-                f"Step {process['limsid']} is completed; files cannot be uploaded to it",
-            )
+        if process is None:
+            return
+        if process["completed"] and self._switches.completed_step == "refuse":
+            message = f"Step {process['limsid']} is completed; files cannot be uploaded to it"
+            raise Refusal(self._switches.completed_status, message)
+        if process["state"] == UNDER_REVIEW and self._switches.review == "refuse":
+            message = f"Samples of step {process['limsid']} are UNDER_REVIEW; files cannot be uploaded to it"
+            raise Refusal(self._switches.completed_status, message)
 
     def _part(self, form: FormData) -> UploadFile:
         parts = form.multi_items()

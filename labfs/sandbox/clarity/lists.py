@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 from labfs.sandbox.clarity.shelf import Shelf
 from labfs.sandbox.clarity.shown import LISTS, Shown
 from labfs.sandbox.clarity.wire import Node, Refusal, node
+from labfs.sandbox.cost import prepare
 from labfs.sandbox.store import Row
 
 _SAMPLES = "limsid IN (SELECT m.artifact FROM clarity_made_of m JOIN clarity_samples s ON s.limsid = m.sample WHERE "
@@ -76,22 +77,17 @@ class Lists:
 
     def page(self, kind: str, query: str) -> Node:
         pairs = parse_qsl(query, keep_blank_values=True)
-        start, size = _start(pairs), max(self._shelf.switches.page_size, 1)
+        start, size = first_index(pairs), max(self._shelf.switches.page_size, 1)
         where, values = self._where(kind, pairs)
         sql = f"SELECT * FROM clarity_{kind} WHERE {where} ORDER BY id LIMIT ? OFFSET ?"
         rows: list[Row] = self._shelf.store.all(sql, *values, size + 1, start)
+        prepare(min(len(rows), size))
         made = node(f"{LISTS[kind]}:{kind}", children=[self._shown.item(kind, row) for row in rows[:size]])
         if start:
-            made.append(self._turn("previous-page", kind, pairs, max(start - size, 0)))
+            made.append(turn(self._shown, "previous-page", kind, pairs, max(start - size, 0)))
         if len(rows) > size:
-            made.append(self._turn("next-page", kind, pairs, start + size))
+            made.append(turn(self._shown, "next-page", kind, pairs, start + size))
         return made
-
-    def _turn(self, tag: str, kind: str, pairs: list[tuple[str, str]], start: int) -> Node:
-        """Return the link to another page, with the filters of this one each once."""
-        kept = dict.fromkeys(pair for pair in pairs if pair[0] != "start-index")
-        query = urlencode([("start-index", str(start)), *kept])
-        return node(tag, {"uri": self._shown.address(f"/{kind}?{query}")})
 
     def _where(self, kind: str, pairs: list[tuple[str, str]]) -> tuple[str, list[Any]]:
         """Return the condition: values of one parameter are alternatives, parameters are not."""
@@ -158,7 +154,14 @@ def _field(kind: str, udt: str, rest: str, values: list[str]) -> tuple[str, list
     return sql, [udt, name, *wanted]
 
 
-def _start(pairs: list[tuple[str, str]]) -> int:
+def turn(shown: Shown, tag: str, kind: str, pairs: list[tuple[str, str]], start: int) -> Node:
+    """Return the link to another page, with the filters of this one each once."""
+    kept = dict.fromkeys(pair for pair in pairs if pair[0] != "start-index")
+    query = urlencode([("start-index", str(start)), *kept])
+    return node(tag, {"uri": shown.address(f"/{kind}?{query}")})
+
+
+def first_index(pairs: list[tuple[str, str]]) -> int:
     given = [value for name, value in pairs if name == "start-index"]
     if given and not re.fullmatch(r"[0-9]{1,9}", given[-1]):
         raise Refusal(400, f"start-index must be a number from 0: {given[-1]!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labfs.sandbox import specimens
 from labfs.sandbox.clarity.seeder import ADA, GRACE, Seeder
-from labfs.sandbox.clarity.shelf import Shelf
+from labfs.sandbox.clarity.shelf import UNDER_REVIEW, Shelf
 
 USERNAME, POWERLESS = "apiuser", "labuser"
 PASSWORD = "sandbox-clarity-password"  # noqa: S105, it opens nothing but a sandbox
@@ -120,8 +120,16 @@ def _odd(seeder: Seeder) -> None:
     for number, name in enumerate(["..", "a/b", "two\nlines", "caf\u00e9", "cafe\u0301", "Prüfung – ß 試験", "CON"]):
         seeder.project(f"ODD{number + 1}", name)
     project = seeder.project("ODD100", "Odd names")
-    seeder.samples(project, ["../../etc", ".hidden", " blank ", "x" * 200, "-", "-"])
+    samples = seeder.samples(project, ["../../etc", ".hidden", " blank ", "x" * 200, "-", "-"])
     for original in ("two\nlines.txt", "caf\u00e9.txt", "cafe\u0301.txt", "CAF\u00c9.txt", "100%2F.txt", " blank ",
                      "..", "x" * 300 + ".txt", "C:\\data\\a:b.txt", "../../etc/passwd", 'quo"te.txt', "試験.csv",
                      "92-5098.html"):  # fmt: skip
         seeder.file("projects", project, original, f"content of {original!r}\n".encode())
+    attached = seeder.step(51, "Automated QC")
+    for sample in samples[:2]:  # files that the automation attached are named after their placeholder
+        report = seeder.placeholder(attached, "Report", [sample])
+        seeder.file("artifacts", report, f"{report}_report.csv", specimens.csv(4))
+    reviewed = seeder.step(52, "Manager review", UNDER_REVIEW)
+    decision = seeder.placeholder(reviewed, "Decision", samples, shared=True)
+    seeder.file("artifacts", decision, "draft.txt", b"to decide\n")
+    seeder.placeholder(reviewed, "Remarks", samples)

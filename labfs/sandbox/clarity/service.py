@@ -18,15 +18,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labfs.sandbox.blobs import Blobs
 from labfs.sandbox.clarity import seed as seeds
 from labfs.sandbox.clarity.files import Files
 from labfs.sandbox.clarity.lists import Lists
+from labfs.sandbox.clarity.others import KINDS, SHOWN_ELSEWHERE, Others
 from labfs.sandbox.clarity.shelf import BASE, REMOTE, Shelf, Switches
 from labfs.sandbox.clarity.shown import LISTS, Shown
 from labfs.sandbox.clarity.wire import Node, Refusal, answer, error, node, refused, unknown, xml_of
+from labfs.sandbox.cost import Workers, prepare
 from labfs.sandbox.store import Row, Store
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -51,10 +53,11 @@ class Clarity:
         self._store = store
         self._shown = Shown(self.shelf, lambda: self.url)
         self._lists = Lists(self.shelf, self._shown)
+        self._others = Others(self.shelf, self._shown)
         self._files = Files(self.shelf, self._shown)
         self._routes = Starlette(routes=self._table(), exception_handlers={Refusal: refused, HTTPException: unknown})
         self._routes.router.redirect_slashes = False
-        self.app = self._guard
+        self.app: ASGIApp = Workers(self._guard, self.switches)
 
     def _table(self) -> list[Route]:
         files = self._files
@@ -74,6 +77,8 @@ class Clarity:
             Route(f"{BASE}/steps/{{limsid}}/setup", self._setup),
             Route(f"{BASE}/processtypes/{{id:int}}", self._process_type),
             Route(f"{BASE}/researchers/{{id:int}}", self._researcher),
+            *(Route(f"{BASE}/{name}", self._other_list(name)) for name in KINDS),
+            *(Route(f"{BASE}/{name}/{{id}}", self._other(name)) for name in KINDS if name not in SHOWN_ELSEWHERE),
             Route(f"{BASE}/glsstorage", files.allocate, methods=["POST"]),
             Route(f"{BASE}/files", files.attach, methods=["POST"]),
             Route(f"{BASE}/files/{{limsid}}", files.one),
@@ -117,7 +122,7 @@ class Clarity:
         return answer(node("ver:versions", children=[version]))
 
     async def _index(self, _: Request) -> Response:
-        names = (*LISTS, "glsstorage", "configuration/properties")
+        names = (*LISTS, *KINDS, "glsstorage", "configuration/properties")
         return answer(
             node("ri:index", children=[node("link", {"rel": n, "uri": self._shown.address(f"/{n}")}) for n in names])
         )
@@ -139,6 +144,18 @@ class Clarity:
             return answer(self._lists.page(kind, request.url.query))
 
         return listed
+
+    def _other_list(self, name: str) -> Handler:
+        async def listed(request: Request) -> Response:
+            return answer(self._others.page(name, request.url.query))
+
+        return listed
+
+    def _other(self, name: str) -> Handler:
+        async def one(request: Request) -> Response:
+            return answer(self._others.one(name, request.path_params["id"]))
+
+        return one
 
     # -- single things ---------------------------------------------------------------------------------
 
@@ -212,6 +229,7 @@ class Clarity:
             rows[limsid] = row
             state = address.query.removeprefix("state=")
             states[limsid] = int(state) if state.isdecimal() else None
+        prepare(len(rows))
         ordered = sorted(rows.values(), key=lambda row: int(row["id"]))
         if kind == "artifacts":
             return [self._shown.artifact(row, states[row["limsid"]]) for row in ordered]

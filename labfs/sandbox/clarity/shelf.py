@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from labfs.sandbox.clarity.wire import Refusal
+from labfs.sandbox.cost import Cost
 from labfs.sandbox.store import Row, Store
 
 BASE = "/api/v2"
 FILESTORE = "sftp://127.0.0.1/opt/gls/clarity/users/glsftp"  # where a client with SFTP would find the bytes
 REMOTE = "/filestore/"  # path of the remote store, which serves without credentials
+UNDER_REVIEW = "Under Review"  # state of a step whose samples a manager looks at
 FILE_TYPES = ("ResultFile", "SharedResultFile", "SearchResultFile", "Image")  # artifacts that hold a file
 
 SCHEMA = """
@@ -48,7 +50,7 @@ CREATE TABLE IF NOT EXISTS clarity_numbers (series TEXT PRIMARY KEY, last INTEGE
 
 
 @dataclass(slots=True)
-class Switches:
+class Switches(Cost):
     """What the sources leave open or differ about, each with the variant that is likelier."""
 
     realm: str = "GLSSecurity"  # of the challenge
@@ -67,7 +69,8 @@ class Switches:
     limit_in_properties: bool = True
     part_status: int = 400  # a form that is not one part named `file`
     completed_step: str = "refuse"  # uploads to a completed step; or "accept"
-    completed_status: int = 400
+    completed_status: int = 400  # of both
+    review: str = "refuse"  # uploads to a step whose samples are under review; or "accept"
     second_attach: str = "replace"  # to a filled placeholder; or "refuse"
     steps_attachable: bool = True  # `steps/ID` is taken for `processes/ID`
     bytes_first: bool = False  # old servers want the bytes before the record
@@ -77,7 +80,7 @@ class Switches:
     file_ids: str = "plain"  # 40-7; or "owned": ADM1-40-7
     original_name: bool = True
     embedded_files: bool = False  # the whole file record inside an artifact
-    shared_type: str = "ResultFile"  # of a shared placeholder; or "SharedResultFile"
+    shared_type: str = "SharedResultFile"  # of a shared placeholder; or "ResultFile"
     attach_touches_project: bool = False  # attaching a file bumps the project's last-modified
 
 

@@ -20,6 +20,10 @@ NAMESPACES = {
     "ver": f"{RI}/version", "ri": RI, "exc": f"{RI}/exception", "file": f"{RI}/file", "prj": f"{RI}/project",
     "smp": f"{RI}/sample", "art": f"{RI}/artifact", "prc": f"{RI}/process", "stp": f"{RI}/step",
     "udf": f"{RI}/userdefined", "prop": f"{RI}/property", "ptp": f"{RI}/processtype", "res": f"{RI}/researcher",
+    "con": f"{RI}/container", "ctp": f"{RI}/containertype", "ctrltp": f"{RI}/controltype", "lab": f"{RI}/lab",
+    "artgr": f"{RI}/artifactgroup", "rtp": f"{RI}/reagenttype", "kit": f"{RI}/reagentkit", "lot": f"{RI}/reagentlot",
+    "inst": f"{RI}/instrument", "perm": f"{RI}/permissions", "role": f"{RI}/role",
+    "protcnf": f"{RI}/protocolconfiguration", "wkfcnf": f"{RI}/workflowconfiguration", "cnf": f"{RI}/configuration",
 }  # fmt: skip
 for _prefix, _uri in NAMESPACES.items():
     ET.register_namespace(_prefix, _uri)  # one public client knows errors by the literal prefix

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from labfs.sandbox.cost import prepare
 from labfs.sandbox.odm.switches import Switches
 
 LARGEST_PAGE = 2000
@@ -111,6 +112,7 @@ async def json_of(request: Request, kind: type = dict) -> Any:
 
 def page(request: Request, switches: Switches, items: list[Item], total: int, offset: int, limit: int) -> Response:
     """Answer a page of a list, as JSON or, for who asks for nothing else, as TSV."""
+    prepare(len(items))
     if wants_tsv(request):
         return tabular(items, switches)
     pagination = {"count": len(items), "total": total, "offset": offset, "limit": limit}
@@ -128,6 +130,7 @@ def sliced(request: Request, switches: Switches, rows: list[Any], show: Callable
 
 def plain(request: Request, switches: Switches, items: list[Item]) -> Response:
     """Answer a bare array."""
+    prepare(len(items))
     return tabular(items, switches) if wants_tsv(request) else JSONResponse(items)
 
 
@@ -155,12 +158,20 @@ def _cell(value: Any, missing: str) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def record_of(table: bytes) -> Item:
-    """Return the one record of a TSV with a header row. Raises Refusal."""
+def records_of(table: bytes) -> list[Item]:
+    """Return the records of a TSV with a header row, at least one. Raises Refusal."""
     try:
         rows = [row for row in csv.reader(io.StringIO(table.decode()), csv.excel_tab) if any(row)]
     except (UnicodeDecodeError, csv.Error):
         raise Refusal(400, "The metadata file is not a TSV in UTF-8.") from None
-    if len(rows) != 2 or len(rows[1]) > len(rows[0]) or not all(rows[0]):
+    if len(rows) < 2 or any(len(row) > len(rows[0]) for row in rows) or not all(rows[0]):
+        raise Refusal(400, "The metadata file must contain a header row and a record.")
+    return [{key: guess(value) for key, value in zip(rows[0], row, strict=False)} for row in rows[1:]]
+
+
+def record_of(table: bytes) -> Item:
+    """Return the one record of a TSV with a header row. Raises Refusal."""
+    records = records_of(table)
+    if len(records) != 1:
         raise Refusal(400, "The metadata file must contain a header row and a single record.")
-    return {key: guess(value) for key, value in zip(rows[0], rows[1], strict=False)}
+    return records[0]

@@ -80,11 +80,27 @@ class Groups:
         where = f"(number IN ({linked}) OR parent = ? OR number = ?)"
         return self._shelf.rows(caller, where, number, number, number, row["parent"])
 
+    async def adopt(self, request: Request, caller: Caller) -> Response:
+        """Bring a group of samples, and what is in it, into a study."""
+        group = self._shelf.find(request.path_params["group"], caller, "SAMPLE_GROUP")
+        study = self._shelf.find(request.path_params["study"], caller, STUDY)
+        if group["study"] is not None:
+            raise Refusal(409, f"{request.path_params['group']} is linked already.")
+        with self._store.transaction():
+            self._adopt(study["number"], group["number"])
+        return Response(status_code=self._switches.linked_status)
+
+    def _adopt(self, study: int, group: int) -> None:
+        self._store.run("UPDATE odm_objects SET study = ?1, parent = ?1 WHERE number = ?2", study, group)
+        self._store.run("UPDATE odm_objects SET study = ? WHERE parent = ?", study, group)
+
     async def link(self, request: Request, caller: Caller) -> Response:
         wanted = await json_of(request, list)
         pairs = [self._pair(record, caller) for record in wanted]
         with self._store.transaction():
             for first, second in pairs:
+                if first["kind"] == STUDY and second["kind"] == "SAMPLE_GROUP" and second["study"] is None:
+                    self._adopt(first["number"], second["number"])
                 self._store.run("INSERT INTO odm_links VALUES (?, ?)", first["number"], second["number"])
         return Response(status_code=self._switches.linked_status)
 

@@ -9,14 +9,14 @@ import asyncio
 import ipaddress
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
 from starlette.requests import Request
 
-from labfs.sandbox.odm.answers import Item, Refusal, job_moment, json_of, record_of
+from labfs.sandbox.odm.answers import Item, Refusal, job_moment, json_of, record_of, records_of
 from labfs.sandbox.odm.shelf import CLASSES, FILE, STUDY, Caller, Shelf
 from labfs.sandbox.odm.uploads import Receiver
 from labfs.sandbox.store import Row
@@ -24,6 +24,7 @@ from labfs.sandbox.store import Row
 PIPELINE = ("sourceAttachmentAccession", "transformationName", "transformationVersion")
 FETCH_S = 60.0
 FETCH_FAILURES = (Refusal, httpx.HTTPError, httpx.InvalidURL, OSError)
+STUDY_KEYS = ("accession", "groupAccession")  # what a script reads, and what the vendor's description has
 NO_BUCKET = "No S3 bucket is configured for attached files."
 
 
@@ -165,34 +166,55 @@ class Jobs:
         )
         self._result(job, {"accession": f"GSF{made}"})
 
-    # -- studies -----------------------------------------------------------------------------------------
+    # -- studies and samples -----------------------------------------------------------------------------
 
     async def study(self, request: Request, caller: Caller) -> Item:
+        return await self._from_table("IMPORT_STUDY_TSV", request, caller, record_of, self._make_study)
+
+    async def samples(self, request: Request, caller: Caller) -> Item:
+        """Import samples into a group of their own, which a link brings into a study."""
+        return await self._from_table("IMPORT_SAMPLES_TSV", request, caller, records_of, self._make_samples)
+
+    async def _from_table(
+        self, name: str, request: Request, caller: Caller, read: Callable[[bytes], Any],
+        make: Callable[[Any, Caller, float, float], Item],
+    ) -> Item:  # fmt: skip
+        """Start a job that fetches a TSV, reads it and makes objects, which are there when it ends."""
         asked = await json_of(request)
-        link, name = asked.get("metadataLink"), "IMPORT_STUDY_TSV"
+        link = asked.get("metadataLink")
         _check_link(link, "metadataLink")
         if request.query_params.get("allow_dups", "false").lower() != "true":
             self._check_new(name, link)
         job = self._begin(name, caller, link)
 
         async def fetch() -> None:
-            attributes: Item = {}
-            problem = None
+            found, problem = None, None
             try:
-                attributes = record_of(await _small(link))
+                found = read(await _small(link))
             except FETCH_FAILURES as failure:
                 problem = str(failure) or type(failure).__name__
             with self._store.transaction():
                 ends = self._finish(job, problem)
                 row = self.row(job)
                 if row["outcome"] == "COMPLETED":
-                    title = attributes.get("Study Title")
-                    name = None if title is None else str(title)
-                    made = self._shelf.add(STUDY, None, name, attributes, caller.user, row["created"], born=ends)
-                    self._result(job, {"groupAccession": f"GSF{made}"})
+                    self._result(job, make(found, caller, row["created"], ends))
 
         self._spawn(fetch())
         return self.info(self.row(job))
+
+    def _make_study(self, attributes: Item, caller: Caller, created: float, born: float) -> Item:
+        title = attributes.get("Study Title")
+        name = None if title is None else str(title)
+        made = self._shelf.add(STUDY, None, name, attributes, caller.user, created, born=born)
+        keys = STUDY_KEYS if self._switches.study_result == "both" else (self._switches.study_result,)
+        return dict.fromkeys(keys, f"GSF{made}")
+
+    def _make_samples(self, records: list[Item], caller: Caller, created: float, born: float) -> Item:
+        group = self._shelf.add("SAMPLE_GROUP", None, "Samples", {}, caller.user, created, born=born)
+        for record in records:
+            name = str(next(iter(record.values())))
+            self._shelf.add("SAMPLE_OBJECT", group, name, record, caller.user, created, born=born)
+        return {"groupAccession": f"GSF{group}"}
 
     # -- rows --------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labfs.sandbox.blobs import Blobs
+from labfs.sandbox.cost import Workers
 from labfs.sandbox.odm import downloads
 from labfs.sandbox.odm import seed as seeds
 from labfs.sandbox.odm.answers import Refusal, error
@@ -28,6 +29,7 @@ from labfs.sandbox.odm.files import Files
 from labfs.sandbox.odm.groups import Groups
 from labfs.sandbox.odm.jobs import Jobs
 from labfs.sandbox.odm.shelf import FILE, GROUPS, STUDY, Caller, Shelf
+from labfs.sandbox.odm.signin import SignIn
 from labfs.sandbox.odm.studies import Studies
 from labfs.sandbox.odm.switches import Switches
 from labfs.sandbox.store import Store
@@ -58,9 +60,9 @@ class Odm:
         self.shelf = Shelf(store, self.switches)
         self._store = store
         self._jobs = Jobs(self.shelf)
-        routes = [*self._reading(), *self._changing()]
+        routes = [*self._reading(), *self._changing(), *SignIn(self.shelf).routes()]
         handlers = {Refusal: self._refused, HTTPException: self._unknown}
-        self.app: ASGIApp = _Legacy(Starlette(routes=routes, exception_handlers=handlers))
+        self.app: ASGIApp = _Legacy(Workers(Starlette(routes=routes, exception_handlers=handlers), self.switches))
 
     def _reading(self) -> list[Route]:
         files, studies, groups = Files(self.shelf), Studies(self.shelf), Groups(self.shelf)
@@ -88,6 +90,12 @@ class Odm:
     def _changing(self) -> list[Route]:
         studies, groups = Studies(self.shelf), Groups(self.shelf)
         return [
+            self._route(
+                "/as-curator/integration/link/sample/group/{group}/to/study/{study}",
+                groups.adopt,
+                "POST",
+                audience="as-curator",
+            ),
             self._route("/as-curator/links", groups.link, "POST", audience="as-curator"),
             self._route("/as-curator/studies/{id}", studies.change, "PATCH", audience="as-curator"),
             self._route(
@@ -95,6 +103,7 @@ class Odm:
             ),
             self._route("/jobs/import/file", self._import(self._jobs.from_link), "POST", audience="as-curator"),
             self._route("/jobs/import/study", self._import(self._jobs.study), "POST", audience="as-curator"),
+            self._route("/jobs/import/samples", self._import(self._jobs.samples), "POST", audience="as-curator"),
             self._route("/jobs/{job:int}/info", self._job_info, audience="as-user"),
             self._route("/jobs/{job:int}/output", self._job_output, audience="as-user"),
             self._route("/jobs/{job:int}/stop", self._job_stop, "PUT", audience="as-curator"),

@@ -128,7 +128,8 @@ class Shelf:
         """Make an object below another one, or a study; return its number."""
         study = None
         if parent is not None:
-            study = self.store.count("SELECT study FROM odm_objects WHERE number = ?", parent)
+            above = self.store.one("SELECT study FROM odm_objects WHERE number = ?", parent)
+            study = above["study"] if above else None  # samples have none before they are linked
         made = self.store.run(
             "INSERT INTO odm_objects (number, kind, study, parent, name, attributes, owner, published, created,"
             " changed, born, blob, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

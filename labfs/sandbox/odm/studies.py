@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from labfs.sandbox.cost import prepare
 from labfs.sandbox.odm.answers import Item, Refusal, choice, flag, guess, json_of, moment, page, sliced, window
 from labfs.sandbox.odm.filters import matcher
 from labfs.sandbox.odm.shelf import DETAIL, FILE, STUDY, Caller, Shelf
@@ -87,6 +88,7 @@ class Studies:
         found = [row for row in rows if all(test is None or test(self._shelf.item(row)) for test in tests)]
         shown = found[offset : offset + limit]
         self._note(caller, shown)
+        prepare(len(shown))
         content = [self._found(row, caller) for row in shown]
         echo = {"offset": offset, "limit": limit}
         return JSONResponse({

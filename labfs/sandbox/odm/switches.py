@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from labfs.sandbox.cost import Cost
+
 
 @dataclass(slots=True)
-class Switches:
+class Switches(Cost):
     """Times are in seconds. A word in quotes lists the variants that there are."""
 
     # who asks
@@ -46,6 +48,7 @@ class Switches:
     job_s: float = 0.3  # from the POST to the end of a job
     job_end: str = "COMPLETED"  # or "FAILED", "STOPPED", "ABANDONED" or "UNKNOWN"
     job_name: str = "IMPORT_FILE"
+    study_result: str = "both"  # or "accession" or "groupAccession": what a study's import calls its accession
     early_output_status: int = 200  # of the output of a job that still runs
     stop_status: int = 200  # of stop and restart, which do not apply to attachments
     index_lag_s: float = 1.0  # from the end of a job to the lists of files

@@ -5,6 +5,7 @@ Bytes never change: each upload is a new row. A deletion hides the row and keeps
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
@@ -27,6 +28,8 @@ from labfs.sandbox.store import MIB, Row
 PART = 8 * MIB  # from this size on, the program's storage client uploads in parts of this size
 LONGEST_KEY = 255  # characters, the width of the column
 LONGEST_FILE_NAME = 255  # bytes, of the server's file system
+CONTROLS = re.compile("[\x00-\x1f\x7f]")
+NO_NAMES = ("", ".", "..")  # of a part, once its directory is cut off
 
 
 class Attachments:
@@ -73,23 +76,31 @@ class Attachments:
         if (file.size or 0) > self._shelf.switches.largest_file:
             raise Broken  # the program means to answer 400 and fails at it
         name = part_name(file.filename or "")
+        if name in NO_NAMES and self._shelf.switches.dot_names == "error":
+            raise Broken
         given = [(key, value) for key, value in form.multi_items() if key not in ("file", "owned_by_user")]
         if "filename" not in form:
             given.append(("filename", name))
         values, links = self._fields.read(FormData([*given, ("owned_by_user", user["id"])]), partial=False)
+        await asyncio.sleep(self._shelf.switches.late_s)
         blob, size, md5 = await self._store.receive(_chunks(file))
         path = self._store.path(blob)
         etag = md5 if size < PART else await anyio.to_thread.run_sync(tag_of_parts, path)
         try:
             with self._store.transaction():
                 number = self._shelf.insert("attachments", **values, blob=blob)
-                self._place(number, values["filename"], name, etag)
+                self._place(number, values["filename"], self._local_name(file, name), etag)
                 self._link(number, links)
                 made = self._views.attachment(self._shelf.attachment(number))
         except Broken:
             self._store.drop(blob)
             raise
         return Answer(made, 201)
+
+    def _local_name(self, file: UploadFile, name: str) -> str:
+        """Return the name that local mode stores under; blanks at its ends stay, and its address lacks them."""
+        last = re.split(r"[/\\]", file.filename or "")[-1]
+        return last if last.strip() == name and self._shelf.switches.blank_ends_in_local == "lost" else name
 
     def _place(self, number: int, filename: str | None, part: str, etag: str) -> None:
         """Put the bytes of a new row where the mode wants them. Raises Broken for a name that does not fit."""
@@ -159,7 +170,8 @@ class Attachments:
         if row is None:
             raise Broken
         blob = self._store.path(row["blob"])
-        disposition = f'attachment; filename="{name}"'
+        # The server refuses to send a control character, such as DEL; the real one sends them.
+        disposition = f'attachment; filename="{CONTROLS.sub("?", name)}"'
         try:
             disposition.encode("latin-1")
         except UnicodeEncodeError:

@@ -17,6 +17,7 @@ BEN = "20000000-a55d-42b7-b53e-056956e18b8c"
 SAM = "30000000-4b1e-4c1d-9f6a-3f0f5f0c7a11"  # staff
 LOU = "40000000-77aa-4e0b-8c43-d3a0b1c9e522"  # whose token is too old
 FAY = "50000000-1c2d-4d5e-9a6b-7c8d9e0f1a33"  # who has left
+NOBODY = "60000000-2b3c-4d5e-8f6a-5b4c3d2e1f00"  # whom the library of permissions makes, before all others
 MANY = 2000
 
 
@@ -67,6 +68,10 @@ class _Seeder:
         return self._now
 
     def run(self) -> None:
+        self._shelf.insert(
+            "users", self._now, id=NOBODY, first="", last="", email="", orcid=None, orcid_token=None, staff=0, active=1,
+            personal=None,
+        )  # fmt: skip
         for number, (user, first, last, token, staff, active) in enumerate(PEOPLE, 1):
             self._shelf.insert(
                 "users", self._later(), id=user, first=first, last=last, email=f"{first.lower()}@lab.example",

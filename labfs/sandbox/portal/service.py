@@ -16,13 +16,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from labfs.sandbox.blobs import Blobs
+from labfs.sandbox.cost import Workers
 from labfs.sandbox.portal import answers, forms
 from labfs.sandbox.portal import seed as seeds
 from labfs.sandbox.portal.answers import ANONYMOUS, Answer, Broken, Refusal
 from labfs.sandbox.portal.attachments import Attachments
 from labfs.sandbox.portal.bucket import Bucket
+from labfs.sandbox.portal.proxy import Proxy
 from labfs.sandbox.portal.shelf import Shelf, Switches
 from labfs.sandbox.portal.tree import Tree
 from labfs.sandbox.portal.views import Views
@@ -63,11 +66,12 @@ class Portal:
         self.views = Views(self.shelf, Bucket(self.shelf, blobs))
         self._attachments = Attachments(self.shelf, self.views, blobs)
         self._tree = Tree(self.shelf, self.views)
-        self.app = Starlette(
+        program = Starlette(
             routes=self._routes(),
             exception_handlers={HTTPException: self._unrouted, Broken: self._broken},
         )
-        self.app.router.redirect_slashes = False
+        program.router.redirect_slashes = False
+        self.app: ASGIApp = Proxy(Workers(program, self.switches), self.shelf)
 
     def error(self, status: int) -> Response:
         return answers.error(status)
@@ -90,12 +94,14 @@ class Portal:
             ("users/{id}/organizations", {"GET": tree.user_organizations}, ()),
             ("organizations", {"GET": tree.organizations}, ()),
             ("organizations/{id}", {"GET": tree.organization}, ()),
+            ("organizations/{id}/members", {"GET": tree.members}, ()),
+            ("organizations/{id}/members/{user}", {"GET": tree.member, "DELETE": tree.remove_member}, ()),
             ("organizations/{id}/materials", {"GET": tree.organization_materials}, ("GET",)),
             ("organizations/{id}/materials/{material}", {"GET": tree.organization_material}, ("GET",)),
             ("materials", {"GET": tree.materials}, ("GET",)),
             ("materials/{id}", material, ("GET",)),
             ("material-requests", {"GET": tree.requests}, ()),
-            ("material-requests/{id}", {"GET": tree.request}, ()),
+            ("material-requests/{id}", {"GET": tree.request, "PATCH": tree.change_request}, ()),
         ]
         routes = [
             Route(f"/v1/{path}{end}", self._endpoint(path, handlers, opened), methods=METHODS)
@@ -134,8 +140,6 @@ class Portal:
             return await handler(request, user)
 
         async def endpoint(request: Request) -> Response:
-            if self._too_large(request):
-                return answers.proxy_error(413)
             if any("." in str(value) for value in request.path_params.values()):
                 return answers.no_such_page()
             as_html = False
@@ -148,11 +152,6 @@ class Portal:
             return answers.browsable(found) if as_html else found
 
         return endpoint
-
-    def _too_large(self, request: Request) -> bool:
-        """Tell whether the proxy of production turns the body away."""
-        limit, length = self.switches.body_limit, request.headers.get("content-length", "0")
-        return not self.shelf.local and 0 < limit < int(length)
 
     async def _unrouted(self, request: Request, problem: Exception) -> Response:
         return answers.no_such_page()

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from labfs.sandbox.cost import Cost
 from labfs.sandbox.portal.answers import NOT_FOUND, Refusal
 from labfs.sandbox.store import Row, Store
 
@@ -58,7 +59,7 @@ DETAILS: dict[str, Any] = {
 
 
 @dataclass(slots=True)
-class Switches:
+class Switches(Cost):
     """What the sources leave open, each with the variant that is likelier, and the two ways to run it."""
 
     mode: str = "s3"  # as in production; "local": bytes on the server's disk, as in development
@@ -71,7 +72,18 @@ class Switches:
     trim_names: bool = True  # blanks around a filename and a description are cut off, the framework's default
     long_key: str = "error"  # or "accept": a bucket key above 255 characters, the width of its column
     newline_in_local_url: str = "error"  # or "quote": the pattern of the local route does not match a line end
+    blank_ends_in_local: str = "lost"  # or "found": the bytes of an upload whose part's name has blanks at its ends
+    dot_names: str = "error"  # or "accept": `.`, `..` and `x/` as the part's name
     search_users_open: bool = False  # whether the search for users needs no token
+    users_prepare: str = "all"  # or "own": whose attachments the list of users prepares, before it drops them
+    anonymous_user: bool = True  # among the users, as the library of permissions makes it
+    null_document: str = "error"  # or "accept": a request's document set to nothing
+
+    gateway_s: float = 0.0  # the proxy's patience with the program, 30 s as published; 0: endless
+    late_s: float = 0.0  # from the arrival of an upload to its row
+    early_reset: bool = True  # of a connection whose large body was not read before the answer
+    dated: bool = True  # whether answers have a Date
+    keep_alive: str = "kept"  # or "refused": the answer says close; or "cut": closed without a word
 
 
 class Shelf:

@@ -28,6 +28,14 @@ REQUEST_FILTERS: dict[str, Any] = {
     "id": "number", "status": STATES, "requester__id": "uuid", "assigned_to__id": "uuid",
     "is_active_requester": "box", "is_active_sharer": "box",
 }  # fmt: skip
+# Field → column, and whether the requester sets it; the sharer sets the others.
+DOCUMENTS = {
+    "irb_attachment": ("irb", True),
+    "requester_signed_mta_attachment": ("signed", True),
+    "executed_mta_attachment": ("executed", False),
+}
+NOT_YOURS_TO_ADD = "The current user is not authorized for the specified attachment."
+NOT_YOURS_TO_REMOVE = "Only the owner may remove members from an organization, unless the member is removing themself."
 NEWEST = "created DESC, id DESC"
 
 
@@ -86,14 +94,19 @@ class Tree:
     # -- users and organizations -------------------------------------------------------------------------
 
     async def users(self, request: Request, user: Row) -> Response:
-        rows = self._shelf.all("users", order="created")
+        where = "1" if self._shelf.switches.anonymous_user else "first || last != ''"
+        rows = self._shelf.all("users", where, order="created")
         return page(request, rows, self._each(lambda row: self._views.user(row, user)))
 
     async def user(self, request: Request, user: Row) -> Response:
         return Answer(self._views.user(self._shelf.get("users", request.path_params["id"].lower()), user))
 
     async def user_organizations(self, request: Request, user: Row) -> Response:
-        rows = self._shelf.organizations_of(request.path_params["id"].lower(), order=NEWEST)
+        try:
+            whose = str(uuid.UUID(request.path_params["id"]))
+        except ValueError:
+            raise Broken from None
+        rows = self._shelf.organizations_of(whose, order=NEWEST)
         return page(request, rows, self._each(self._views.organization_short))
 
     async def organizations(self, request: Request, user: Row) -> Response:
@@ -112,6 +125,39 @@ class Tree:
         if str(row["organization"]) != request.path_params["id"]:
             raise Refusal(404, NOT_FOUND)
         raise Refusal(405, {"detail": "Cannot get single Material by Organization."})
+
+    # -- members -----------------------------------------------------------------------------------------
+
+    def _team(self, request: Request, user: Row) -> Row:
+        """Return the organization of a path, of which the caller must be a member."""
+        row = self._shelf.find("organizations", request.path_params["id"])
+        if row is None:
+            raise Broken
+        if not self._shelf.is_member(row["id"], user["id"]):
+            raise Refusal(403, FORBIDDEN)
+        return row
+
+    async def members(self, request: Request, user: Row) -> Response:
+        rows = self._views.members(self._team(request, user)["id"], order=NEWEST)
+        return page(request, rows, self._each(self._views.user_short))
+
+    async def member(self, request: Request, user: Row) -> Response:
+        self._team(request, user)
+        raise Refusal(405, {"detail": "Cannot get single User by Organization."})
+
+    async def remove_member(self, request: Request, user: Row) -> Response:
+        """Take a member out; the owner takes over the materials of which that one was the contact."""
+        team, leaving = self._team(request, user), request.path_params["user"].lower()
+        if leaving == team["owner"]:
+            raise Refusal(400, ["An owner may not be removed from their organization."])
+        if user["id"] not in (team["owner"], leaving):
+            raise Refusal(403, {"detail": NOT_YOURS_TO_REMOVE})
+        if not self._shelf.is_member(team["id"], leaving):
+            raise Broken
+        self._shelf.store.run("DELETE FROM portal_members WHERE organization = ? AND user = ?", team["id"], leaving)
+        sql = "UPDATE portal_materials SET contact = ? WHERE organization = ? AND contact = ?"
+        self._shelf.store.run(sql, team["owner"], team["id"], leaving)
+        return Response(status_code=204)
 
     # -- materials ---------------------------------------------------------------------------------------
 
@@ -162,8 +208,8 @@ class Tree:
         return Answer(self._views.material(self._shelf.get("materials", row["id"])))
 
     def _target(self, field: str, table: str, given: Any) -> int | None:
-        """Return the id that a field of a material names, or None for no MTA. Raises Refusal."""
-        if given in (None, "") and field == "mta_attachment":
+        """Return the id that a field names, or None for no document. Raises Refusal."""
+        if given in (None, "") and table == "attachments":
             return None
         if given is None:
             raise Refusal(400, {field: ["This field may not be null."]})
@@ -210,6 +256,35 @@ class Tree:
         if not self._may_see(row, user):
             raise Refusal(403, FORBIDDEN)
         return Answer(self._views.request_detail(row))
+
+    async def change_request(self, request: Request, user: Row) -> Response:
+        """Put documents on a request: the requester two of them, the sharer the third. Nothing else changes here."""
+        row = self._shelf.get("requests", request.path_params["id"])
+        if not self._may_see(row, user):
+            raise Refusal(403, FORBIDDEN)
+        requester = row["requester"] == user["id"]
+        asked = await fields_of(request, self._shelf)
+        documents = [(field, *about) for field, about in DOCUMENTS.items() if field in asked]
+        if any(by_requester != requester for _, _, by_requester in documents):
+            raise Refusal(403, FORBIDDEN)
+        with self._shelf.store.transaction():
+            for field, column, _ in documents:
+                self._put_document(row, column, self._target(field, "attachments", asked[field]), user)
+        return Answer(self._views.request_detail(self._shelf.get("requests", row["id"])))
+
+    def _put_document(self, row: Row, column: str, number: int | None, user: Row) -> None:
+        """Let a request point at an attachment of the caller's, which the other party then owns too."""
+        if number is None and self._shelf.switches.null_document == "error":
+            raise Broken
+        if number is not None and number != row[column]:
+            attachment = self._shelf.attachment(number)
+            if not self._shelf.owns(attachment, user):
+                raise Refusal(403, {"detail": NOT_YOURS_TO_ADD})
+            material = self._shelf.get("materials", row["material"])
+            owner = {"organization": material["organization"]}
+            other = owner if user["id"] == row["requester"] else {"user": row["requester"]}
+            self._shelf.change("attachments", number, **other)
+        self._shelf.change("requests", row["id"], **{column: number})
 
     # -- search ------------------------------------------------------------------------------------------
 

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from labfs.sandbox.cost import prepare
 from labfs.sandbox.portal.answers import Broken, moment
 from labfs.sandbox.portal.bucket import Bucket
 from labfs.sandbox.portal.shelf import LINKS, Shelf
 from labfs.sandbox.store import Row
 
 Json = dict[str, Any]
+ANONYMOUS_USER = "AnonymousUser"  # who has no names of its own
 MONTH_US = 30 * 24 * 3600 * 1_000_000
 SHORT_MATERIAL = (
     "id", "category", "title", "url", "organisms", "organization", "contact_user", "pubmed_id", "is_archived",
@@ -60,6 +62,7 @@ class Views:
 
     def attachments(self, rows: Sequence[Row]) -> list[Json]:
         """Return summaries; one query for each kind of link, however many rows there are."""
+        prepare(len(rows))
         links: dict[str, dict[int, list[int]]] = {}
         for name, (table, column) in LINKS.items():
             found = links[name] = defaultdict(list)
@@ -105,7 +108,7 @@ class Views:
     def user_short(self, row: Row) -> Json:
         return {
             "id": row["id"],
-            "username": f"{row['first']}{row['last']}",
+            "username": f"{row['first']}{row['last']}" or ANONYMOUS_USER,
             "first_name": row["first"],
             "last_name": row["last"],
             "email": row["email"],
@@ -116,7 +119,7 @@ class Views:
     def user(self, row: Row, caller: Row) -> Json:
         """Return a user; what is private only to the user's own self."""
         short, own = self.user_short(row), row["id"] == caller["id"]
-        private = self._private(row) if own else {}
+        private = self._private(row) if own or self._shelf.switches.users_prepare == "all" else {}
         teams = self._shelf.organizations_of(row["id"])
         owned = self._shelf.all("organizations", "owner = ?", row["id"], order="updated, id")
         shown = {each["id"]: self.organization_short(each) for each in [*teams, *owned]}
@@ -152,9 +155,9 @@ class Views:
             "assignments": [self.request_short(r) for r in self._shelf.all("requests", "assigned = ?", row["id"])],
         }
 
-    def _members(self, organization: int) -> list[Row]:
+    def members(self, organization: int, order: str = "created") -> list[Row]:
         where = "id IN (SELECT user FROM portal_members WHERE organization = ?)"
-        return self._shelf.all("users", where, organization, order="created")
+        return self._shelf.all("users", where, organization, order=order)
 
     def _supported(self, kind: str, target: int) -> tuple[str, str, int]:
         return "id IN (SELECT support FROM portal_grant_links WHERE kind = ? AND target = ?)", kind, target
@@ -166,7 +169,7 @@ class Views:
             "description": row["description"],
             "is_personal_organization": bool(row["personal"]),
             "owner": row["owner"],
-            "members": [member["id"] for member in self._members(row["id"])],
+            "members": [member["id"] for member in self.members(row["id"])],
             "materials": self._ids("materials", "organization = ?", row["id"]),
             "grants": self._ids("grants", *self._supported("organization", row["id"])),
             **times(row),
@@ -184,7 +187,7 @@ class Views:
         materials = self._shelf.all("materials", "organization = ?", row["id"])
         nested = {
             "owner": self.user_short(self._shelf.get("users", row["owner"])),
-            "members": [self.user_short(member) for member in self._members(row["id"])],
+            "members": [self.user_short(member) for member in self.members(row["id"])],
             "materials": [self.material_short(material) for material in materials],
             "grants": self.grants(*self._supported("organization", row["id"])),
             "attachments": self.attachments(self._shelf.attachments("organization = ?", row["id"])),

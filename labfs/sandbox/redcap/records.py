@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from labfs.sandbox.cost import prepare
 from labfs.sandbox.redcap.answers import Ask, Refusal
 from labfs.sandbox.redcap.design import STATES, Design, Field
 from labfs.sandbox.redcap.logic import parse
@@ -44,6 +45,7 @@ class Export:
     def rows(self) -> tuple[list[Cells], list[str]]:
         """Return the rows and the names of their columns. Raises Refusal."""
         lines = self._lines()
+        prepare(len({line.record for line in lines}))
         if self._eav:
             names = ["record", *self._identity(), "field_name", "value"]
             if self._shelf.switches.eav_identity_last:

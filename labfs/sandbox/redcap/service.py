@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labfs.sandbox.blobs import Blobs
+from labfs.sandbox.cost import Workers
 from labfs.sandbox.redcap import seed as seeds
 from labfs.sandbox.redcap import sheets
 from labfs.sandbox.redcap.answers import Ask, Refusal, Writer, error
@@ -72,7 +73,7 @@ class Redcap:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await (packed if self.switches.compression else plain)(scope, receive, send)
 
-        self.app: ASGIApp = app
+        self.app: ASGIApp = Workers(app, self.switches)
         self._calls = self._table()
 
     def error(self, status: int) -> Response:

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from labfs.sandbox.cost import Cost
 from labfs.sandbox.redcap.answers import Refusal
 from labfs.sandbox.redcap.design import Design
 from labfs.sandbox.store import Row, Store
@@ -43,7 +44,7 @@ CREATE INDEX IF NOT EXISTS redcap_log_of ON redcap_log (project, id);
 
 
 @dataclass(slots=True)
-class Switches:
+class Switches(Cost):
     """What the sources leave open or differs by version and site, each with the variant that is likelier."""
 
     version: str = "16.1.3"  # from 16.0.8 on a repository's CSV has the columns of restrictions
