@@ -5,7 +5,8 @@ holds that law and checks that every module is named here).
 
          cli + cli_outbox · demo ─────────── config · mounts · control
          (door)          │                        │
-     fuse + inodes ── daemon               backends/__init__    kind → backend, one table
+     fuse + answers ─ daemon               backends/__init__    kind → backend, one table
+  + kernel + inodes      │                        │
      + holders           │                        │
             └────────── vfs              backends/basespace     one file a system (and its entries)
                          │                        │
@@ -27,6 +28,7 @@ cli       what is typed                        config    a TOML file → sites
 demo      the tour                             mounts    the mount table, and the state of one mount point
 daemon    one mount being served               control   the daemon's ear
 fuse      the kernel's requests ⇄ vfs          inodes    numbers ⇄ nodes
+answers   in time, with an errno, and again    kernel    what it believes, and asking it to look again
 outbox    sends what waits                     waiting   the saves that wait, by path
 sources   node → reader, true sizes            cli_outbox  what could not be saved
 holders   who has a file open, from /proc      vfs       names: looking, making, renaming, removing

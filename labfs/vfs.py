@@ -140,7 +140,8 @@ class Vfs:
         """Make a directory: an entity on the server, a folder of files to come, or a local one."""
         if name in await self.tree.children(parent):
             raise Exists(f"There already is a “{name}” in {parent.path}.")
-        node = Node(name, parent, parent.site, is_dir=True)
+        offered = parent.unlisted.get(name)
+        node = offered if offered is not None and offered.is_dir else Node(name, parent, parent.site, is_dir=True)
         if not rules.stays_local(parent, name):
             names.for_saving(name)
         if rules.stays_local(parent, name):
