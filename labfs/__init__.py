@@ -16,7 +16,7 @@ holds that law and checks that every module is named here).
               │     │       │     │            client           credentials, limits, retries, deadlines
               └──┐ ┌─┴──┐   │     │     bulk · breaker · pace   with verdicts, all that knows httpx
             scratch layout writer reader      verdicts
-                   names sizes                    │
+                   names measuring·sizes          │
                      │      │  └──┬──┤            │
                      │    spool blocks proof      │
                      │    notes copies │          │
@@ -45,7 +45,7 @@ direct    bytes behind the site's own address  forms     a file in a multipart/f
 sizes     bytes that a listing does not tell   pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile   listing   what several wait for
-notes     the journal of the spool
+notes     the journal of the spool             measuring sizes that are asked for, and given up
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → writer → backend → client, and then into the tree.

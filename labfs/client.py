@@ -24,7 +24,7 @@ import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Buffer, Sink, Source
+from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
 from labfs.bulk import Ask, Bulk
 from labfs.errors import Malformed, Unanswered, Unavailable
@@ -39,6 +39,7 @@ LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or 
 STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
 GRACE_S = 2.0  # for an answer that has begun when patience ends
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
+ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
 
 
 class Patience(float, Enum):
@@ -47,6 +48,7 @@ class Patience(float, Enum):
     With the usual 8 s, PROMPT stays below the 20 s that the kernel's freezer gives a process.
     """
 
+    BRIEF = 0.25  # what can be done without, a size in a listing: once more, a second later
     PROMPT = 1.5  # somebody waits for a listing or a read
     PERSISTENT = 10.0  # an upload: close() may take as long as its bytes need
 
@@ -290,8 +292,10 @@ class Client:
         `scope`, if given, is cancelled when a try takes longer than patience lasts.
         """
         breaker = self._breaker(url)
-        deadline = trio.current_time() + patience * self._timeout_s
         wait_s = FIRST_WAIT_S
+        if is_dispensable():
+            patience, wait_s = Patience.BRIEF, ONCE_MORE_S
+        deadline = trio.current_time() + patience * self._timeout_s
         while True:
             try:
                 async with self._pace.turn() as waited_s:

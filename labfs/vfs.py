@@ -101,7 +101,7 @@ class Vfs:
             return Attributes(False, writable, node.writer.size, self._modified(node, changed))
         if entry is None:  # removed while somebody still looks at it
             return Attributes(False, False, 0, self._modified(node, None))
-        size = entry.size if entry.size is not None else 0 if node.trouble else node.least
+        size = entry.size if entry.size is not None else node.least
         return Attributes(False, writable, size, self._modified(node, entry.modified_ns), entry.size is not None)
 
     def _modified(self, node: Node, there: int | None) -> int:
@@ -376,6 +376,8 @@ class Vfs:
     def refresh(self, node: Node) -> None:
         """Have a directory and everything below, or a file, asked of its server when somebody looks next."""
         self.tree.expire(node)
+        if node.site is not None:
+            self.tree.measuring.insist(node.site.name)
         for child in node.children.values() if node.is_dir else ():
             if child.is_dir:
                 self.refresh(child)
