@@ -17,7 +17,7 @@ from functools import partial
 import trio
 
 from labfs import names
-from labfs.backend import Backend, Entry, Replace, Site, scan
+from labfs.backend import Entry, Replace, Site, scan
 from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
 from labfs.layout import Layout, fold
 from labfs.listing import Listing
