@@ -5,7 +5,8 @@ holds that law and checks that every module is named here).
 
          cli + cli_outbox · demo ─────────── config · mounts · control
          (door)          │                        │
-     fuse + inodes ── daemon               backends/__init__    kind → backend, one table
+     fuse + answers ─ daemon               backends/__init__    kind → backend, one table
+  + kernel + inodes      │                        │
      + holders           │                        │
             └────────── vfs              backends/basespace     one file a system (and its entries)
                       ┌──┴───┐                    │
@@ -19,8 +20,8 @@ holds that law and checks that every module is named here).
            tree      scratch   │       │          │
        ┌─────┴──────┐          │       │          │
     layout  seen   node        │       │          │
-    names   sizes    └ writer ─┤       │          │
-       │         listing  │  reader    │          │
+    names measuring  └ writer ─┤       │          │
+     sizes       listing  │  reader    │          │
        │                spool  └─┬──┬──┴───┐      │
        │                notes  blocks proof copies│
        └──────────────────┴────────┬──────────────┘
@@ -31,6 +32,7 @@ cli       what is typed                        config    a TOML file → sites
 demo      the tour                             mounts    the mount table, and the state of one mount point
 daemon    one mount being served               control   the daemon's ear
 fuse      the kernel's requests ⇄ vfs          inodes    numbers ⇄ nodes
+answers   in time, with an errno, and again    kernel    what it believes, and asking it to look again
 outbox    sends what waits
 sources   node → reader, true sizes            cli_outbox  what could not be saved
 holders   who has a file open, from /proc      vfs       names: looking, making, renaming, removing
@@ -50,7 +52,7 @@ direct    bytes behind the site's own address  forms     a file in a multipart/f
 sizes     bytes that a listing does not tell   pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile   listing   what several wait for
-notes     the journal of the spool
+notes     the journal of the spool             measuring sizes that are asked for, and given up
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → saves → writer → backend → client, and then into the tree.

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -203,6 +205,24 @@ class Target:
     folders: tuple[str, ...]
     name: str
     replaces: Entry | None = None  # the file whose place this one takes
+
+
+_DISPENSABLE: ContextVar[bool] = ContextVar("dispensable", default=False)
+
+
+@contextmanager
+def dispensable() -> Iterator[None]:
+    """Mark what is asked in here, and in tasks begun in here, as something that can be done without."""
+    before = _DISPENSABLE.set(True)
+    try:
+        yield
+    finally:
+        _DISPENSABLE.reset(before)
+
+
+def is_dispensable() -> bool:
+    """Whether a request made now is worth no more than a second try."""
+    return _DISPENSABLE.get()
 
 
 class Backend(Protocol):

@@ -24,7 +24,7 @@ import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Buffer, Sink, Source
+from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
 from labfs.bulk import Ask, Bulk
 from labfs.errors import Malformed, Unanswered, Unavailable
@@ -41,6 +41,7 @@ GRACE_S = 2.0  # for an answer that has begun when patience ends
 SLACK_S, CLOCKS_S = 60.0, 3600.0  # by which the clocks of one system differ, and theirs from ours
 QUESTIONS = ("GET", "HEAD")  # all other methods may change something
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
+ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
 
 
 class Patience(float, Enum):
@@ -49,6 +50,7 @@ class Patience(float, Enum):
     With the usual 8 s, PROMPT stays below the 20 s that the kernel's freezer gives a process.
     """
 
+    BRIEF = 0.25  # what can be done without, a size in a listing: once more, a second later
     PROMPT = 1.5  # somebody waits for a listing or a read
     PERSISTENT = 10.0  # an upload: close() may take as long as its bytes need
 
@@ -305,8 +307,10 @@ class Client:
         `scope`, if given, is cancelled when a try takes longer than patience lasts.
         """
         breaker = self._breaker(url)
-        deadline = trio.current_time() + patience * self.timeout_s
         wait_s = FIRST_WAIT_S
+        if is_dispensable():
+            patience, wait_s = Patience.BRIEF, ONCE_MORE_S
+        deadline = trio.current_time() + patience * self.timeout_s
         while True:
             try:
                 async with self._pace.turn() as waited_s:

@@ -10,64 +10,32 @@ What a file system means is decided in `vfs`. Here is only what the kernel makes
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import logging
 import mmap
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
-from weakref import WeakKeyDictionary
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from labfs import holders
-from labfs.errors import Invalid, LabfsError, NoRoom
+from labfs import holders, names
+from labfs.answers import Repeats, answered
+from labfs.errors import Invalid, NameTooLong, NoRoom, NotPermitted
 from labfs.files import Handle
 from labfs.inodes import Inodes
+from labfs.kernel import Kernel
 from labfs.node import Node
 from labfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
-R = TypeVar("R")
-Handler = Callable[Concatenate["Door", P], Awaitable[R]]
-Answer = Callable[Concatenate["Door", P], Coroutine[Any, Any, R]]
-
-DEADLINE_S = 17.0
 VALID_S = 1.0  # for which the kernel believes names and attributes without asking
 BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
 QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
-
-
-def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[P, R]], Answer[P, R]]:
-    """Make a handler answer in time, and with an errno whatever happens in it."""
-
-    def wrap(handler: Handler[P, R]) -> Answer[P, R]:
-        name = getattr(handler, "__name__", "request")
-
-        @functools.wraps(cast(Callable[..., Any], handler))
-        async def answer(self: Door, *args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                with trio.fail_after(float("inf") if deadline_s is None else deadline_s):
-                    return await handler(self, *args, **kwargs)
-            except FUSEError:
-                raise
-            except trio.TooSlowError:
-                self.fail(name, args, errno.ETIMEDOUT, TimeoutError("The site did not answer in time."))
-            except (LabfsError, OSError) as error:
-                self.fail(name, args, error.errno or errno.EIO, error)
-            except Exception as error:
-                log.exception("%s failed; this is a mistake in labfs", name)
-                self.fail(name, args, errno.EIO, error)
-
-        return cast(Answer[P, R], answer)
-
-    return wrap
 
 
 class Door(pyfuse3.Operations):
@@ -81,25 +49,36 @@ class Door(pyfuse3.Operations):
         self._vfs = vfs
         self._inodes: Inodes[Node] = Inodes(vfs.root)
         self._files: dict[int, Handle] = {}
-        self._folders: dict[int, list[tuple[bytes, Node]]] = {}
+        self._folders: dict[int, Folder] = {}
         self._numbers = iter(range(1, 1 << 62))
-        self._cached: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # generation of the kernel's pages
-        self._told: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # sizes that the kernel knows
+        self._kernel = Kernel(self._inodes)
+        self.repeats = Repeats()
         self._owner = (os.getuid(), os.getgid())
         self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
 
     def init(self) -> None:
         self.greeted.set()
 
-    def fail(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> NoReturn:
-        """Answer with an errno; keep the reason where the user can find it."""
+    def failure(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
+        """Return the errno as an answer; keep the reason where the user can find it."""
         path = self._place(args, request in BY_HANDLE)
         if number in QUIET and not isinstance(error, NoRoom):
             log.debug("%s %s: %s", request, path, error)
         else:
             log.warning("%s %s: %s", request, path, error)
             self._vfs.reasons.note(path, error)
-        raise FUSEError(number) from error
+        return FUSEError(number)
+
+    def subject(self, request: str, args: tuple[Any, ...]) -> tuple[Hashable, range] | None:
+        """Return what a request asks for, if the kernel may repeat it: by node, since any handle may serve a page."""
+        match request:
+            case "read" if args[0] in self._files:
+                return self._files[args[0]].node, range(args[1], args[1] + args[2])
+            case "lookup":
+                return ("lookup", args[0], args[1]), range(1)
+            case "getattr":
+                return ("getattr", args[0]), range(1)
+        return None
 
     def _place(self, args: tuple[Any, ...], by_handle: bool) -> str:
         """Return the path that a request was about: its first arguments are a handle, or inode and name."""
@@ -192,16 +171,22 @@ class Door(pyfuse3.Operations):
 
     @answered()
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
-        node = self._node(inode)
-        listing = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node)]
         number = next(self._numbers)
-        self._folders[number] = [(b".", node), (b"..", node.parent or node), *listing]
+        self._folders[number] = Folder(self._node(inode), await self._listing(self._node(inode)))
         return FileHandleT(number)
+
+    async def _listing(self, node: Node) -> list[tuple[bytes, Node]]:
+        children = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node)]
+        return [(b".", node), (b"..", node.parent or node), *children]
 
     @answered()
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        # The offset is an index into the listing as it was at opendir, so that no change skips a name.
-        for index, (name, node) in enumerate(self._folders[fh][start_id:], start_id):
+        # The offset is an index into the listing as it was at its beginning, so that no change skips a name.
+        folder = self._folders[fh]
+        if start_id == 0 and folder.begun:  # rewound: what is there now
+            folder.names = await self._listing(folder.node)
+        folder.begun = True
+        for index, (name, node) in enumerate(folder.names[start_id:], start_id):
             if node.unlinked:
                 continue  # removed since then
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(node), index + 1):
@@ -246,6 +231,26 @@ class Door(pyfuse3.Operations):
         replace = not flags & pyfuse3.RENAME_NOREPLACE
         await self._vfs.rename(old, _text(name_old), new, _text(name_new), replace=replace)
 
+    # The kernel asks for these by name; ENOSYS, pyfuse3's own answer, would say that it is too old to know them.
+
+    @answered()
+    async def symlink(
+        self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise NotPermitted("There are no symbolic links here; copy the file instead.")
+
+    @answered()
+    async def link(
+        self, inode: InodeT, new_parent: InodeT, new_name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise NotPermitted("There are no hard links here; copy the file instead.")
+
+    @answered()
+    async def mknod(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise NotPermitted("There are no sockets, pipes or devices here.")
+
     # -- files -----------------------------------------------------------------------------------------
 
     @answered()
@@ -274,7 +279,7 @@ class Door(pyfuse3.Operations):
             append=bool(flags & os.O_APPEND),
         )
         if flags & os.O_TRUNC:
-            self._told[handle.node] = 0
+            self._kernel.told(handle.node, 0)
         return self._opened(handle)
 
     @answered()
@@ -285,8 +290,9 @@ class Door(pyfuse3.Operations):
     @answered()
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._files[fh]
-        told = self._told.get(handle.node, 0)
-        self._told[handle.node] = max(told, off + len(buf))
+        told = self._kernel.size(handle.node)
+        self._kernel.told(handle.node, max(told, off + len(buf)))
+        self._kernel.gave(handle.node, off, len(buf))
         # The pages of a memory map come through any handle that can write, one that appends as well. They
         # lie below the size that the kernel knows; what is appended begins at it.
         placed = off < told and off % mmap.PAGESIZE == 0
@@ -309,29 +315,11 @@ class Door(pyfuse3.Operations):
         await self._vfs.files.release(handle)
         if node.generation != generation and parent is not None:
             # It was not saved. The kernel must believe neither its pages nor, of a new file, its name.
-            await trio.to_thread.run_sync(self._disbelieve, node, parent, name)
-
-    def _disbelieve(self, node: Node, parent: Node, name: str) -> None:
-        """Blocks while the kernel lets go, which may need answers from us: call it in a thread."""
-        with contextlib.suppress(OSError):
-            pyfuse3.invalidate_inode(InodeT(self._inodes.number(node)))
-        if parent.children.get(name) is not node:
-            with contextlib.suppress(OSError):
-                pyfuse3.invalidate_entry(InodeT(self._inodes.number(parent)), FileNameT(name.encode()))
+            await self._kernel.disbelieve(node, parent, name)
 
     async def renew(self, node: Node) -> None:
         """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
-        known = [child for child in _below(node) if child.parent is not None and self._inodes.holds(child)]
-        numbers = [(self._inodes.number(c.parent), c.name, self._inodes.number(c)) for c in known if c.parent]
-
-        def forget() -> None:
-            for parent, name, number in numbers:
-                with contextlib.suppress(OSError):
-                    pyfuse3.invalidate_inode(InodeT(number), attr_only=True)
-                with contextlib.suppress(OSError):
-                    pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name.encode()))
-
-        await trio.to_thread.run_sync(forget)
+        await self._kernel.renew(node)
 
     async def _shared(self, handle: Handle) -> bool:
         """Whether copies of this handle's descriptor are left: then a later flush is the last one."""
@@ -355,10 +343,7 @@ class Door(pyfuse3.Operations):
     def _opened(self, handle: Handle) -> FileInfo:
         number = next(self._numbers)
         self._files[number] = handle
-        node = handle.node
-        kept = self._cached.get(node) == node.generation
-        self._cached[node] = node.generation
-        return FileInfo(fh=FileHandleT(number), keep_cache=kept)
+        return FileInfo(fh=FileHandleT(number), keep_cache=self._kernel.keeps_pages(handle.node))
 
     def _handed_out(self, node: Node) -> pyfuse3.EntryAttributes:
         self._inodes.remember(node)
@@ -366,7 +351,7 @@ class Door(pyfuse3.Operations):
 
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         found = self._vfs.attributes(node)
-        self._told[node] = found.size
+        self._kernel.told(node, found.size)
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = InodeT(self._inodes.number(node))
         kind, bits = (stat.S_IFDIR, 0o755) if found.is_dir else (stat.S_IFREG, 0o644)
@@ -382,13 +367,18 @@ class Door(pyfuse3.Operations):
         return entry
 
 
-def _below(node: Node) -> Iterator[Node]:
-    yield node
-    for child in list(node.children.values()) if node.is_dir else ():
-        yield from _below(child)
+@dataclass
+class Folder:
+    """An open directory, and the names in it as they were when its reading began."""
+
+    node: Node
+    names: list[tuple[bytes, Node]]
+    begun: bool = False
 
 
 def _text(name: bytes) -> str:
+    if len(name) > names.LONGEST:
+        raise NameTooLong(f"A name can have {names.LONGEST} bytes at most.")
     try:
         return name.decode()
     except UnicodeDecodeError:

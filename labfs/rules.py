@@ -5,7 +5,8 @@ A refusal carries the sentence that says why.
 
 from __future__ import annotations
 
-from labfs.backend import Accept, Replace, Site
+from labfs import names
+from labfs.backend import Accept, Entry, Replace, Site
 from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
 from labfs.node import Node
 from labfs.scratch import is_scratch
@@ -113,6 +114,20 @@ def check_holds(parent: Node, what: Accept, name: str) -> None:
     if what not in entry.accepts:
         kind = "Files" if what is Accept.FILE else "Directories"
         raise NotPermitted(f"{kind} cannot be made in {parent.path}, and so not “{name}”.")
+    _check_offered(parent, entry, what, name)
+
+
+def _check_offered(parent: Node, entry: Entry, what: Accept, name: str) -> None:
+    """Raises NotPermitted for what lies outside the folders that an entry offers: they are the only ones, one deep."""
+    folders = parent.folders
+    possible = {
+        Accept.FOLDER: not folders and names.original(name) in entry.offers,
+        Accept.FILE: len(folders) == 1 and folders[0] in entry.offers,
+        Accept.DIRECTORY: True,
+    }
+    if entry.offers and not possible[what]:
+        offered = ", ".join(f"“{names.safe(folder)}”" for folder in entry.offers)
+        raise NotPermitted(f"Files are saved in one of the folders of {parent.home.path} and nowhere else: {offered}.")
 
 
 def state(node: Node) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
+from labfs.backend import dispensable
 from labfs.errors import Archived, LabfsError, NotFound, Unavailable
 from labfs.node import Node
 from labfs.reader import Reader, Readers
@@ -22,18 +24,23 @@ class Sources:
         entry, site = node.entry, node.site
         if node.is_dir or node.writer is not None or entry is None or site is None:
             return
-        if entry.size is not None or entry.unreadable or (node.trouble and not surely):
+        if entry.size is not None or entry.unreadable:
+            return
+        measuring = self._tree.measuring
+        node.trouble = None if surely else measuring.trouble(site.name, entry)
+        if node.trouble is not None:
             return
         try:
-            node.trouble = None
-            size, node.least = await self._readers.size(site.name, site.backend, entry, surely=surely)
-        except Unavailable:
-            raise
+            with contextlib.nullcontext() if surely else dispensable():
+                size, node.least = await self._readers.size(site.name, site.backend, entry, surely=surely)
         except LabfsError as error:
+            measuring.give_up(site.name, entry, error)
+            if surely and isinstance(error, Unavailable):
+                raise
             node.trouble = error  # a file that cannot be had is still listed; opening it says why
             return
         if size is not None and node.entry is entry:
-            node.entry = self._tree.measured(site.name, entry, size)
+            node.entry = measuring.learnt(site.name, entry, size)
 
     def reader(self, node: Node) -> Reader:
         """Return a reader of what the server has, whose size is known.

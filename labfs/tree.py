@@ -16,10 +16,11 @@ from functools import partial
 import trio
 
 from labfs import names
-from labfs.backend import Backend, Entry, Replace, Site, scan
-from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
+from labfs.backend import Entry, Replace, Site, scan
+from labfs.errors import NotDirectory, NotFound, Unavailable
 from labfs.layout import Layout, fold
 from labfs.listing import Listing
+from labfs.measuring import Measuring
 from labfs.node import Node
 from labfs.seen import Seen
 from labfs.sizes import Sizes
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 LISTING_S = 30.0  # for which a listing is believed
 RENEWAL_S = 2.0  # to wait for a newer listing before the last one is shown again
 MANY = 5000  # entries, which take too long to lay out while others wait
-MEASURING_S = 8.0  # for sizes that a listing lacks; the rest is learnt when somebody looks
+LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever waits for both has his answer in time
 SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
 
@@ -41,9 +42,9 @@ class Tree:
 
     def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen) -> None:
         self._nursery = nursery
-        self._sizes = sizes
         self._seen = seen
         self._doomed: defaultdict[str, set[str]] = defaultdict(set)  # site → ids that are about to be deleted
+        self.measuring = Measuring(sizes)
         self.root = Node("", None, None, is_dir=True)
         self.root.listed_at = float("inf")
         for site in sites:
@@ -176,7 +177,8 @@ class Tree:
         backend, began, stamp = container.site.backend, trio.current_time(), container.stamp
         try:
             entries = await scan(backend, container.entry)
-            entries = await self._measured(container.site.name, backend, entries)
+            until = max(began + LOOKING_S, trio.current_time() + 1.0)
+            entries = await self.measuring.fill(container.site.name, backend, entries, until)
         except Unavailable as error:
             if container.listed_at == float("-inf") and not container.children:
                 raise
@@ -212,40 +214,6 @@ class Tree:
         return fold(
             entries, self._seen.of(site.name), keeps_versions=site.backend.capabilities.replace is Replace.NEWER
         )
-
-    async def _measured(self, site: str, backend: Backend, entries: list[Entry]) -> list[Entry]:
-        """Fill in the sizes that a listing does not tell: remembered, or asked for once and for all."""
-        lacking = {entry.id: entry for entry in entries if not entry.is_dir and entry.size is None}
-        found = {number: size for number, e in lacking.items() if (size := self._recall(site, e)) is not None}
-        waiting = iter([entry for entry in lacking.values() if entry.id not in found and not entry.unreadable])
-
-        async def work() -> None:
-            for entry in waiting:
-                try:
-                    size = await backend.measure(entry)
-                except LabfsError as error:
-                    log.info("%s has no size yet: %s", entry.name, error)
-                    continue
-                if size is not None:
-                    found[entry.id] = size
-                    self.measured(site, entry, size)
-
-        if backend.capabilities.measured:
-            with trio.move_on_after(MEASURING_S):
-                async with trio.open_nursery() as nursery:
-                    for _ in range(min(backend.capabilities.connections, len(lacking) - len(found))):
-                        nursery.start_soon(work)
-        # One file may be listed in several directories, which only its size is the same in.
-        return [replace(e, size=found[e.id]) if e.size is None and e.id in found else e for e in entries]
-
-    def measured(self, site: str, entry: Entry, size: int) -> Entry:
-        """Return an entry with its size, which is remembered for its version."""
-        if entry.version is not None:
-            self._sizes.set(site, entry, size)
-        return replace(entry, size=size)
-
-    def _recall(self, site: str, entry: Entry) -> int | None:
-        return None if entry.version is None else self._sizes.get(site, entry)
 
     def _settle(self, node: Node, layout: Layout, began: float) -> None:
         """Make the node's children what a listing begun then says, keeping nodes that are still there."""

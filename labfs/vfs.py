@@ -113,7 +113,7 @@ class Vfs:
             return Attributes(False, writable, node.writer.size, self._modified(node, changed))
         if entry is None:  # removed while somebody still looks at it
             return Attributes(False, False, 0, self._modified(node, None))
-        size = entry.size if entry.size is not None else 0 if node.trouble else node.least
+        size = entry.size if entry.size is not None else node.least
         return Attributes(False, writable, size, self._modified(node, entry.modified_ns), entry.size is not None)
 
     def _modified(self, node: Node, there: int | None) -> int:
@@ -152,7 +152,9 @@ class Vfs:
         """Make a directory: an entity on the server, a folder of files to come, or a local one."""
         if name in await self.tree.children(parent):
             raise Exists(f"There already is a “{name}” in {parent.path}.")
-        node, made = Node(name, parent, parent.site, is_dir=True), None
+        offered = parent.unlisted.get(name)
+        node = offered if offered is not None and offered.is_dir else Node(name, parent, parent.site, is_dir=True)
+        made = None
         if not rules.stays_local(parent, name):
             names.for_saving(name)
         if rules.stays_local(parent, name):
@@ -213,6 +215,8 @@ class Vfs:
     def refresh(self, node: Node) -> None:
         """Have a directory and everything below, or a file, asked of its server when somebody looks next."""
         self.tree.expire(node)
+        if node.site is not None:
+            self.tree.measuring.insist(node.site.name)
         for child in node.children.values() if node.is_dir else ():
             if child.is_dir:
                 self.refresh(child)

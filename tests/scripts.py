@@ -72,7 +72,7 @@ SCRIPTS = {
         "GNU Emacs 28.2, with backups and locks",
         4,
         """
-        open 1 doc rdonly; read 1 4; close 1; stat doc; symlink somebody .#doc ?ENOSYS;
+        open 1 doc rdonly; read 1 4; close 1; stat doc; symlink somebody .#doc ?EPERM;
         open 2 .#-emacsY5R2sO rdwr,creat,excl 600; write 2 12; fchmod 2 0644; close 2;
         rename .#-emacsY5R2sO .#doc; stat doc; rename doc doc~; stat doc !ENOENT; symlink somebody .#doc !EEXIST;
         open 3 .#doc rdonly,nofollow; read 3 12; close 3; open 4 doc wronly,creat,trunc 666; write 4 8; close 4;

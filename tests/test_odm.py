@@ -82,12 +82,14 @@ def test_every_data_class_can_be_written_to_and_only_those_in_use_are_listed(stu
     assert stored(service) == {"Microbiome / Metagenomics/f": b"x\n"}
 
 
-def test_a_folder_that_is_no_data_class_is_refused_at_the_save(study: Path, service: Service, drive: Mount) -> None:
+def test_a_folder_that_is_no_data_class_is_not_made(study: Path, service: Service, drive: Mount) -> None:
     assert run(f"ls '{study}/Nonsense'").returncode != 0
-    done = run(f"mkdir '{study}/Nonsense' && cp /etc/hostname '{study}/Nonsense/g'")
-    assert done.returncode != 0
-    assert "named after its data class" in drive.log
-    assert stored(service) == {}
+    for name in ("Nonsense", "Document/deeper"):
+        assert "Operation not permitted" in run(f"mkdir '{study}/{name}'").stderr
+    assert "Operation not permitted" in run(f"cp /etc/hostname '{study}/g'").stderr
+    assert "nowhere else: “" in drive.log
+    assert run(f"mkdir -p '{study}/Document' && cp /etc/hostname '{study}/Document/g'").returncode == 0
+    assert list(stored(service)) == ["Document/g"]
 
 
 @pytest.mark.parametrize("end", ["FAILED", "STOPPED", "ABANDONED"])

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import random
 import re
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import five_stage
 import pytest
 from five_stage import Lab
-from stage import Folder, Mount, Sandbox, run
+from stage import Folder, Mount, Sandbox, labfs, run
 
 pytestmark = pytest.mark.mount
 
@@ -43,6 +43,31 @@ def fails(code: int, call: Callable[..., object], *arguments: object) -> None:
 def lab(running: Sandbox) -> Iterator[Lab]:
     with five_stage.opened(running) as made:
         yield made
+
+
+@contextlib.contextmanager
+def opendir(path: Path) -> Iterator[tuple[Iterator[str], Callable[[], None]]]:
+    """Open a directory as a C program does; give its names as they are read, and rewinddir."""
+    libc = ctypes.CDLL(None)
+    libc.opendir.restype = ctypes.c_void_p
+    libc.readdir64.restype = ctypes.c_void_p
+    directory = ctypes.c_void_p(libc.opendir(os.fsencode(path)))
+
+    def names() -> Iterator[str]:
+        while (found := libc.readdir64(directory)) is not None:
+            yield ctypes.string_at(found + 19).decode()  # after d_ino, d_off, d_reclen and d_type
+
+    class Names:
+        def __iter__(self) -> Iterator[str]:
+            return names()
+
+        def __next__(self) -> str:
+            return next(names())
+
+    try:
+        yield Names(), lambda: libc.rewinddir(directory)
+    finally:
+        libc.closedir(directory)
 
 
 def at(drive: Mount, lab: Lab, site: str) -> Path:
@@ -112,6 +137,29 @@ def test_thirty_seconds(folder: Path, behind: Folder, drive: Mount, sandbox: San
     assert sandbox.requests() == {}, "the listing is believed; tests/test_vfs.py lets the 30 seconds pass"
     drive.refresh(folder)
     assert os.listdir(folder) == ["f"]
+
+
+def test_rewinddir(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
+    """rewinddir shows what is there then; the names of a listing that is being read stay as they were at its beginning."""
+    for number in range(1000):
+        (folder / f"{number}~").write_bytes(b"")  # stays here
+    with opendir(folder) as (names, rewind):
+        read = [next(names) for _ in range(100)]
+        (folder / "new~").write_bytes(b"")
+        read += names
+        assert sorted(read) == sorted([".", "..", *(f"{number}~" for number in range(1000))])
+        rewind()
+        assert "new~" in list(names)
+        behind.put("theirs", b"x")
+        drive.refresh(folder)
+        sandbox.reset()
+        rewind()
+        assert "theirs" in list(names)
+        once = sandbox.requests()
+    drive.refresh(folder)
+    sandbox.reset()
+    os.listdir(folder)
+    assert sandbox.requests() == once, "opendir and its first readdir list once"
 
 
 def test_one_sees_what_one_wrote(folder: Path, behind: Folder) -> None:
@@ -308,6 +356,24 @@ def test_exclusive(folder: Path, behind: Folder, drive: Mount) -> None:
     fails(errno.EEXIST, os.open, folder / "f", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 
+def test_long_names(folder: Path, sandbox: Sandbox) -> None:
+    """A name of more than 255 bytes fails with ENAMETOOLONG, whatever is done with it."""
+    (folder / "f").write_bytes(b"x")
+    (folder / "made").mkdir()
+    (folder / ("n" * 255)).mkdir()
+    sandbox.reset()
+    for name in ("n" * 256, "ä" * 128, ".~lock." + "n" * 249 + "#"):
+        long = folder / name
+        for call in (os.stat, os.listdir, os.unlink, os.rmdir, os.mkdir, long.read_bytes, long.touch):
+            fails(errno.ENAMETOOLONG, call, *([] if call in (long.read_bytes, long.touch) else [long]))
+        fails(errno.ENAMETOOLONG, os.truncate, long, 0)
+        fails(errno.ENAMETOOLONG, os.rename, folder / "f", long)
+        fails(errno.ENAMETOOLONG, os.rename, long, folder / "f")
+        fails(errno.ENAMETOOLONG, os.symlink, "f", long)
+        fails(errno.ENAMETOOLONG, os.stat, long / "below")
+    assert sandbox.requests() == {}
+
+
 def test_names_that_are_not_taken(drive: Mount, lab: Lab) -> None:
     """A new name that the system does not take fails when the file is made or at its close, and nothing is sent under
     another name."""
@@ -401,21 +467,32 @@ def test_mkdir(drive: Mount, lab: Lab, sandbox: Sandbox) -> None:
     fails(errno.EROFS, os.mkdir, drive.path / name)
 
 
+def test_certain_folders(drive: Mount, lab: Lab) -> None:
+    """Where a system has certain folders only, no other is made, and no file outside of them: EPERM, and the reason names
+    them."""
+    study = at(drive, lab, "odm").parent
+    (study / "Document" / "in.txt").write_bytes(b"x")
+    lab.requests()
+    for path in (study / "Nonsense", study / "Document" / "deeper"):
+        fails(errno.EPERM, os.mkdir, path)
+    fails(errno.EPERM, (study / "f.txt").write_bytes, b"x")
+    (study / "Other" / ".f.txt.swp").write_bytes(b"x")
+    fails(errno.EPERM, os.rename, study / "Other" / ".f.txt.swp", study / "f.txt")
+    (study / "Other" / ".f.txt.swp").unlink()
+    assert "“Document”" in labfs("why", study / "Nonsense", env=drive.env).stdout
+    assert lab.requests() == 0, "nobody is asked, and nothing is sent"
+    (study / "Document" / "in.txt").unlink()
+
+
 def test_no_links(folder: Path) -> None:
-    """There are no links, sockets, pipes or devices: making one fails."""
+    """There are no links, sockets, pipes or devices: making one fails with EPERM."""
     (folder / "f").write_bytes(b"x")
-    listener = socket.socket(socket.AF_UNIX)
-    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-        (os.symlink, ("f", folder / "s")), (os.link, (folder / "f", folder / "h")), (os.mkfifo, (folder / "p",)),
-        (os.mknod, (folder / "d", 0o20600, os.makedev(1, 3))), (os.chdir, (folder / "f",)),
-    ]  # fmt: skip
-    for call, arguments in calls:
-        with pytest.raises(OSError, match=r".+"):
-            call(*arguments)
-    assert (
-        run(f"cd '{folder}' && python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('s')\"").returncode != 0
-    )
-    listener.close()
+    fails(errno.EPERM, os.symlink, "f", folder / "s")
+    fails(errno.EPERM, os.link, folder / "f", folder / "h")
+    fails(errno.EPERM, os.mkfifo, folder / "p")
+    fails(errno.EPERM, os.mknod, folder / "d", 0o20600, os.makedev(1, 3))
+    bind = f"cd '{folder}' && python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('s')\""
+    assert "Operation not permitted" in run(bind).stderr
     assert os.listdir(folder) == ["f"]
 
 

@@ -267,6 +267,27 @@ async def test_a_folder_that_is_offered_can_be_entered_and_is_not_listed(tmp_pat
     assert (entry.folders, entry.name) == (("A / B",), "f")
 
 
+async def test_the_folders_on_offer_are_the_only_ones(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.box = replace(backend.box, offers=("Document", "A / B"))
+    async with opened(tmp_path, backend) as (vfs, box):
+        made = await vfs.mkdir(box, "Document")
+        assert await vfs.lookup(box, "Document") is made
+        await save(vfs, made, "f", b"x")
+        await save(vfs, made, "f~", b"x")
+        other = await vfs.lookup(box, "A %2F B")
+        for parent, name in ((box, "Nonsense"), (made, "Document"), (other, "deeper")):
+            with pytest.raises(NotPermitted, match="“Document”, “A %2F B”"):
+                await vfs.mkdir(parent, name)
+        with pytest.raises(NotPermitted, match="“Document”, “A %2F B”"):
+            await vfs.files.create(box, "f")
+        with pytest.raises(NotPermitted, match="“Document”, “A %2F B”"):
+            await vfs.rename(made, "f~", box, "f")
+        scratch = await vfs.mkdir(box, ".Trash-1000")
+        await save(vfs, scratch, "f", b"y")
+    assert backend.newest() == {"Document/f": b"x"}
+
+
 # -- what a review found: each of these lost, mixed or misplaced bytes once --------------------------------
 
 

@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET
 
 import trio
 
-from labfs.backend import Buffer, Entry, Sink, Source, Target
+from labfs.backend import Buffer, Entry, Sink, Source, Target, is_dispensable
 from labfs.backends import clarity_entries as entries
 from labfs.backends.clarity_entries import RI, Node, children, ids_of, limsid_of, parsed, record, text
 from labfs.client import Client, Patience
@@ -177,7 +177,7 @@ class Files:
         try:
             return await self._head(entry)
         except Unavailable as error:
-            if error.silent:
+            if error.silent or is_dispensable():
                 raise
             log.info("%s has no size: %s", entry.label, error)
         except (NotFound, Denied, Invalid, Malformed) as error:

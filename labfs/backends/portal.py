@@ -24,7 +24,19 @@ from urllib.parse import quote
 
 import trio
 
-from labfs.backend import Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload, sift
+from labfs.backend import (
+    Capabilities,
+    Content,
+    Entry,
+    Page,
+    Replace,
+    Settings,
+    Source,
+    Target,
+    Upload,
+    is_dispensable,
+    sift,
+)
 from labfs.backends import portal_rows as rows
 from labfs.backends.portal_rows import Addresses, Attached, Json, Place, located
 from labfs.backends.portal_saving import LARGEST, Saving
@@ -255,6 +267,8 @@ class Portal:
         try:
             return await self._bytes(entry).measure()
         except (Denied, NotFound, Invalid, Malformed, Unsupported) as error:
+            if is_dispensable():
+                raise
             log.info("%s has no size: %s", entry.id, error)
             return None
 

@@ -1,0 +1,121 @@
+"""What the kernel believes of files and names, and how it is made to ask again.
+
+An invalidation blocks until the kernel has let go, for which it may need answers from us: all run in threads.
+That of attributes alone takes no lock that a request holds, and is safe before the answer to any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary, WeakSet
+
+import pyfuse3
+import trio
+from pyfuse3 import FileNameT, InodeT
+
+from labfs.inodes import Inodes
+from labfs.node import Node
+
+
+class Kernel:
+    """The kernel's memory of one mount's nodes: sizes, pages and names."""
+
+    def __init__(self, inodes: Inodes[Node]) -> None:
+        self._inodes = inodes
+        self._sizes: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
+        self._tellings: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
+        self._pages: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # the generation they are of
+        self._filled: WeakSet[Node] = WeakSet()  # of which it has pages
+
+    # -- sizes -----------------------------------------------------------------------------------------
+
+    def told(self, node: Node, size: int) -> None:
+        """Note that the kernel knows this size, in bytes, from now on."""
+        self._sizes[node] = size
+        self._tellings[node] = self.tellings(node) + 1
+
+    def size(self, node: Node) -> int:
+        """Return the size that the kernel knows, 0 if it knows none."""
+        return self._sizes.get(node, 0)
+
+    def tellings(self, node: Node) -> int:
+        """Return how often it was told one."""
+        return self._tellings.get(node, 0)
+
+    async def agree(self, node: Node, size: int) -> None:
+        """Have the attributes of a file asked for again if the kernel knows another size."""
+        if node in self._sizes and self._sizes[node] != size:
+            await self.doubt(node)
+
+    async def doubt(self, node: Node) -> None:
+        """Have the attributes of a file asked for again."""
+        if self._inodes.holds(node):
+            await trio.to_thread.run_sync(_forget_attributes, self._inodes.number(node))
+
+    # -- pages -----------------------------------------------------------------------------------------
+
+    def keeps_pages(self, node: Node) -> bool:
+        """Whether the pages that the kernel has are still right at an open; if not, that drops them."""
+        kept = self._pages.get(node) == node.generation
+        self._pages[node] = node.generation
+        if not kept:
+            self._filled.discard(node)
+        return kept
+
+    def got(self, node: Node, size: int) -> None:
+        """Note that so many bytes of a file were handed out."""
+        if size:
+            self._filled.add(node)
+
+    def gave(self, node: Node, start: int, size: int) -> None:
+        """Note that the kernel wrote so many bytes, which it keeps by whole pages."""
+        if start + size - -(-start // mmap.PAGESIZE) * mmap.PAGESIZE >= mmap.PAGESIZE:
+            self._filled.add(node)
+
+    def has_pages(self, node: Node) -> bool:
+        """Whether a program may have read some of the file without our hearing of it."""
+        return node in self._filled
+
+    # -- letting go ------------------------------------------------------------------------------------
+
+    async def disbelieve(self, node: Node, parent: Node, name: str) -> None:
+        """Drop the pages of a file, and its name if that is no longer there."""
+        gone = parent.children.get(name) is not node
+        await trio.to_thread.run_sync(self._drop, self._inodes.number(node), self._inodes.number(parent), name, gone)
+
+    @staticmethod
+    def _drop(node: int, parent: int, name: str, gone: bool) -> None:
+        with contextlib.suppress(OSError):
+            pyfuse3.invalidate_inode(InodeT(node))
+        if gone:
+            _forget_name(parent, name)
+
+    async def renew(self, node: Node) -> None:
+        """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
+        known = [child for child in _below(node) if child.parent is not None and self._inodes.holds(child)]
+        numbers = [(self._inodes.number(c.parent), c.name, self._inodes.number(c)) for c in known if c.parent]
+
+        def forget() -> None:
+            for parent, name, number in numbers:
+                _forget_attributes(number)
+                _forget_name(parent, name)
+
+        await trio.to_thread.run_sync(forget)
+
+
+def _forget_attributes(number: int) -> None:
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_inode(InodeT(number), attr_only=True)
+
+
+def _forget_name(parent: int, name: str) -> None:
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name.encode()))
+
+
+def _below(node: Node) -> Iterator[Node]:
+    yield node
+    for child in list(node.children.values()) if node.is_dir else ():
+        yield from _below(child)

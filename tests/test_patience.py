@@ -1,0 +1,171 @@
+"""No call of looking or reading takes longer than one deadline, whatever the kernel repeats."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import five_stage
+import pyfuse3
+import pytest
+import trio.testing
+from five_stage import SITES, Lab
+from stage import Mount, Sandbox
+
+from labfs.answers import LONG_S, REPEATED_S, Repeats, answered
+from labfs.errors import Unavailable
+
+Clock = trio.testing.MockClock
+MIB = 1024 * 1024
+TIMEOUT_S = 2.0  # of the mount's sites, instead of the usual 8
+LIMIT_S = 7.0  # on a busy machine; two deadlines, one after the other, take 8.4 s and more
+
+
+class Asked:
+    """A door with one handler, which fails after a while."""
+
+    def __init__(self) -> None:
+        self.repeats = Repeats()
+        self.calls = 0
+        self.takes_s = 12.0
+
+    def subject(self, request: str, args: tuple[int, ...]) -> tuple[str, range]:
+        return "f", range(args[0], args[0] + args[1])
+
+    def failure(self, request: str, args: tuple[int, ...], number: int, error: BaseException) -> pyfuse3.FUSEError:
+        return pyfuse3.FUSEError(number)
+
+    @answered()
+    async def read(self, off: int, size: int) -> bytes:
+        self.calls += 1
+        await trio.sleep(self.takes_s)
+        raise Unavailable("It is silent.")
+
+
+async def test_the_kernels_repetition_is_answered_at_once(autojump_clock: Clock) -> None:
+    door = Asked()
+
+    async def read(off: int, size: int, takes_s: float, calls: int) -> None:
+        began = trio.current_time()
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await door.read(off, size)
+        assert (trio.current_time() - began, door.calls) == (pytest.approx(takes_s), calls)
+        assert caught.value.errno == (errno.ETIMEDOUT if door.takes_s > 17 else errno.EIO)
+
+    await read(MIB, MIB, 12.0, 1)
+    await read(MIB, 4096, 0.0, 1)
+    await read(MIB + 4096, 4096, 0.0, 1)  # another reader, another page
+    await read(2 * MIB, 4096, 12.0, 2)  # it was not asked for
+    await trio.sleep(REPEATED_S + 0.01)
+    await read(2 * MIB, 4096, 12.0, 3)
+    await trio.sleep(REPEATED_S + 0.01)
+    door.takes_s = 20.0
+    await read(0, MIB, 17.0, 4)
+    await read(0, 4096, 0.0, 4)
+    door.takes_s = LONG_S / 2  # what fails fast is tried again
+    await trio.sleep(REPEATED_S + 0.01)
+    await read(0, MIB, LONG_S / 2, 5)
+    await read(0, 4096, LONG_S / 2, 6)
+
+
+# -- through a mount, all five systems at once ---------------------------------------------------------------
+
+ROUTES = {  # to bytes
+    "basespace": {"service": "blobs", "method": "GET"},
+    "clarity": {"service": "clarity", "method": "GET", "route": "*/download"},
+    "odm": {"service": "odm", "method": "GET", "route": "*/download"},
+    "redcap": {"service": "redcap", "method": "POST"},
+}
+
+
+@pytest.fixture(scope="module")
+def lab(running: Sandbox) -> Iterator[Lab]:
+    with five_stage.opened(running) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hasty(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    base = tmp_path_factory.mktemp("hasty")
+    config = base / "labfs.toml"
+    config.write_text(lab.sandbox.config.read_text().replace("access =", f"timeout_s = {TIMEOUT_S}\naccess ="))
+    config.chmod(0o600)
+    mount = Mount(base, config)
+    try:
+        yield mount.start()
+    finally:
+        mount.clean_up()
+
+
+READS: dict[str, str] = {
+    "read": "os.read(descriptor, 65536)",
+    "pread": "os.pread(descriptor, 5000, 2 << 20)",
+    "map": "mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)[1 << 20]",
+    "large": "os.read(descriptor, 4 << 20)",
+}
+PROGRAM = """
+import json, mmap, os, sys, time
+
+def timed(path, code):  # in a process of its own: a map that cannot be read ends it
+    began = time.monotonic()
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return [time.monotonic() - began]
+    opened = time.monotonic()
+    if os.fork() == 0:
+        try:
+            eval(code)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    assert os.wait()[1] != 0, "it was read"
+    return [opened - began, time.monotonic() - opened]
+
+pipes = {}
+for name, path, code in json.loads(sys.argv[1]):
+    pipes[name], there = os.pipe()
+    if os.fork() == 0:
+        os.write(there, json.dumps(timed(path, code)).encode())
+        os._exit(0)
+    os.close(there)
+print(json.dumps({name: json.loads(os.read(pipe, 1000)) for name, pipe in pipes.items()}))
+"""
+
+
+def took(calls: list[tuple[str, Path, str]]) -> dict[str, list[float]]:
+    """Make calls at the same time that should fail; return for each how long its open and it took, in seconds."""
+    argument = json.dumps([(name, str(path), code) for name, path, code in calls])
+    done = subprocess.run(["python3", "-c", PROGRAM, argument], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, list[float]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("fault", [{"action": "stall", "argument": 0}, {"action": "status", "argument": 503}])
+def test_a_read_takes_one_deadline_at_most(fault: dict[str, object], lab: Lab, hasty: Mount) -> None:
+    names = {site: [f"{number} {fault['action']}" for number in range(len(READS))] for site in SITES}
+    names["redcap"] = names["redcap"][:1]  # a field holds one file
+    for site in SITES:
+        for name in names[site]:
+            lab.put(site, name, random.Random(1).randbytes(3 * MIB))
+        hasty.refresh(hasty.path / site)
+        os.listdir(hasty.path / lab.places[site])
+        for name in names[site]:
+            os.stat(hasty.path / lab.places[site] / name)
+    lab.sandbox.faults(*({"service": "*", **fault, "times": None, **route} for route in ROUTES.values()))
+    times = took(
+        [
+            (f"{site} {kind}", hasty.path / lab.places[site] / name, READS[kind])
+            for site in SITES
+            for name, kind in zip(names[site], READS, strict=False)
+        ]
+    )
+    lab.sandbox.faults()
+    assert all(seconds < LIMIT_S for each in times.values() for seconds in each), times
