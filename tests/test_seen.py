@@ -99,7 +99,9 @@ async def test_two_mounts_that_save_over_the_same_name_lose_neither(tmp_path: Pa
 
 
 @pytest.mark.parametrize("lag", [False, True])
-async def test_a_save_outlives_a_listing_that_shows_others_only(lag: bool, tmp_path: Path, autojump_clock: Clock) -> None:
+async def test_a_save_outlives_a_listing_that_shows_others_only(
+    lag: bool, tmp_path: Path, autojump_clock: Clock
+) -> None:
     backend = MemoryBackend(capabilities=BY_DELETE)
     async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
         await save(vfs, box, "f", b"ours")
