@@ -99,14 +99,23 @@ class Place:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 if attempt == 19:
                     os.close(lock)
                     return False
                 time.sleep(0.02)
+            except OSError as error:  # some NFS, Lustre without `flock`
+                os.close(lock)
+                raise self._lockless(error) from error
         self._lock = lock
         self._sign()
         return True
+
+    def _lockless(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"The disk of {self.directory} knows no file locks ({error.strerror}), without which two mounts could use"
+            " it at a time. Set LABFS_STATE_DIR to a directory on a local disk."
+        )
 
     def _sign(self) -> None:
         """Write down whose place this is: by that note the outbox is found again."""
@@ -129,6 +138,8 @@ class Place:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError as error:
+            raise self._lockless(error) from error
         finally:
             os.close(lock)
         return False

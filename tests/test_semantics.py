@@ -213,6 +213,60 @@ def test_close_says_why(folder: Path, behind: Folder, sandbox: Sandbox, drive: M
     assert (behind.stored, drive.spooled[-1].read_bytes()) == ({}, b"kept")
 
 
+def test_what_was_not_closed(running: Sandbox, tmp_path: Path) -> None:
+    """What was not closed when labfs ended, synced or not, is kept, and sent only when a person names it."""
+    made = running.fresh()
+    drive = Mount(tmp_path, running.config, "--site", "basespace")
+    try:
+        drive.start()
+        descriptor = os.open(made.at(drive.path) / "f", os.O_WRONLY | os.O_CREAT)
+        os.write(descriptor, b"half")
+        os.fsync(descriptor)
+        os.kill(drive.pid, 9)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        drive.start()
+        done = labfs("outbox", "retry", env=drive.env)
+        (line,) = labfs("outbox", "list", env=drive.env).stdout.splitlines()
+        assert (done.returncode, made.stored, "before it was closed" in line) == (0, {}, True)
+        labfs("outbox", "retry", line.split()[0], env=drive.env)
+        for _ in range(100):
+            if made.stored:
+                break
+            time.sleep(0.1)
+        assert made.stored == {"f": b"half"}
+    finally:
+        drive.clean_up()
+
+
+def test_the_entity_of_a_path(folder: Path, drive: Mount, sandbox: Sandbox, behind: Folder) -> None:
+    """A path goes on showing the entity that it was first seen as, whatever else of that name turns up."""
+    project = sandbox.project(f"Twins {random.random()}")
+    first = sandbox.record(project, "Run")
+    at = drive.path / "basespace"
+    name = sandbox.api("GET", f"projects/{project}")["Name"]
+    drive.refresh(at)
+    assert os.getxattr(at / name / "Run", "user.labfs.id").decode() == first
+    others = [sandbox.record(project, "Run") for _ in range(4)]
+    drive.refresh(at)
+    assert sorted(path.name for path in (at / name).iterdir()) == sorted(["Run", *(f"Run [{n}]" for n in others)])
+    assert os.getxattr(at / name / "Run", "user.labfs.id").decode() == first
+
+
+def test_the_newest_version(folder: Path, drive: Mount, behind: Folder) -> None:
+    """Of several versions of a path the latest date has the name, of equal dates the version that was seen last."""
+    for number in range(6):  # within a second or two, by ids that do not grow
+        (folder / "f").write_bytes(b"%d" % number)
+    drive.refresh(folder)
+    assert (folder / "f").read_bytes() == b"5"
+    behind.put("g", b"seen")
+    drive.refresh(folder)
+    assert (folder / "g").read_bytes() == b"seen"
+    behind.put("g", b"seen last")
+    drive.refresh(folder)
+    assert (folder / "g").read_bytes() == b"seen last"
+
+
 def test_the_last_descriptor(folder: Path, behind: Folder) -> None:
     """Of descriptors that were duplicated or inherited, the last one to be closed saves."""
     one = os.open(folder / "f", os.O_WRONLY | os.O_CREAT)

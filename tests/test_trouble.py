@@ -26,13 +26,14 @@ from stage import Folder, Mount, Sandbox, labfs, mounted, run
 from test_outbox import AWAY, a_while, save, states
 from test_outbox import mounted as in_memory
 
+from labfs import mounts
 from labfs import notes as journal
 from labfs import spool as spools
 from labfs.backend import Settings, Target
 from labfs.backends import KINDS
 from labfs.client import Answer
 from labfs.copies import Copies
-from labfs.errors import DiskFailed, NoSpace, Unavailable
+from labfs.errors import ConfigError, DiskFailed, NoSpace, Unavailable
 from labfs.presigned import address
 from labfs.reasons import Reasons
 from labfs.spool import Spool
@@ -489,11 +490,12 @@ def test_a_disk_that_becomes_read_only_stops_saves_and_not_reads(
         assert told.value.errno in NO_WRITING
         assert (at / "old").read_bytes() == b"what the server has"
         assert os.listdir(at) == ["old"]
-        (line,) = kept(mount)
-        assert export(mount, line, tmp_path / "exported") == b"kept"
+        refused, owed = sorted(kept(mount), key=lambda line: "/refused  " not in line)
+        assert "/open  " in owed, "its note cannot be written, and it is told all the same"
+        assert export(mount, refused, tmp_path / "exported") == b"kept"
     (at / "new").write_bytes(b"more")
     assert folder.stored == {"old": b"what the server has", "new": b"more"}
-    assert "1 save(s)" in labfs("status", env=mount.env).stdout, "one was refused, and one is still owed its note"
+    assert "2 save(s)" in labfs("status", env=mount.env).stdout, "one was refused, and one is still owed its note"
     assert "2 save(s) never reached their server" in mount.stop().stderr
     line = next(line for line in kept(mount) if "/open  " in line)
     assert "  waiting  " in line
@@ -506,6 +508,19 @@ def test_a_disk_that_becomes_read_only_stops_saves_and_not_reads(
 
 
 @pytest.mark.mount
+def test_a_disk_without_file_locks_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setenv("LABFS_STATE_DIR", str(tmp_path))
+    place = mounts.Place("/somewhere")
+    place.prepare()
+    monkeypatch.setattr("fcntl.flock", no_locks)  # of disks at hand none is without
+    for ask in (place.claim, place.in_use):
+        with pytest.raises(ConfigError, match="knows no file locks"):
+            ask()
+
+
 def test_what_is_too_open_is_closed_and_a_spool_elsewhere_is_used(
     mount: Mount, sandbox: Sandbox, tmp_path: Path
 ) -> None:
