@@ -65,7 +65,7 @@ def test_genologics_does_its_whole_work(clarity: Clarity, client: Any, tmp_path:
 def test_s4_clarity_does_its_whole_work(clarity: Clarity, client: Any, tmp_path: Path) -> None:
     found = client("clarity_s4.py")
     assert (found["versions"], found["limit"], found["twins"]) == (["v2"], "10485760", True)
-    assert found["projects"] == 15
+    assert found["projects"] == 16
     assert found["samples"] == [1200, "well-0000", "well-1199", "Many samples"]
     assert found["step"] == [STEP, "Record Details", None, "Library QC"]
     assert found["process"] == ["Runner", 16, ["Summary"]]

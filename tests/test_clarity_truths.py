@@ -30,6 +30,11 @@ def test_a_shared_placeholder_says_so_in_every_form(clarity: Clarity) -> None:
     types = {out.get("limsid"): out.get("output-type") for out in clarity.get(f"processes/{step}").iter("output")}
     assert (types[shared], types[single]) == ("SharedResultFile", "ResultFile")
     assert clarity.get(f"artifacts/{shared}").findtext("output-type") == "SharedResultFile"
+    inner = {out.get("limsid"): out.get("type") for out in clarity.get(f"steps/{step}/details").iter("output")}
+    assert (inner[shared], inner[single]) == ("ResultFile", "ResultFile"), "one client reads no other here"
+    clarity.switch(shared_step_type="SharedResultFile")
+    inner = {out.get("limsid"): out.get("type") for out in clarity.get(f"steps/{step}/details").iter("output")}
+    assert (inner[shared], inner[single]) == ("SharedResultFile", "ResultFile")
     clarity.switch(shared_type="ResultFile")
     assert clarity.get(f"artifacts/{shared}").findtext("output-type") == "ResultFile"
 

@@ -60,41 +60,44 @@ def test_an_attachment_that_is_prepared_costs_time(service: Service) -> None:
     service.switch(row_s=0.02)
     assert seconds(service, f"organizations/{bank}/") > attached * 0.02
     assert seconds(service, "users/", limit=1, offset=others[0]) > theirs * 0.02
-    service.switch(row_s=0.5)
+    service.switch(row_s=5.0)
     free = [f"users/{ADA}/organizations/", f"organizations/{archive}/materials/", "organizations/"]
-    assert all(seconds(service, path, limit=1000) < 0.5 for path in free)
+    assert all(seconds(service, path, limit=1000) < 5 for path in free)
 
 
 def test_the_old_list_of_users_prepares_what_it_shows(service: Service) -> None:
-    service.switch(row_s=0.0005, users_prepare="own")
-    assert seconds(service, "users/", "other_token", limit=1000) < 1
+    service.switch(row_s=0.005, users_prepare="own")
+    assert seconds(service, "users/", "other_token", limit=1000) < 5
 
 
 def test_an_abandoned_request_keeps_its_worker(service: Service, running: Sandbox) -> None:
-    service.switch(workers=1, row_s=0.0005)
+    service.switch(workers=1, row_s=0.001)
     with pytest.raises(httpx.ReadTimeout):
         service.ask("GET", f"users/{ADA}/", timeout=0.2)
     started = time.monotonic()
     assert service.ask("GET", "organizations/", params={"limit": 1}).status_code == 200
-    assert time.monotonic() - started > 0.5, "it waited for the one that nobody waits for"
+    assert time.monotonic() - started > 1, "it waited for the one that nobody waits for"
     service.switch(workers=2)
     with pytest.raises(httpx.ReadTimeout):
         service.ask("GET", f"users/{ADA}/", timeout=0.2)
-    assert seconds(service, "organizations/", limit=1) < 0.5, "the other worker is free"
+    assert seconds(service, "organizations/", limit=1) < 1.5, "the other worker is free"
 
 
 # -- the proxy ---------------------------------------------------------------------------------------------
 
 
 def test_the_proxy_gives_up_and_the_program_does_not(service: Service) -> None:
-    service.switch(gateway_s=0.2, late_s=0.6)
+    service.switch(gateway_s=0.2, late_s=0.8)
     before = service.counters()["portal_attachments"]
     answer = service.ask("POST", "attachments/", files={"file": ("late.txt", b"late")})
     assert (answer.status_code, "504 Gateway Time-out" in answer.text, "nginx" in answer.text) == (504, True, True)
     assert service.rows("id > ?", before) == []
-    time.sleep(0.6)
+    for _ in range(100):
+        if service.rows("id > ?", before):
+            break
+        time.sleep(0.05)
     assert [row["data"] for row in service.rows("id > ?", before)] == [b"late"]
-    service.switch(late_s=0.0)
+    service.switch(late_s=0.0, gateway_s=10.0)
     assert service.ask("POST", "attachments/", files={"file": ("soon.txt", LARGE)}).status_code == 201
     assert service.get(f"users/{ADA}/organizations/")["count"] > 0
 
@@ -183,13 +186,13 @@ def head(service: Service, method: str = "GET", path: str = "organizations/?limi
     return "\r\n".join(lines).encode()
 
 
-def answer_of(wire: socket.socket) -> tuple[bytes, bytes | None]:
+def answer_of(wire: socket.socket, patience_s: float = 5.0) -> tuple[bytes, bytes | None]:
     """Return an answer and what comes when the next one is awaited: None for a reset."""
     found = wire.recv(65536)
     length = int(found.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
     while len(found.partition(b"\r\n\r\n")[2]) < length:
         found += wire.recv(65536)
-    wire.settimeout(0.3)
+    wire.settimeout(patience_s)
     try:
         return found, wire.recv(1)
     except ConnectionResetError:
@@ -201,18 +204,18 @@ def answer_of(wire: socket.socket) -> tuple[bytes, bytes | None]:
 def test_an_early_refusal_of_a_large_body_ends_in_a_reset(
     service: Service, status: bytes, more: dict[str, str]
 ) -> None:
-    def asked(length: int) -> tuple[bytes, bytes | None]:
+    def asked(length: int, patience_s: float = 5.0) -> tuple[bytes, bytes | None]:
         with connection(service) as wire:
             wire.sendall(head(service, "POST", "attachments/", **{"Content-Length": str(length), **more}))
-            return answer_of(wire)
+            return answer_of(wire, patience_s)
 
     answer, after = asked(len(LARGE))
     assert (answer.split()[1], after) == (status, None)
     with pytest.raises(TimeoutError):
-        asked(100)  # the connection waits for the rest
+        asked(100, 0.3)  # the connection waits for the rest
     service.switch(early_reset=False)
     with pytest.raises(TimeoutError):
-        asked(len(LARGE))
+        asked(len(LARGE), 0.3)
 
 
 def test_an_early_refusal_seen_by_a_client_that_sends_on(service: Service) -> None:
@@ -225,13 +228,13 @@ def test_an_early_refusal_seen_by_a_client_that_sends_on(service: Service) -> No
 
 
 def test_answers_without_date_and_connections_that_do_not_last(service: Service) -> None:
-    def asked() -> tuple[bytes, bytes | None]:
+    def asked(patience_s: float = 5.0) -> tuple[bytes, bytes | None]:
         with connection(service) as wire:
             wire.sendall(head(service))
-            return answer_of(wire)
+            return answer_of(wire, patience_s)
 
     with pytest.raises(TimeoutError):
-        asked()
+        asked(0.3)
     service.switch(keep_alive="refused")
     answer, after = asked()
     assert (b"\r\nconnection: close" in answer.lower(), b"\r\ndate: " in answer.lower(), after) == (True, True, b"")
@@ -253,7 +256,8 @@ def test_nobody_is_among_the_users(service: Service) -> None:
     assert [nobody[name] for name in ("first_name", "last_name", "email")] == ["", "", ""]
     assert (nobody["personal_organization"], nobody["organizations"]) == (None, [])
     service.switch(anonymous_user=False)
-    assert service.get("users/", limit=99)["results"] == [user for user in users if user is not nobody]
+    left = [user["id"] for user in service.get("users/", limit=99)["results"]]
+    assert left == [user["id"] for user in users if user is not nobody]
 
 
 def test_members_of_an_organization(service: Service) -> None:

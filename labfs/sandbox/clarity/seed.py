@@ -35,6 +35,7 @@ def seed(shelf: Shelf) -> None:
         _upload_here(seeder)
         _many(shelf, seeder)
         _odd(seeder)
+        _watched(seeder)
 
 
 def _validation(seeder: Seeder) -> list[str]:
@@ -120,13 +121,18 @@ def _odd(seeder: Seeder) -> None:
     for number, name in enumerate(["..", "a/b", "two\nlines", "caf\u00e9", "cafe\u0301", "Prüfung – ß 試験", "CON"]):
         seeder.project(f"ODD{number + 1}", name)
     project = seeder.project("ODD100", "Odd names")
-    samples = seeder.samples(project, ["../../etc", ".hidden", " blank ", "x" * 200, "-", "-"])
+    seeder.samples(project, ["../../etc", ".hidden", " blank ", "x" * 200, "-", "-"])
     for original in ("two\nlines.txt", "caf\u00e9.txt", "cafe\u0301.txt", "CAF\u00c9.txt", "100%2F.txt", " blank ",
                      "..", "x" * 300 + ".txt", "C:\\data\\a:b.txt", "../../etc/passwd", 'quo"te.txt', "試験.csv",
                      "92-5098.html"):  # fmt: skip
         seeder.file("projects", project, original, f"content of {original!r}\n".encode())
+
+
+def _watched(seeder: Seeder) -> None:
+    """Make steps that the automation attached to, and that a manager reviews."""
+    samples = seeder.samples(seeder.project("RVW500", "Automation and review"), ["QC-1", "QC-2"])
     attached = seeder.step(51, "Automated QC")
-    for sample in samples[:2]:  # files that the automation attached are named after their placeholder
+    for sample in samples:  # files that the automation attached are named after their placeholder
         report = seeder.placeholder(attached, "Report", [sample])
         seeder.file("artifacts", report, f"{report}_report.csv", specimens.csv(4))
     reviewed = seeder.step(52, "Manager review", UNDER_REVIEW)

@@ -80,7 +80,8 @@ class Switches(Cost):
     file_ids: str = "plain"  # 40-7; or "owned": ADM1-40-7
     original_name: bool = True
     embedded_files: bool = False  # the whole file record inside an artifact
-    shared_type: str = "SharedResultFile"  # of a shared placeholder; or "ResultFile"
+    shared_type: str = "SharedResultFile"  # of a shared placeholder, in a process; or "ResultFile"
+    shared_step_type: str = "ResultFile"  # of the same in the details of a step, as s4-clarity reads them
     attach_touches_project: bool = False  # attaching a file bumps the project's last-modified
 
 

@@ -222,6 +222,8 @@ class Shown:
 
     def _maps(self, process: str, type_attribute: str) -> list[Node]:
         """Return each pair of input and output; a shared output repeats for every input."""
+        switches = self._switches
+        shared = switches.shared_step_type if type_attribute == "type" else switches.shared_type
         sql = (
             "SELECT m.*, i.state AS input_state, o.state AS output_state, o.type AS output_type, o.shared"
             " FROM clarity_maps m JOIN clarity_artifacts i ON i.limsid = m.input"
@@ -234,7 +236,7 @@ class Shown:
             pair = node("input-output-map")
             pair.append(self.link("input", f"{place}{row['input_state']}", row["input"], **after))
             if row["output"]:
-                kind = self._switches.shared_type if row["shared"] else row["output_type"]
+                kind = shared if row["shared"] else row["output_type"]
                 about = {type_attribute: kind, "output-generation-type": row["generation"]}
                 output = f"artifacts/{row['output']}?state={row['output_state']}"
                 pair.append(self.link("output", output, row["output"], **about))
