@@ -7,7 +7,7 @@ holds that law and checks that every module is named here).
          (door)          │                        │
      fuse + inodes ── daemon               backends/__init__    kind → backend, one table
      + holders           │                        │
-            └────────── vfs              backends/basespace     one file a system (and its entries)
+            └────────── vfs              backends/basespace     one file a system (and its entries, its saving)
                          │                        │
         waiting ─ files ─ outbox              presigned         bytes behind a presigned address
   conflicts ──┬─────┬──┴─ sources ┐         direct · forms      … or behind the site's own; bodies of forms
@@ -43,7 +43,7 @@ direct    bytes behind the site's own address  forms     a file in a multipart/f
 sizes     bytes that a listing does not tell   pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile   listing   what several wait for
-notes     the journal of the spool
+notes     the journal of the spool             looking   what a lost answer made (in backends/)
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → writer → backend → client, and then into the tree.
