@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 from clarity_stage import SAMPLE, Clarity
 from contract import Bytes, hurried, noise, poured
 from odm_stage import EMPTY, quick
@@ -43,6 +45,9 @@ class Place:
         skip = 1 if self.kind == "redcap" else 0  # where all is a POST, a list comes first
         self._sandbox.faults({**meets, "skip": skip, "action": action, "argument": argument},
                              *([also] if also else []))  # fmt: skip
+
+    def meet(self, fault: dict[str, Any]) -> None:
+        self._sandbox.faults({"service": self.kind, **fault})
 
     async def held(self) -> list[bytes]:
         """Return the bytes of all files of the target's name, versions counted."""
@@ -120,3 +125,56 @@ async def test_what_never_came_is_sent_again_once_it_was_looked_for(place: Place
     place.fault("status", 504)
     await place.backend.upload(place.target, Bytes(noise(900)))
     assert await place.held() == [noise(900)]
+
+
+# -- other changes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["lost", "late"])
+async def test_a_deletion_whose_answer_was_lost_ends_as_one(action: str, place: Place) -> None:
+    if not place.backend.capabilities.deletable:
+        pytest.skip("nothing can be deleted")
+    kept = await place.backend.upload(place.target, Bytes(b"kept"))
+    entry = await place.backend.upload(place.target, Bytes(noise(900)))
+    argument = {"status": 200, "html": True, "after_s": 0.4}
+    method, skip = ("POST", 1) if place.kind == "redcap" else ("DELETE", 0)  # after the list of what is there
+    place.meet({"method": method, "skip": skip, "action": action, "argument": argument})
+    await place.backend.delete(entry)
+    await place.backend.delete(entry)
+    await trio.sleep(0.5)
+    assert await place.held() == [b"kept"]
+    assert (await place.backend.stat(kept.id)).id == kept.id
+
+
+@pytest.mark.parametrize("place", ["portal"], indirect=True)
+@pytest.mark.parametrize("action", ["lost", "late"])
+async def test_a_rename_whose_answer_was_lost_is_not_repeated_after_another(action: str, place: Place) -> None:
+    entry = await place.backend.upload(place.target, Bytes(noise(900)))
+    argument = {"status": 504, "html": True, "after_s": 0.5}
+    place.meet({"method": "PATCH", "action": action, "argument": argument})
+    renamed = await place.backend.rename(entry, replace(place.target, name="g"))
+    again = await place.backend.rename(renamed, replace(place.target, name="h"))
+    await trio.sleep(0.6)
+    assert (await place.backend.stat(again.id)).name == "h"
+
+
+@pytest.mark.parametrize("place", ["redcap"], indirect=True)
+@pytest.mark.parametrize("action", ["lost", "late"])
+async def test_a_folder_whose_making_was_not_answered_is_made_once(action: str, place: Place) -> None:
+    argument = {"status": 200, "html": True, "after_s": 0.4}
+    place.meet({"method": "POST", "skip": 1, "action": action, "argument": argument})
+    made = await place.backend.make(place.target.parent, "g")
+    found = await scan(place.backend, place.target.parent)
+    assert [(e.id, e.name) for e in found if e.is_dir] == [(made.id, "g")]
+
+
+@pytest.mark.parametrize("place", ["clarity"], indirect=True)
+@pytest.mark.parametrize("action", ["lost", "late"])
+async def test_bytes_that_come_late_do_not_take_the_place_of_newer_ones(action: str, place: Place) -> None:
+    entry = await place.backend.upload(place.target, Bytes(b"before"))
+    argument = {"status": 504, "html": True, "after_s": 0.5}
+    place.meet({"method": "POST", "route": "*/upload", "action": action, "argument": argument})
+    saved = await place.backend.upload(replace(place.target, replaces=entry), Bytes(b"one"))
+    await place.backend.upload(replace(place.target, replaces=saved), Bytes(b"two"))
+    await trio.sleep(0.6)
+    assert await place.held() == [b"two"]
