@@ -8,7 +8,7 @@ holds that law and checks that every module is named here).
      fuse + answers ─ daemon               backends/__init__    kind → backend, one table
   + kernel + inodes      │                        │
      + holders           │                        │
-            └────────── vfs              backends/basespace     one file a system (and its entries)
+            └────────── vfs              backends/basespace     one file a system (and its entries, its saving)
                       ┌──┴───┐                    │
                    moves   outbox             presigned         bytes behind a presigned address
                       └─ files ┘            direct · forms      … or behind the site's own; bodies of forms
@@ -53,6 +53,7 @@ sizes     bytes that a listing does not tell   pace      no more requests than a
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile   listing   what several wait for
 notes     the journal of the spool             measuring sizes that are asked for, and given up
+looking   what a lost answer made (in backends/)
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → saves → writer → backend → client, and then into the tree.

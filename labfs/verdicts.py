@@ -71,9 +71,13 @@ def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, 
 
 
 def is_page(headers: Mapping[str, str], body: bytes) -> bool:
-    """Tell a web page, which none of the services sends a program, by its type or its first letters."""
+    """Tell a web page, which none of the services sends a program, by its first letters.
+
+    The type alone proves nothing: PHP gives it to answers of all kinds, empty ones too.
+    """
     start = body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower()
-    return "html" in headers.get("content-type", "").lower() or start.startswith((b"<!doctype html", b"<html"))
+    typed = "html" in headers.get("content-type", "").lower()
+    return start.startswith((b"<!doctype html", b"<html")) or (typed and start.startswith(b"<"))
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

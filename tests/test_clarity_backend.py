@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 from clarity_stage import DONE, FILE, PROJECT, SAMPLE, STEP, Clarity
-from contract import Basket, Bytes, Contract, noise
+from contract import Basket, Bytes, Contract, hurried, noise
 from stage import Sandbox
 
 from labfs.backend import Backend, Entry, Settings, Target, scan
@@ -33,7 +33,8 @@ def opened(clarity: Clarity, *, timeout_s: float = 4.0, **changes: str) -> Backe
         name="lims", url=known["url"], options={}, timeout_s=timeout_s,
         secrets={key: (lambda key=key: known[key]) for key in ("username", "password")},
     )  # fmt: skip
-    return KINDS["clarity"].build(settings)
+    backend: Backend = hurried(KINDS["clarity"].build(settings))
+    return backend
 
 
 @pytest.fixture

@@ -289,3 +289,44 @@ async def test_no_second_at_the_server_sees_more_than_the_pace_however_late_requ
     arrivals.sort()
     assert min(later - earlier for earlier, later in zip(arrivals, arrivals[5:], strict=False)) >= 1.0
     await paced.aclose()
+
+
+# -- what an answer tells of the fate of a change ----------------------------------------------------------------
+
+PAGE = {"content-type": "text/html; charset=utf-8"}
+OWN = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "lost"),
+    [(httpx.Response(status, headers=PAGE, content=b"<html>Bad gateway</html>"), True) for status in (200, 201, 408, 500, 502, 503, 504, 520, 524)]
+    + [(httpx.Response(status, headers=OWN, content=b'{"error": "x"}'), status != 500) for status in (408, 500, 502, 504, 522)]
+    + [(httpx.Response(500), True), (httpx.ReadError("x"), True), (httpx.RemoteProtocolError("x"), True),
+       (httpx.ReadTimeout("x"), True), (httpx.WriteError("x"), True)],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+async def test_a_change_whose_fate_is_not_told_is_a_lost_answer(
+    method: str, answer: Any, lost: bool, autojump_clock: Clock
+) -> None:
+    def explain(answer: Answer) -> str:
+        return str(answer.json()["error"]) if b"error" in answer.body else ""
+
+    with pytest.raises(errors.Unanswered) as caught:
+        await client(Script(answer), explain=explain).call(method, "v1/things", repeatable=False)
+    assert caught.value.lost is lost
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b" [] ", b"ERROR: no", b'<?xml version="1.0"?><file/>'])
+async def test_a_type_alone_makes_no_web_page(body: bytes, autojump_clock: Clock) -> None:
+    kind = "application/xml" if body.startswith(b"<") else PAGE["content-type"]
+    answer = httpx.Response(200, headers={"content-type": kind}, content=body)
+    assert (await client(Script(answer)).call("POST", "v1/things", repeatable=False)).body == body
+
+
+@pytest.mark.parametrize(("status", "error"), [(413, errors.TooLarge), (403, errors.Denied), (404, errors.NotFound),
+                                               (501, errors.Unsupported), (507, errors.NoSpace)])  # fmt: skip
+async def test_a_refusal_is_one_whoever_says_so(status: int, error: type[Exception], autojump_clock: Clock) -> None:
+    answer = httpx.Response(status, headers=PAGE, content=b"<html>No</html>")
+    with pytest.raises(error):
+        await client(Script(answer)).call("POST", "v1/things", repeatable=False)

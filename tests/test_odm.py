@@ -101,9 +101,7 @@ def test_an_import_that_fails_fails_the_close(end: str, study: Path, service: Se
     assert stored(service) == {}
 
 
-@pytest.mark.parametrize(
-    "fault", [{"action": "cut", "argument": 5}, {"action": "reset"}, {"action": "status", "argument": 500}]
-)
+@pytest.mark.parametrize("fault", [{"action": "cut", "argument": 5}, {"action": "status", "argument": 500}])
 def test_a_lost_answer_to_an_import_makes_no_second_file(
     fault: dict[str, object], study: Path, service: Service, sandbox: Sandbox
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from contract import Basket, Bytes, Contract, noise, poured
+from contract import Basket, Bytes, Contract, hurried, noise, poured
 from portal_stage import ADA, BEN, Service, Team, opened
 from stage import Sandbox
 
@@ -48,6 +48,7 @@ def build(service: Service, who: str = "token", url: str | None = None, **option
         )
     )  # fmt: skip
     assert isinstance(backend, Portal)
+    hurried(backend)
     return backend
 
 
@@ -555,7 +556,9 @@ def mad(answer: Any) -> Portal:
         return httpx.Response(200, content=json.dumps(answer))
 
     client = Client("portal", "https://portal.example", dict, timeout_s=0.2, transport=httpx.MockTransport(handle))
-    return Portal(client, False, ADA)
+    portal = Portal(client, False, ADA)
+    portal.looking.long_s = portal.looking.brief_s = (0.0,)
+    return portal
 
 
 def spoilt(value: Any, nonsense: Any) -> list[Any]:

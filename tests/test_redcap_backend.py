@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
 import pytest
-from contract import Contract
+from contract import Contract, hurried
 from redcap_stage import Redcap as Service
 from redcap_stage import opened
 from stage import Sandbox
@@ -26,7 +26,8 @@ def build(service: Service, **tokens: str) -> Redcap:
         "redcap", site_url(service.url), dict, connections=CAPABILITIES.connections,
         explain=partial(explain, tuple(secrets.values())),
     )  # fmt: skip
-    return Redcap(client, secrets)
+    backend: Redcap = hurried(Redcap(client, secrets))
+    return backend
 
 
 async def page(backend: Redcap, alias: str) -> Page:

@@ -21,7 +21,8 @@ from stage import Sandbox
 from test_redcap_backend import build, field_of, page
 
 from labfs.backend import Accept, Entry, Target, scan
-from labfs.backends.redcap import DOCUMENT, Redcap
+from labfs.backends.redcap import Redcap
+from labfs.backends.redcap_saving import DOCUMENT
 from labfs.backends.redcap_wire import Rounds
 from labfs.client import Client
 from labfs.errors import (
@@ -47,8 +48,7 @@ def service(sandbox: Sandbox) -> Iterator[Service]:
 
 
 @pytest.fixture
-async def backend(service: Service, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Redcap]:
-    monkeypatch.setattr("labfs.backends.redcap.POLLS_S", (0.1, 0.2))
+async def backend(service: Service) -> AsyncIterator[Redcap]:
     backend = build(service)
     yield backend
     await backend.aclose()

@@ -22,7 +22,8 @@ from typing import Any
 from labfs.backend import Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload, sift
 from labfs.backends import clarity_entries as entries
 from labfs.backends.clarity_entries import Node, checked, children, explain, ids_of, text
-from labfs.backends.clarity_requests import API, CONNECTIONS, Api, Files, Whole, each
+from labfs.backends.clarity_files import Files
+from labfs.backends.clarity_requests import API, CONNECTIONS, Api, Whole, each
 from labfs.client import Client
 from labfs.errors import Denied, Invalid, Malformed, NotFound, NotPermitted, Unsupported
 
@@ -69,6 +70,7 @@ class Clarity:
         self._limit: int | None = None  # bytes of an upload, as the site shows it
         self._limit_asked = False
         self._files = Files(client, self._api)
+        self.looking = self._files.looking
 
     @property
     def capabilities(self) -> Capabilities:

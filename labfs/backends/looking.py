@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
@@ -47,7 +48,7 @@ class Looking:
         scale = min(timeout_s / USUAL_S, 1.0)
         self.long_s = tuple(pause_s * scale for pause_s in LONG_S)
         self.brief_s = tuple(pause_s * scale for pause_s in BRIEF_S)
-        self._doubts: dict[str, tuple[Change[Any], float]] = {}  # by key, with the time of the last try
+        self._doubts: dict[str, tuple[Change[Any], float]] = {}  # by key, with the time when one was lost
 
     async def once(self, change: Change[T]) -> T:
         """Carry a change out; return what it made. Raises what its last try raised."""
@@ -77,12 +78,13 @@ class Looking:
             return await change.send()
         except BaseException as error:
             if not isinstance(error, LabfsError) or isinstance(error, (Unavailable, Malformed)):
-                self._doubt(change)
+                lost = not isinstance(error, Unavailable) or (isinstance(error, Unanswered) and error.lost)
+                self._doubt(change, trio.current_time() if lost else -math.inf)
             raise
 
-    def _doubt(self, change: Change[Any]) -> None:
+    def _doubt(self, change: Change[Any], sent_at: float) -> None:
         self._doubts.pop(change.key, None)
-        self._doubts[change.key] = change, trio.current_time()
+        self._doubts[change.key] = change, sent_at
         if len(self._doubts) > DOUBTS:
             del self._doubts[next(iter(self._doubts))]
 
@@ -93,7 +95,7 @@ class Looking:
             yield
         except BaseException as error:
             if not isinstance(error, LabfsError) or isinstance(error, Unavailable):
-                self._doubt(change)
+                self._doubt(change, -math.inf)
             raise
 
     async def _seen_since(self, change: Change[T], sent_at: float) -> Sequence[T]:

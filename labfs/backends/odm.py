@@ -16,12 +16,14 @@ import logging
 import mimetypes
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import trio
 
 from labfs.backend import Accept, Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload, sift
+from labfs.backends.looking import Change, Looking, holds
 from labfs.client import Answer, Client, Patience
 from labfs.direct import Direct
 from labfs.errors import (
@@ -32,7 +34,6 @@ from labfs.errors import (
     Malformed,
     NotFound,
     NotPermitted,
-    Unanswered,
     Unavailable,
     Unsupported,
 )
@@ -96,6 +97,7 @@ class Odm:
         self._client = client
         self._audience = audience
         self._curator = audience == "as-curator"
+        self.looking = Looking(client.timeout_s)
 
     @property
     def root(self) -> Entry:
@@ -193,15 +195,21 @@ class Odm:
 
     async def upload(self, target: Target, source: Source) -> Entry:
         """Import a file and wait for the job."""
-        before = {entry.id for entry in (await self.page(target.parent, None)).entries}
-        try:
-            accession = await self._import(target, source)
-        except (Unanswered, Malformed):
-            # Perhaps the import was taken up: look for its file before anybody sends it again.
-            found = await self._find(target, source.size, before)
-            if found is None:
-                raise
-            accession = found
+        began = Began({entry.id for entry in (await self.page(target.parent, None)).entries})
+        change = Change(
+            f"{target.parent.id}/{'/'.join((*target.folders, target.name))}",
+            began,
+            lambda: self._import(target, source, change.began),
+            lambda began: self._ours(target, source, began),
+            mark=source.size,
+            withdraw=self._remove,
+        )
+        accession = await self.looking.once(change)
+        with self.looking.confirming(change):
+            return await self._checked(target, source, accession)
+
+    async def _checked(self, target: Target, source: Source, accession: str) -> Entry:
+        """Compare what was imported with what was sent. Raises Invalid and Malformed."""
         entry = await self.stat(f"files/{accession}")
         if entry.name != target.name:
             await self.delete(entry)
@@ -211,7 +219,22 @@ class Odm:
             raise Malformed(f"{self._client.site} holds {size} bytes of the {source.size} that were sent; not saved.")
         return replace(entry, size=source.size)
 
-    async def _import(self, target: Target, source: Source) -> str:
+    async def _import(self, target: Target, source: Source, began: Began) -> str:
+        """Import a file and return its accession; a job that was started is only asked about."""
+        if began.job is None:
+            began.job = await self._start(target, source)
+        try:
+            accession = await self._outcome(began.job)
+        except (Invalid, NotFound):
+            began.job = None
+            raise
+        if f"files/{accession}" in began.known:
+            began.job = None
+            raise Exists(f"{self._client.site} takes “{target.name}” for what was imported as {accession} before.")
+        return accession
+
+    async def _start(self, target: Target, source: Source) -> int:
+        """Start the import of a file; return the job's number, that of the running one where it was started before."""
         kind = mimetypes.guess_type(target.name, strict=False)[0] or "application/octet-stream"
         fields = [("studyAccession", target.parent.label), ("dataClass", _class_of(target))]
         form = Form(fields, "file", target.name, kind, source)
@@ -228,9 +251,9 @@ class Odm:
             number = re.search(r"jobExecId=(\d+)", str(error))
             if number is None:
                 raise
-            return await self._outcome(int(number[1]))
+            return int(number[1])
         try:
-            return await self._outcome(int(answer.json()["jobExecId"]))
+            return int(answer.json()["jobExecId"])
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"{answer.what} started no job that can be asked about.") from error
 
@@ -257,15 +280,20 @@ class Odm:
             raise Malformed(f"{answer.what} is no job.")
         return found
 
-    async def _find(self, target: Target, size: int, before: set[str]) -> str | None:
-        """Look for an import whose answer was lost: a new file of this name, class and size."""
-        for pause_s in POLLS_S:
-            for entry in (await self.page(target.parent, None)).entries:
-                same = entry.name == target.name and entry.folders == (_class_of(target),)
-                if same and entry.id not in before and await self.measure(entry) == size:
-                    return entry.label
-            await trio.sleep(pause_s)
-        return None
+    async def _ours(self, target: Target, source: Source, began: Began) -> list[str]:
+        """Return the accessions of new files of this name, class and bytes: imports whose answer was lost."""
+        place = target.name, (_class_of(target),)
+        found = (await self.page(target.parent, None)).entries
+        alike = [entry for entry in found if (entry.name, entry.folders) == place and entry.id not in began.known]
+        return [entry.label for entry in alike if await self._is(entry, source)]
+
+    async def _is(self, entry: Entry, source: Source) -> bool:
+        if await self.measure(entry) not in (source.size, None):
+            return False
+        try:
+            return await holds(self.content(entry), source)
+        except NotFound:
+            return False
 
     async def begin_upload(self, target: Target, size: int | None) -> Upload:
         raise Unsupported(f"{self._client.site} takes a file in one piece only.")
@@ -277,13 +305,24 @@ class Odm:
         raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”.")
 
     async def delete(self, entry: Entry) -> None:
-        path = f"{API}/manage-data/data"
         try:
-            await self._client.call("DELETE", path, params={"accessions": entry.label}, patience=Patience.PERSISTENT)
-        except NotFound:
-            pass
+            await self._remove(entry.label)
         except Denied as error:
             raise Denied(f"“{entry.name}” was not deleted: {error}") from error
+
+    async def _remove(self, accession: str) -> None:
+        # No other file ever has this accession: after a lost answer it is simply said again.
+        params = {"accessions": accession}
+        with suppress(NotFound):
+            await self._client.call("DELETE", f"{API}/manage-data/data", params=params, patience=Patience.PERSISTENT)
+
+
+class Began:
+    """The files that a study had before an import, and the number of the job once it is told."""
+
+    def __init__(self, known: set[str]) -> None:
+        self.known = known
+        self.job: int | None = None
 
 
 # -- JSON → entries ------------------------------------------------------------------------------------

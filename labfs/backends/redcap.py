@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
-
-import trio
 
 from labfs.backend import (
     Buffer,
@@ -36,32 +33,25 @@ from labfs.backend import (
     Upload,
 )
 from labfs.backends import redcap_entries as entries
+from labfs.backends.looking import Change, Looking
 from labfs.backends.redcap_entries import Place, mint, parse
 from labfs.backends.redcap_projects import Projects
+from labfs.backends.redcap_saving import Saving
 from labfs.backends.redcap_wire import Rounds, Secret, Wire, explain, site_url
 from labfs.client import Client
 from labfs.errors import (
-    Conflict,
-    Denied,
     Exists,
     Invalid,
-    Malformed,
     NameTooLong,
     NotFound,
     NotPermitted,
     Stale,
-    TooLarge,
-    Unanswered,
-    Unavailable,
     Unranged,
     Unsupported,
 )
 
 REQUESTS_PER_S = 5
 CHECKED = 20  # projects that are asked for when a mount starts
-MIB = 1024 * 1024
-DOCUMENT = "[document]"  # what servers from before 2020-11 show for any name
-POLLS_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between looks for a file whose answer was lost
 LONGEST_FOLDER = 150  # characters
 
 CAPABILITIES = Capabilities(
@@ -99,6 +89,8 @@ class Redcap:
         self._aliases = tuple(tokens)
         self._wire = Wire(client, tokens)
         self._projects = Projects(self._wire)
+        self.looking = Looking(client.timeout_s)
+        self._saving = Saving(self._wire, self._projects, self.looking, self.stat, self.address)
         self._rounds = {alias: Rounds(partial(self._projects.documents, alias)) for alias in tokens}
 
     @property
@@ -203,12 +195,26 @@ class Redcap:
         with suppress(NotFound):
             await self.stat(made)
             raise Exists(f"{self._wire.where(alias)} has a “{name}” already.")
-        with suppress(Unanswered):  # whether it is there is asked for anyway
-            await self._wire.change(alias, "record", type="flat", data=json.dumps([row]))
+        await self._once(
+            f"make {made}",
+            lambda: self._wire.change(alias, "record", type="flat", data=json.dumps([row])),
+            lambda: self._saving.seek(made),
+        )
         try:
             return await self.stat(made)
         except NotFound as error:
             raise Invalid(f"{self._wire.where(alias)} did not make “{name}”; choose a plainer name.") from error
+
+    async def _once(
+        self, key: str, send: Callable[[], Awaitable[Any]], find: Callable[[], Awaitable[Entry | None]]
+    ) -> None:
+        """Make something that has a name of its own, and look for it by that name after a lost answer."""
+
+        async def found(began: None) -> list[Any]:
+            entry = await find()
+            return [] if entry is None else [entry.id]
+
+        await self.looking.once(Change(key, None, send, found, name=lambda made: None))
 
     async def _new_record(self, alias: str, name: str) -> dict[str, str]:
         events = await self._projects.events(alias)
@@ -238,8 +244,11 @@ class Redcap:
         if await find():
             raise Exists(f"{self._wire.where(alias)} has a folder “{name}” there already.")
         number = str(folder) if folder else None
-        with suppress(Unanswered):
-            await self._wire.change(alias, "fileRepository", action="createFolder", name=name, folder_id=number)
+        await self._once(
+            f"make {mint('folder', alias, folder, 0)} {name}",
+            lambda: self._wire.change(alias, "fileRepository", action="createFolder", name=name, folder_id=number),
+            find,
+        )
         made = await find()
         if made is None:
             raise Invalid(f"{self._wire.where(alias)} did not make “{name}”; choose a plainer name.")
@@ -250,8 +259,8 @@ class Redcap:
         if target.folders or not target.name or set(target.name) & set('/\\"') or not target.name.isprintable():
             raise Invalid(f"REDCap takes no file named “{target.name}”: no quotes, slashes or control characters.")
         if kind == "folder":
-            return await self._shelve(alias, rest[1], target, source)
-        return await self._fill(alias, Place(*rest), target, source)
+            return await self._saving.shelve(alias, rest[1], target, source)
+        return await self._saving.fill(alias, Place(*rest), target, source)
 
     async def begin_upload(self, target: Target, size: int | None) -> Upload:
         raise Unsupported(f"{self._client.site} takes a file in one piece only.")
@@ -262,114 +271,8 @@ class Redcap:
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”; save it under the other name.")
 
-    async def _fill(self, alias: str, place: Place, target: Target, source: Source) -> Entry:
-        """Put a file into its field, unless somebody else has put another one there since it was listed."""
-        before = (await self._projects.documents(alias, [place.record])).get(place)
-        self._check_unchanged(alias, place, before, target.replaces)
-        address = {"content": "file", **place.address()}
-        lost = await self._send(alias, target.name, source, address)
-        entry_id = mint("file", alias, place.record, place.event, place.form, place.instance, place.field)
-        entry = None
-        for pause_s in (0.0, *POLLS_S) if lost else (0.0,):
-            await trio.sleep(pause_s)
-            entry = await self._seek(entry_id)
-            if entry is not None and entry.label != before:
-                break
-        fresh = entry is not None and entry.label != before
-        if entry is None or ((lost or not fresh) and not await self._wire.holds(alias, source, **address)):
-            raise lost or Unavailable(
-                f"{self._wire.where(alias)} took “{target.name}” and does not hold it; not saved."
-            )
-        if not fresh:  # the same number for other bytes: it tells nothing on this server
-            self._projects.versioned = False
-            entry = replace(entry, version=None)
-        await self._check_length(alias, source, address)
-        if entry.name not in (target.name, DOCUMENT):
-            if before is None:
-                await self._clear(alias, address)
-            raise Invalid(f"REDCap calls this file “{entry.name}” and not “{target.name}”; choose a plainer name.")
-        return replace(entry, size=source.size)
-
-    def _check_unchanged(self, alias: str, place: Place, now: str | None, opened: Entry | None) -> None:
-        # No call has a precondition: between this look and the import somebody may still come.
-        if now is None or (opened is not None and opened.version is None):
-            return
-        where = f"{self._wire.where(alias)}: “{place.field}” of {place.record}"
-        if opened is None:
-            raise Exists(f"{where} already holds a file, which this one would replace.")
-        if opened.version != now:
-            raise Conflict(f"{where} holds another file than the one that was opened; it was not replaced.")
-
-    async def _send(self, alias: str, name: str, source: Source, address: Mapping[str, Any]) -> Unanswered | None:
-        """Send a file once; return why it is not known to have arrived."""
-        try:
-            await self._wire.send(alias, name, source, **address)
-        except Unanswered as error:
-            return error
-        except Denied as error:
-            # The token was good a moment ago. PHP drops the whole form, token and all, when it is too large.
-            if source.size > MIB and not re.search(r"privilege|\bright", str(error), re.IGNORECASE):
-                raise TooLarge(
-                    f"{self._wire.where(alias)}: “{name}” was refused as if it had no token, which REDCap says of files"
-                    " above its server's limit; it is too large, or the token was just revoked."
-                ) from error
-            raise
-        return None
-
-    async def _seek(self, entry_id: str) -> Entry | None:
-        with suppress(NotFound):
-            return await self.stat(entry_id)
-        return None
-
-    async def _check_length(self, alias: str, source: Source, address: Mapping[str, Any]) -> None:
-        length = await self._wire.length(alias, **address)
-        if length != source.size:
-            where = self._wire.where(alias)
-            raise Malformed(f"{where} holds {length} bytes of the {source.size} that were sent; not saved.")
-
-    async def _shelve(self, alias: str, folder: int, target: Target, source: Source) -> Entry:
-        """Put a file into the repository, beside the one whose place it takes."""
-        before = {entry.id for entry in (await self._projects.folder(alias, folder)).entries}
-        number = str(folder) if folder else None
-        lost = await self._send(alias, target.name, source, {"content": "fileRepository", "folder_id": number})
-        fresh: list[Entry] = []
-        for pause_s in (0.0, *POLLS_S) if lost else (0.0,):
-            await trio.sleep(pause_s)
-            listed = (await self._projects.folder(alias, folder)).entries
-            fresh = [entry for entry in listed if entry.id not in before and not entry.is_dir]
-            if fresh:
-                break
-        # The import tells no number: of several new files, or after a lost answer, the bytes tell which it is.
-        named = [entry for entry in fresh if entry.name == target.name] or fresh
-        if lost or len(named) != 1:
-            named = [e for e in named if await self._wire.holds(alias, source, **self.address(e)[1])]
-        if not named:
-            raise lost or Unavailable(
-                f"{self._wire.where(alias)} took “{target.name}” and does not list it; not saved."
-            )
-        entry = named[-1]
-        await self._check_length(alias, source, self.address(entry)[1])
-        if entry.name != target.name:
-            await self.delete(entry)
-            raise Invalid(f"REDCap would call this file “{entry.name}”; choose a plainer name.")
-        return replace(entry, size=source.size)
-
     async def delete(self, entry: Entry) -> None:
-        """Delete a file; from a field only the one that was listed, since what takes its place has no copy."""
-        alias, address = self.address(entry)
-        now = await self._seek(entry.id)
-        if now is None:
-            return
-        if entry.version is not None and now.version != entry.version:
-            raise Stale(f"{self._wire.where(alias)}: “{entry.name}” was replaced on the server; it was not deleted.")
-        await self._clear(alias, address)
-        if (left := await self._seek(entry.id)) is not None and left.label == now.label:
-            raise Unavailable(f"{self._wire.where(alias)} did not delete “{entry.name}”.")
-
-    async def _clear(self, alias: str, address: Mapping[str, Any]) -> None:
-        # After a lost answer the next look tells whether the file is gone.
-        with suppress(NotFound, Unanswered):
-            await self._wire.change(alias, action="delete", **address)
+        await self._saving.delete(entry)
 
     def _parse(self, entry_id: str, *kinds: str) -> list[Any]:
         found = parse(entry_id, *kinds)
