@@ -33,6 +33,8 @@ MANY = 5000  # entries, which take too long to lay out while others wait
 LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever waits for both has his answer in time
 SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
+Version = tuple[str, str | None]  # of an entry: where a place has one id, another file in it is another version
+
 
 class Node:
     """One place in the tree: the root, a site, a directory, a folder or a file."""
@@ -103,7 +105,7 @@ class Node:
             self.hidden: dict[str, Entry] = {}  # names that were moved aside here → what the server has there
             self.listed_at = float("-inf")
             self.listing: Listing | None = None  # the one under way
-            self.gone: set[str] = set()  # ids that were deleted and may be listed for a while yet
+            self.gone: set[Version] = set()  # what was deleted and may be listed for a while yet
             self.stamp = 0  # grows whenever the listing is called old
             self.doubt: str | None = None  # why the listing could not be renewed
 
@@ -247,7 +249,7 @@ class Tree:
     def bury(self, node: Node, entry: Entry) -> None:
         """Show an entry no more, that was deleted but may be listed until the system has done it."""
         if node.parent is not None:
-            node.parent.container.gone.add(entry.id)
+            node.parent.container.gone.add((entry.id, entry.version))
 
     def hide(self, node: Node) -> None:
         """Take a server's file out of sight, here, until something newer has its name."""
@@ -294,8 +296,8 @@ class Tree:
             if container.parent:
                 self.expire(container.parent)
             raise
-        container.gone &= {entry.id for entry in entries}
-        entries = [entry for entry in entries if entry.id not in container.gone]
+        container.gone &= {(entry.id, entry.version) for entry in entries}
+        entries = [entry for entry in entries if (entry.id, entry.version) not in container.gone]
         lay_out = partial(fold, entries, keeps_versions=backend.capabilities.replace is Replace.NEWER)
         layout = lay_out() if len(entries) < MANY else await trio.to_thread.run_sync(lay_out)
         self._settle(container, layout, began)
