@@ -6,8 +6,9 @@ holds that law and checks that every module is named here).
          cli + cli_outbox · demo ─────────── config · mounts · control
          (door)          │                        │
      fuse + answers ─ daemon               backends/__init__    kind → backend, one table
-  + kernel + inodes      │                        │
-     + holders           │                        │
+  + kernel + closes      │                        │
+  + inodes + holders     │                        │
+  + refusals             │                        │
             └────────── vfs              backends/basespace     one file a system (and its entries, its saving)
                       ┌──┴───┐                    │
                    moves   outbox             presigned         bytes behind a presigned address
@@ -52,7 +53,8 @@ direct    bytes behind the site's own address  forms     a file in a multipart/f
 sizes     bytes that a listing does not tell   pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile   listing   what several wait for
-notes     the journal of the spool             measuring sizes that are asked for, and given up
+closes    that failed, until the release       notes     the journal of the spool
+measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (in backends/)
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from labfs.backend import Buffer, Content, Sink
-from labfs.errors import FULL, Enough, LabfsError, NoSpace, NotFound, Stale, Unavailable, Unranged
+from labfs.errors import FULL, Enough, LabfsError, NoSpace, NotFound, Stale, Unranged, WrongLength
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ class Copy:
         except Enough:
             log.debug("Nobody wants the rest of a download of %s bytes.", self.announced)
         except Exception as error:
-            self.spoiled = isinstance(error, Stale | NotFound)
+            self.spoiled = isinstance(error, Stale | NotFound | WrongLength)
             self._error = _of_the_disk(error) if isinstance(error, OSError) else error
         finally:
             self._running = False
@@ -235,7 +235,7 @@ class Copy:
 
     def _check_size(self, size: int | None) -> None:
         if None not in (size, self.expected) and size != self.expected:
-            raise Unavailable(f"{size} bytes came of a file that has {self.expected}: that is something else.")
+            raise WrongLength(f"{size} bytes came of a file that has {self.expected}: that is something else.")
 
     def _finish(self) -> None:
         """Put a confirmed copy where the next mount will find it."""

@@ -28,6 +28,7 @@
     │   └── Garbled           EIO           arrived damaged: to be sent again
     ├── Malformed             EIO           the service broke its own rules
     │   └── NoBytes           EIO           a file's record without its bytes
+    ├── WrongLength           EIO           not the file that was listed: list again
     └── ConfigError           (none)        for the command line
     OSError
     └── DiskFailed            its own       this machine's disk, not a site
@@ -179,6 +180,10 @@ class ConfigError(LabfsError):
 
 class NoBytes(Malformed):
     """A save that broke off half-way leaves this where a file is made in two steps."""
+
+
+class WrongLength(LabfsError):
+    """What came has another length than was listed: it is something else, or the listing is out of date."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

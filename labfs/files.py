@@ -13,27 +13,25 @@ import trio
 
 from labfs import names, rules
 from labfs.backend import Accept, Buffer
-from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale
+from labfs.errors import Exists, Invalid, IsDirectory, LabfsError
 from labfs.node import Node
-from labfs.proof import Damaged
-from labfs.reader import Reader, Readers
+from labfs.reader import Readers
 from labfs.reasons import Reasons
 from labfs.saves import Saves
-from labfs.sources import Sources
+from labfs.sources import Sources, View
 from labfs.spool import Spool
 from labfs.tree import Tree
 
 
 class Handle:
-    """One open file. The version it reads is fixed when it is opened; saves made here move it along."""
+    """One open file."""
 
     def __init__(self, node: Node, *, readable: bool, writable: bool, append: bool) -> None:
         self.node = node
         self.readable = readable
         self.writable = writable
         self.append = append
-        self.reader: Reader | None = None
-        self.saves = node.saves  # at which the reader was made
+        self.view: View | None = None  # of what the server has, once it is read
 
 
 class Files:
@@ -65,8 +63,8 @@ class Files:
                     await self.release(handle)
                 raise
         elif node.text is None and node.writer is None:
-            handle.reader, handle.saves = await self.sources.open(node), node.saves
-            await handle.reader.prepare()
+            handle.view = View(self.sources, node)
+            await handle.view.open()
         self._handles[node].add(handle)
         return handle
 
@@ -108,19 +106,11 @@ class Files:
         node = handle.node
         if node.text is not None:
             return node.text[offset : offset + size]
+        handle.view = handle.view or View(self.sources, node)
         if node.writer is not None:
+            handle.view.shown = True
             return await node.writer.read(offset, size)
-        if handle.reader is None or handle.saves != node.saves:
-            # Our own saves move a handle along; what others save does not.
-            handle.reader, handle.saves = await self.sources.open(node), node.saves
-        try:
-            return await handle.reader.read(offset, size)
-        except Damaged:
-            node.generation += 1  # what the kernel cached of it must not be believed either
-            raise
-        except Stale:
-            self._tree.expire(node)  # whoever opens it next sees what is there now
-            raise
+        return await handle.view.read(offset, size)
 
     async def write(self, handle: Handle, offset: int, data: bytes, *, placed: bool = False) -> int:
         """Write at `offset`; at the end through a handle that appends, unless the bytes have their place."""
@@ -198,9 +188,7 @@ class Files:
             if truncate or entry is None or entry.size == 0:
                 self.saves.begin(node, None)
                 return
-            base = await self.sources.open(node)
-            entry = node.entry  # with its size, which may have been learnt now
-            await base.prepare()
+            base, entry = await self.sources.begin(node)
             if node.writer is None and node.entry is entry:  # nobody came first while it was prepared
                 self.saves.begin(node, base)
         if truncate:

@@ -14,7 +14,6 @@ import errno
 import logging
 import mmap
 import os
-import stat
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,21 +23,23 @@ import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
 from labfs import holders, names
-from labfs.answers import Repeats, answered
-from labfs.errors import Invalid, NameTooLong, NoRoom, NotPermitted
+from labfs.answers import Repeats, Walks, answered, entry_attributes
+from labfs.closes import FailedCloses
+from labfs.errors import Invalid, NameTooLong, NoRoom, NotFound
 from labfs.files import Handle
 from labfs.inodes import Inodes
 from labfs.kernel import Kernel
 from labfs.node import Node
+from labfs.refusals import Refusals
 from labfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
-VALID_S = 1.0  # for which the kernel believes names and attributes without asking
 BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
+WALKED = {"lookup", "getattr", "open", "opendir", "create"}
 QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
 
 
-class Door(pyfuse3.Operations):
+class Door(Refusals):
     """One mount."""
 
     supports_dot_lookup = False
@@ -52,7 +53,9 @@ class Door(pyfuse3.Operations):
         self._folders: dict[int, Folder] = {}
         self._numbers = iter(range(1, 1 << 62))
         self._kernel = Kernel(self._inodes)
+        self._failed = FailedCloses(vfs.tree)
         self.repeats = Repeats()
+        self._walks = Walks()
         self._owner = (os.getuid(), os.getgid())
         self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
 
@@ -80,6 +83,10 @@ class Door(pyfuse3.Operations):
                 return ("getattr", args[0]), range(1)
         return None
 
+    def began(self, request: str, args: tuple[Any, ...]) -> float:
+        """Return when the program's call began: the names along a path are asked for one by one."""
+        return self._walks.began(args[-1].pid, args[0]) if request in WALKED else trio.current_time()
+
     def _place(self, args: tuple[Any, ...], by_handle: bool) -> str:
         """Return the path that a request was about: its first arguments are a handle, or inode and name."""
         try:
@@ -100,14 +107,21 @@ class Door(pyfuse3.Operations):
         elif name == b"..":
             node = self._node(parent).parent or self._vfs.root
         else:
-            node = await self._vfs.lookup(self._node(parent), _text(name))
+            folder, known = self._node(parent), _text(name)
+            await self._failed.settle(folder.children.get(known) if folder.is_dir else None)
+            node = await self._vfs.lookup(folder, known)
             await self._vfs.measure(node)
-        return self._handed_out(node)
+        found = self._handed_out(node)
+        self._walks.reached(ctx.pid, found.st_ino)
+        return found
 
     @answered()
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         node = self._node(inode)
+        await self._failed.settle(node)
         await self._vfs.measure(node)
+        if not (node.is_dir or node.entry or node.writer or node.text is not None):
+            raise NotFound(f"“{node.name}” was not saved, and is not there any more.")
         return self._attributes(node)
 
     @answered(None)
@@ -123,6 +137,7 @@ class Door(pyfuse3.Operations):
         # would call a perfect copy a failure.
         node = self._node(inode)
         if fields.update_size:
+            await self._failed.settle(node)
             handle = self._files.get(fh) if fh is not None else None
             if handle is not None and node.writer is not None:
                 await self._vfs.files.resize(node, attr.st_size)
@@ -149,12 +164,6 @@ class Door(pyfuse3.Operations):
         # They answer to their names but are not listed: `cp -a` would litter every copy with them.
         return []
 
-    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: pyfuse3.RequestContext) -> None:
-        raise FUSEError(errno.EOPNOTSUPP)
-
-    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> None:
-        raise FUSEError(errno.EOPNOTSUPP)
-
     @answered()
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         # What fits is what the spool can hold. Half full always: `df` and file managers warn otherwise.
@@ -176,6 +185,7 @@ class Door(pyfuse3.Operations):
         return FileHandleT(number)
 
     async def _listing(self, node: Node) -> list[tuple[bytes, Node]]:
+        await self._failed.settle_in(node)
         children = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node)]
         return [(b".", node), (b"..", node.parent or node), *children]
 
@@ -231,26 +241,6 @@ class Door(pyfuse3.Operations):
         replace = not flags & pyfuse3.RENAME_NOREPLACE
         await self._vfs.rename(old, _text(name_old), new, _text(name_new), replace=replace)
 
-    # The kernel asks for these by name; ENOSYS, pyfuse3's own answer, would say that it is too old to know them.
-
-    @answered()
-    async def symlink(
-        self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        raise NotPermitted("There are no symbolic links here; copy the file instead.")
-
-    @answered()
-    async def link(
-        self, inode: InodeT, new_parent: InodeT, new_name: FileNameT, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        raise NotPermitted("There are no hard links here; copy the file instead.")
-
-    @answered()
-    async def mknod(
-        self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        raise NotPermitted("There are no sockets, pipes or devices here.")
-
     # -- files -----------------------------------------------------------------------------------------
 
     @answered()
@@ -271,21 +261,32 @@ class Door(pyfuse3.Operations):
     @answered()
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
         access = flags & os.O_ACCMODE
+        node = self._node(inode)
+        await self._failed.settle(node)
         handle = await self._vfs.files.open(
-            self._node(inode),
+            node,
             read=access != os.O_WRONLY,
             write=access != os.O_RDONLY,
             truncate=bool(flags & os.O_TRUNC),
             append=bool(flags & os.O_APPEND),
         )
         if flags & os.O_TRUNC:
-            self._kernel.told(handle.node, 0)
+            self._kernel.told(node, 0)
+        else:
+            await self._kernel.agree(node, self._vfs.attributes(node).size)
         return self._opened(handle)
 
     @answered()
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        handle = self._files[fh]
+        node, tellings = handle.node, self._kernel.tellings(handle.node)
+        data = await self._vfs.files.read(handle, off, size)
+        if node.writer is None:
+            await self._kernel.check_read(
+                node, range(off, off + len(data)), size, self._vfs.attributes(node).size, tellings
+            )
         # Any buffer will do: pyfuse3 passes its address on. A copy to `bytes` would be one too many.
-        return cast(bytes, await self._vfs.files.read(self._files[fh], off, size))
+        return cast(bytes, data)
 
     @answered()
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -301,7 +302,14 @@ class Door(pyfuse3.Operations):
     @answered(None)
     async def flush(self, fh: FileHandleT) -> None:
         handle = self._files[fh]
-        await self._vfs.files.flush(handle, shared=await self._shared(handle))
+        shared = await self._shared(handle)
+        try:
+            await self._vfs.files.flush(handle, shared=shared)
+        except Exception:
+            if not await self._kept_open(handle):
+                self._failed.add(handle.node)
+                await self._kernel.doubt(handle.node)
+            raise
 
     @answered(None)
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -312,7 +320,10 @@ class Door(pyfuse3.Operations):
         handle = self._files.pop(fh)
         node = handle.node
         parent, name, generation = node.parent, node.name, node.generation
-        await self._vfs.files.release(handle)
+        try:
+            await self._vfs.files.release(handle)
+        finally:
+            self._failed.released(node)
         if node.generation != generation and parent is not None:
             # It was not saved. The kernel must believe neither its pages nor, of a new file, its name.
             await self._kernel.disbelieve(node, parent, name)
@@ -332,6 +343,13 @@ class Door(pyfuse3.Operations):
         left = await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name)
         return left > 0
 
+    async def _kept_open(self, handle: Handle) -> bool:
+        """Whether something goes on writing to a file after this close: another handle, or a memory map."""
+        node = handle.node
+        if self._vfs.files.writers(node) > 1:
+            return True
+        return await trio.to_thread.run_sync(holders.mapped, self._inodes.number(node), node.name)
+
     # -- bookkeeping -----------------------------------------------------------------------------------
 
     def _node(self, inode: InodeT) -> Node:
@@ -343,7 +361,10 @@ class Door(pyfuse3.Operations):
     def _opened(self, handle: Handle) -> FileInfo:
         number = next(self._numbers)
         self._files[number] = handle
-        return FileInfo(fh=FileHandleT(number), keep_cache=self._kernel.keeps_pages(handle.node))
+        kept = self._kernel.keeps_pages(handle.node)
+        if handle.view is not None:
+            handle.view.kept = kept and self._kernel.has_pages(handle.node)
+        return FileInfo(fh=FileHandleT(number), keep_cache=kept)
 
     def _handed_out(self, node: Node) -> pyfuse3.EntryAttributes:
         self._inodes.remember(node)
@@ -352,19 +373,7 @@ class Door(pyfuse3.Operations):
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         found = self._vfs.attributes(node)
         self._kernel.told(node, found.size)
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = InodeT(self._inodes.number(node))
-        kind, bits = (stat.S_IFDIR, 0o755) if found.is_dir else (stat.S_IFREG, 0o644)
-        entry.st_mode = ModeT(kind | (bits if found.writable else bits & 0o555))
-        entry.st_nlink = 2 if found.is_dir else 1
-        entry.st_uid, entry.st_gid = self._owner
-        entry.st_size = found.size
-        entry.st_blocks = -(-found.size // 512)
-        entry.st_blksize = 1024 * 1024  # cp and cat then move as much at a time as one request can carry
-        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = found.modified_ns
-        entry.entry_timeout = VALID_S
-        entry.attr_timeout = VALID_S if found.certain else 0.0  # the kernel asks again when somebody looks
-        return entry
+        return entry_attributes(found, self._inodes.number(node), self._owner)
 
 
 @dataclass

@@ -25,6 +25,12 @@ def open_for_writing(inode: int, name: str) -> int:
     return sum(_can_write(pid, fd, inode) for pid, fd, link in _descriptors() if _names(link, name))
 
 
+def mapped(inode: int, name: str) -> bool:
+    """Whether a process that we may look into has a file mapped into its memory. Blocks."""
+    ourselves = os.getpid()
+    return any(_maps(pid, inode, name) for pid in _pids() if pid != ourselves)
+
+
 def using(mountpoint: str) -> list[Holder]:
     """Return the processes with a file, or their working directory, at or below a mount point. Blocks."""
     found: dict[int, Holder] = {}
@@ -63,6 +69,15 @@ def _can_write(pid: int, fd: str, inode: int) -> bool:
         return False
     writable = int(fields["flags"], 8) & os.O_ACCMODE != os.O_RDONLY
     return writable and int(fields.get("ino", inode)) == inode
+
+
+def _maps(pid: int, inode: int, name: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/maps", errors="surrogateescape") as file:
+            lines = [line.rstrip("\n").split(maxsplit=5) for line in file if str(inode) in line]
+    except OSError:
+        return False
+    return any(len(fields) == 6 and fields[4] == str(inode) and _names(fields[5], name) for fields in lines)
 
 
 def _descriptors() -> Iterator[tuple[int, str, str]]:

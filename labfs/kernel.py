@@ -15,6 +15,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileNameT, InodeT
 
+from labfs.errors import Stale
 from labfs.inodes import Inodes
 from labfs.node import Node
 
@@ -54,6 +55,20 @@ class Kernel:
         if self._inodes.holds(node):
             await trio.to_thread.run_sync(_forget_attributes, self._inodes.number(node))
 
+    async def check_read(self, node: Node, got: range, wanted: int, size: int, tellings: int) -> None:
+        """Have the kernel know the file's `size`, now that it gets the bytes `got` where it `wanted` so many.
+
+        A short answer makes the kernel believe that the file ends there, but only if it was told nothing else since
+        `tellings`; if it was, it would fill up with zeros. Raises Stale then.
+        """
+        told = self.size(node)
+        if len(got) < min(wanted, told - got.start) and (size == told or tellings != self.tellings(node)):
+            raise Stale(f"“{node.name}” changed its length while it was read.")
+        if size > told:
+            await self.doubt(node)
+        if got:
+            self._filled.add(node)
+
     # -- pages -----------------------------------------------------------------------------------------
 
     def keeps_pages(self, node: Node) -> bool:
@@ -63,11 +78,6 @@ class Kernel:
         if not kept:
             self._filled.discard(node)
         return kept
-
-    def got(self, node: Node, size: int) -> None:
-        """Note that so many bytes of a file were handed out."""
-        if size:
-            self._filled.add(node)
 
     def gave(self, node: Node, start: int, size: int) -> None:
         """Note that the kernel wrote so many bytes, which it keeps by whole pages."""

@@ -14,6 +14,8 @@ from labfs.errors import LabfsError
 from labfs.listing import Listing
 from labfs.writer import Writer
 
+Version = tuple[str, str | None]  # of an entry: where a place has one id, another file in it is another version
+
 
 class Node:
     """One place in the tree: the root, a site, a directory, a folder or a file."""
@@ -86,7 +88,7 @@ class Node:
             self.listed_at = float("-inf")
             self.listing: Listing | None = None  # the one under way
             self.recent: dict[str, Node] = {}  # id → what was saved here, until a listing shows it or it is old
-            self.gone: set[str] = set()  # ids that were deleted and may be listed for a while yet
+            self.gone: set[Version] = set()  # what was deleted and may be listed for a while yet
             self.stamp = 0  # grows whenever the listing is called old
             self.doubt: str | None = None  # why the listing could not be renewed
 

@@ -63,7 +63,7 @@ class Replacing:
         finally:
             if duty is not None:
                 duty.close()
-        self._done(parent, old.id, duty)
+        self._done(parent, old, duty)
 
     async def finish(self, node: Node) -> None:
         """Do now what is still to be done about a path, which is to be removed or renamed."""
@@ -94,10 +94,10 @@ class Replacing:
         if duty is not None:
             duty.discard()
 
-    def _done(self, parent: Node, number: str, duty: SpoolFile | None) -> None:
+    def _done(self, parent: Node, old: Entry, duty: SpoolFile | None) -> None:
         assert parent.site is not None
-        parent.container.gone.add(number)  # it may be listed for a while yet
-        self.drop(parent.site, number, duty)
+        parent.container.gone.add((old.id, old.version))  # it may be listed for a while yet
+        self.drop(parent.site, old.id, duty)
 
     def _fail(self, site: Site, number: str, duty: SpoolFile | None, error: LabfsError) -> None:
         passing = isinstance(error, Unavailable)

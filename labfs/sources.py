@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import replace
 
-from labfs.backend import dispensable
-from labfs.errors import Archived, LabfsError, NotFound, Unavailable
+import trio
+
+from labfs.backend import Buffer, Entry, dispensable
+from labfs.errors import Archived, LabfsError, NotFound, Stale, Unavailable, WrongLength
 from labfs.node import Node
+from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
 from labfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+OUTDATED = (Stale, NotFound, WrongLength)  # the listing told of something that is not there any more
 
 
 class Sources:
@@ -68,3 +76,90 @@ class Sources:
         if node.entry is entry:
             node.entry = replace(entry, size=size)
         return reader
+
+    async def begin(self, node: Node) -> tuple[Reader, Entry | None]:
+        """Return a reader that was prepared, and its entry; listed again if the listing is out of date."""
+        try:
+            return await self._prepared(node)
+        except OUTDATED as error:
+            return await self.again(node, error)
+
+    async def _prepared(self, node: Node) -> tuple[Reader, Entry | None]:
+        reader = await self.open(node)
+        entry = node.entry  # with its size, which may have been learnt now
+        await reader.prepare()
+        return reader, entry
+
+    async def again(self, node: Node, error: LabfsError) -> tuple[Reader, Entry | None]:
+        """Do so after `error` showed that the listing is out of date; raise it where the next one says the same."""
+        before, parent = node.entry, node.parent
+        if node.unlinked or parent is None:
+            raise error
+        await self._tree.certain(parent)
+        there = node in (parent.children.get(node.name), parent.unlisted.get(node.name))
+        if not there or (node.entry == before and not isinstance(error, WrongLength)):
+            raise error
+        node.generation += 1
+        log.info("%s was listed again: %s", node.path, error)
+        return await self._prepared(node)
+
+    def expire(self, node: Node) -> None:
+        """Have whoever opens a file next see what is there then."""
+        if node.parent is not None:
+            self._tree.expire(node)
+
+
+class View:
+    """What one open file shows of its node: one version, from the first byte that was handed out on.
+
+    What others save ends it; our own saves move it along. Until a byte was handed out a version that is gone is
+    given up, once, for what is there now.
+    """
+
+    def __init__(self, sources: Sources, node: Node) -> None:
+        self._sources = sources
+        self._node = node
+        self._reader: Reader | None = None
+        self._saves = -1  # of the node, at which the reader was made
+        self._renewed = False
+        self._renewing = trio.Lock()
+        self.shown = False  # whether bytes were handed out
+        self.kept = False  # whether the kernel may have handed out bytes that it kept
+
+    async def open(self) -> None:
+        """Raise now what would make every read fail."""
+        saves = self._node.saves
+        (self._reader, _), self._saves = await self._sources.begin(self._node), saves
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        """Return `size` bytes, fewer only at the end of the file."""
+        if self._saves != self._node.saves:
+            await self.open()
+        while True:
+            reader = self._reader
+            assert reader is not None
+            self.kept = self.kept and not (offset == 0 and size >= reader.size)  # it asks for all: it had nothing
+            try:
+                data = await reader.read(offset, size)
+            except Damaged:
+                self._node.generation += 1  # what the kernel cached of it must not be believed either
+                raise
+            except OUTDATED as error:
+                await self._renew(reader, error)
+                continue
+            if reader is self._reader:  # else others were given another version meanwhile
+                self.shown = self.shown or len(data) > 0
+                return data
+
+    async def _renew(self, reader: Reader, error: LabfsError) -> None:
+        async with self._renewing:
+            if reader is not self._reader:
+                return
+            if not (self.shown or self.kept or self._renewed):
+                self._renewed = True
+                newer, _ = await self._sources.again(self._node, error)
+                if not self.shown:
+                    self._reader = newer
+                    return
+            self._sources.expire(self._node)
+            raise error if isinstance(error, Stale) else Stale(str(error)) from error

@@ -120,7 +120,7 @@ class Tree:
     def bury(self, node: Node, entry: Entry) -> None:
         """Show an entry no more, that was deleted but may be listed until the system has done it."""
         if node.parent is not None:
-            node.parent.container.gone.add(entry.id)
+            node.parent.container.gone.add((entry.id, entry.version))
 
     def doom(self, site: str, number: str) -> None:
         """Show an entry no more, since another has its place and it is about to be deleted."""
@@ -201,13 +201,13 @@ class Tree:
     def _corrected(self, container: Node, entries: list[Entry], began: float) -> list[Entry]:
         """Leave out what was deleted here, and add what was saved here and is not listed yet."""
         assert container.site is not None
-        listed = {entry.id for entry in entries}
-        container.gone &= listed
-        hidden = container.gone | self._doomed[container.site.name]
+        listed, doomed = {entry.id for entry in entries}, self._doomed[container.site.name]
+        container.gone &= {(entry.id, entry.version) for entry in entries}
         recent = {number: node for number, node in container.recent.items() if began - node.committed_at < SETTLING_S}
         container.recent = recent
         unlisted = [_placed(node, container) for number, node in recent.items() if _is_at(node, number, container)]
-        return [entry for entry in [*entries, *(e for e in unlisted if e.id not in listed)] if entry.id not in hidden]
+        shown = [*entries, *(entry for entry in unlisted if entry.id not in listed)]
+        return [e for e in shown if e.id not in doomed and (e.id, e.version) not in container.gone]
 
     def _lay_out(self, site: Site, entries: list[Entry]) -> Layout:
         self._seen.note(site.name, entries)

@@ -44,7 +44,7 @@ class Attributes:
     writable: bool
     size: int  # bytes
     modified_ns: int
-    certain: bool = True  # else the file has at least so many
+    certain: bool = True  # else the file may have another number
 
 
 class Vfs:
@@ -114,7 +114,9 @@ class Vfs:
         if entry is None:  # removed while somebody still looks at it
             return Attributes(False, False, 0, self._modified(node, None))
         size = entry.size if entry.size is not None else node.least
-        return Attributes(False, writable, size, self._modified(node, entry.modified_ns), entry.size is not None)
+        # Without a version nothing tells that the bytes are still those that were measured.
+        certain = entry.size is not None and entry.version is not None
+        return Attributes(False, writable, size, self._modified(node, entry.modified_ns), certain)
 
     def _modified(self, node: Node, there: int | None) -> int:
         """Return the date that the user gave, else the server's, else that of the mount; 0 is a date as well."""

@@ -17,7 +17,7 @@ import trio.testing
 from five_stage import SITES, Lab
 from stage import Mount, Sandbox
 
-from labfs.answers import LONG_S, REPEATED_S, Repeats, answered
+from labfs.answers import LONG_S, REPEATED_S, STEP_S, Repeats, Walks, answered
 from labfs.errors import Unavailable
 
 Clock = trio.testing.MockClock
@@ -36,6 +36,9 @@ class Asked:
 
     def subject(self, request: str, args: tuple[int, ...]) -> tuple[str, range]:
         return "f", range(args[0], args[0] + args[1])
+
+    def began(self, request: str, args: tuple[int, ...]) -> float:
+        return trio.current_time()
 
     def failure(self, request: str, args: tuple[int, ...], number: int, error: BaseException) -> pyfuse3.FUSEError:
         return pyfuse3.FUSEError(number)
@@ -71,6 +74,21 @@ async def test_the_kernels_repetition_is_answered_at_once(autojump_clock: Clock)
     await trio.sleep(REPEATED_S + 0.01)
     await read(0, MIB, LONG_S / 2, 5)
     await read(0, 4096, LONG_S / 2, 6)
+
+
+async def test_a_path_has_one_deadline_for_all_its_names(autojump_clock: Clock) -> None:
+    walks = Walks()
+    start = trio.current_time()
+    for inode in (1, 2, 3):  # 1/2/3/4, each of which takes a while
+        assert walks.began(100, inode) == start
+        assert walks.began(200, 1) == trio.current_time(), "another task"
+        await trio.sleep(6)
+        walks.reached(100, inode + 1)
+    assert walks.began(100, 4) == start, "and what is done with the last one"
+    await trio.sleep(STEP_S * 2)
+    assert walks.began(100, 4) == trio.current_time(), "another call"
+    walks.reached(100, 5)
+    assert walks.began(100, 1) == trio.current_time(), "another path"
 
 
 # -- through a mount, all five systems at once ---------------------------------------------------------------

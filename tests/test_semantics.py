@@ -96,12 +96,16 @@ def test_the_version_stays(folder: Path, behind: Folder, drive: Mount, lab: Lab)
         behind.put("f", noise(3 * MIB, 2))
         drive.refresh(folder)
         assert os.pread(file.fileno(), MIB, 2 * MIB) == noise(3 * MIB, 1)[2 * MIB :]
-    field = at(drive, lab, "redcap")
-    lab.put("redcap", "f", noise(MIB, 1))
-    drive.refresh(field)
-    (field / "f").stat()
-    lab.put("redcap", "f", noise(MIB, 2))
-    fails(errno.ESTALE, (field / "f").read_bytes)
+    study = at(drive, lab, "odm")
+    (study / "f").write_bytes(noise(9 * MIB))
+    drive.refresh(study)
+    with open(study / "f", "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        assert os.pread(file.fileno(), 100, 0) == noise(9 * MIB)[:100]
+        time.sleep(0.5)  # for what is read ahead
+        number = os.getxattr(study / "f", "user.labfs.id").decode()
+        lab.odm.ask("DELETE", "manage-data/data", params={"accessions": number}).raise_for_status()
+        fails(errno.ESTALE, os.pread, file.fileno(), 100, 8 * MIB)
 
 
 def test_blocks(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:

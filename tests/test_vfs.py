@@ -97,12 +97,14 @@ async def test_our_own_save_is_no_news_to_the_kernel(tmp_path: Path, autojump_cl
 
 async def test_a_version_that_changes_under_an_open_file_is_stale(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = MemoryBackend()
-    entry = backend.put("f", bytes(100))
+    entry = backend.put("f", bytes(5 << 20))
     async with opened(tmp_path, backend) as (vfs, box):
         handle = await vfs.files.open(await vfs.lookup(box, "f"), read=True, write=False)
-        backend.files[entry.age] = (replace(entry, version="other"), b"y" * 100)
+        await vfs.files.read(handle, 0, 10)
+        await trio.sleep(1)
+        backend.files[entry.age] = (replace(entry, version="other"), b"y" * (5 << 20))
         with pytest.raises(Stale) as caught:
-            await vfs.files.read(handle, 0, 10)
+            await vfs.files.read(handle, 4 << 20, 10)
         assert caught.value.errno == errno.ESTALE
 
 
