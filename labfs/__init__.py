@@ -17,8 +17,9 @@ holds that law and checks that every module is named here).
             scratch layout writer reader      verdicts
                    names sizes                    │
                      │      │  └──┬──┤            │
-                     │    spool blocks proof      │
-                     │    notes copies │          │
+                     │    spool blocks refetch    │
+                     │    notes copies proof      │
+                     │      │   digests│          │
                      └───────┴────┬────┴──────────┘
                                backend     the waist: types and protocols, no I/O
                                errors · reasons
@@ -43,7 +44,8 @@ direct    bytes behind the site's own address  forms     a file in a multipart/f
 sizes     bytes that a listing does not tell   pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile   listing   what several wait for
-notes     the journal of the spool
+notes     the journal of the spool             digests   what a block is recognised by
+refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → writer → backend → client, and then into the tree.
