@@ -24,12 +24,11 @@ is none, and only a header or an upload of one's own tells. When a whole read do
   costs on such a site for good, and each range already came under the version's own tag.
 * No checksum of this site matched since the mount began, or the tag is of parts that may be odd: a second
   download, in other ranges, decides. If it is equal, the file is proved and the log says so; if it matches the
-  checksum, the first one was damaged. The second download goes on while the reading does: it begins as soon
-  as the last block was hashed, which read-ahead makes `HELD` blocks before the last one is asked for, and each of
-  these waits for it up to `HOLD_S`. So a file whose second download takes up to three minutes is read
-  without an error. What takes longer fails with EIO once; the download goes on, for `OPINION_S` at most, and
-  whoever reads the file after its end finds it proved. If it ended without an answer, the next whole read is the
-  second download.
+  checksum, the first one was damaged. It takes longer than a read may; so the rest of a large file is hashed
+  before the last `HELD` blocks leave, and then each read of these waits for the second download, up to `HOLD_S`.
+  A file that is downloaded in three minutes is so read without an error, slowly at its end. What takes longer fails
+  with EIO once; the download goes on, for `OPINION_S` at most, and whoever reads the file after its end finds it
+  proved. If it ended without an answer, the next whole read is the second download.
 * Checksums of this site have matched and nothing says otherwise: the file is damaged, also when two downloads
   agree, as they do when it is the store that lost bytes. EIO.
 """
@@ -57,7 +56,7 @@ IDLE_S = 5.0  # a proof that nobody fed for so long may be begun anew
 COMMON = (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128)  # MiB that uploaders use
 CANDIDATES = 4  # part sizes to try at most: each costs one MD5 over the file
 HELD = 24  # blocks before the end that wait for a second download: as many as are read ahead
-HOLD_S = 8.0  # for which each does; the kernel repeats a failed read once, and a read may take 17 s
+HOLD_S = 8.0  # for which each does, at most; the kernel repeats a failed read once, and a read may take 17 s
 OPINION_S = 600.0  # for a second download, which nobody may be waiting for any more
 
 
@@ -170,22 +169,27 @@ class Proof:
         """Wait until everything that was offered is hashed."""
         await self._idle.wait()
 
-    async def assured(self, index: int) -> None:
-        """Wait for what the proof will say, as far as the block of that index may not leave without it.
+    def leads(self, index: int) -> bool:
+        """Whether the rest of a large file is to be hashed before this block leaves: a second download may follow."""
+        near = max(self._last - HELD, HELD) < index < self._next <= self._last
+        return near and self.open and self._doubt is None and self._agreement_counts
 
-        Raises Damaged where the last block would leave before a second download has told.
-        """
+    async def told(self, index: int) -> None:
+        """Wait for what the proof will say, as far as it matters for the block of that index."""
         if self._next > self._last:
             await self._idle.wait()
-        doubt = self._doubt
-        if doubt is None or index <= self._last - HELD:
-            return
-        with trio.move_on_after(HOLD_S):
-            await doubt.wait()
-        if index == self._last and not doubt.is_set():
+        if self._doubt is not None and index > self._last - HELD:
+            await self._doubt.wait()
+
+    def permit(self, index: int) -> None:
+        """Raise Damaged where the last block would leave before everything is hashed, or a second download has told."""
+        hashing = self._next > self._last and not self._idle.is_set()
+        if index == self._last and (hashing or self._doubt is not None):
             raise Damaged(
                 "The bytes do not match the server's checksum. A second download, which tells which of them is "
                 "wrong, is still under way: read the file again in a while."
+                if self._doubt is not None
+                else "The bytes are still being compared with the server's checksum: read the file again."
             )
 
     def revise(self, index: int, value: bytes) -> None:

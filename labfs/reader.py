@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -19,8 +20,8 @@ from labfs.backend import Backend, Buffer, Content, Entry, Sink
 from labfs.blocks import Blocks, Fetch
 from labfs.copies import Copies, Copy, Version
 from labfs.digests import PROVED, digest
-from labfs.errors import Unranged
-from labfs.proof import Damaged, Proof, Tags
+from labfs.errors import LabfsError, Unranged
+from labfs.proof import HOLD_S, Damaged, Proof, Tags
 from labfs.refetch import exactly, recounted, whole
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,21 @@ class Reader:
             await self._proof.offer(index, block)
             while (early := self._blocks.peek((self._key, self._proof.next))) is not None:
                 await self._proof.offer(self._proof.next, early)
-        await self._proof.assured(index)
+        with trio.move_on_after(HOLD_S):
+            if self._proof.leads(index):
+                await self._finish_proof(index)
+            await self._proof.told(index)
+        self._proof.permit(index)
+
+    async def _finish_proof(self, index: int) -> None:
+        """Fetch all that follows a block, and offer it; an error is left to those who ask for its bytes."""
+        for later in range(index + 1, self._end + 1):
+            self._blocks.start((self._key, later), self._fetch(later))
+        with suppress(LabfsError):
+            while self._proof.leads(index):
+                following = self._proof.next
+                block = await self._blocks.get((self._key, following), self._fetch(following))
+                await self._proof.offer(following, block)
 
     def _fetch(self, index: int) -> Fetch:
         async def fetch() -> Buffer:
