@@ -24,7 +24,8 @@ holds that law and checks that every module is named here).
     names measuring  └ writer ─┤       │          │
      sizes       listing  │  reader    │          │
        │                spool  └─┬──┬──┴───┐      │
-       │                notes  blocks proof copies│
+       │                notes  blocks refetch copies
+       │                  │      proof   digests  │
        └──────────────────┴────────┬──────────────┘
                                backend     the waist: types and protocols, no I/O
                                errors · reasons
@@ -55,7 +56,8 @@ presigned an address that expires              breaker   a silent origin is left
 conflicts what somebody else saved meanwhile   listing   what several wait for
 closes    that failed, until the release       notes     the journal of the spool
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
-looking   what a lost answer made (in backends/)
+looking   what a lost answer made (backends/)  digests   what a block is recognised by
+refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → saves → writer → backend → client, and then into the tree.

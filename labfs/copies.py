@@ -5,6 +5,10 @@ was confirmed to be of one version. Complete copies of a version are kept, least
 a copy of something without versions lives as long as somebody has it open, and so does one that was broken
 off. A file gets its final name when all of it is on the disk, so what a crash leaves is either whole or
 removed at the next start.
+
+What lies on a disk is not believed as it lies there. A digest a block is made as the bytes arrive, kept at the
+end of the copy (digests.py says how), and compared whenever bytes are lent. A copy that is damaged, cut, or of
+another labfs is removed and fetched again; nobody hears of it but the log.
 """
 
 from __future__ import annotations
@@ -23,14 +27,17 @@ from weakref import WeakValueDictionary
 import trio
 
 from labfs.backend import Buffer, Content, Sink
+from labfs.digests import SPAN, Running, intact, sealed, unseal
 from labfs.errors import FULL, Enough, LabfsError, NoSpace, NotFound, Stale, Unranged, WrongLength
 
 log = logging.getLogger(__name__)
 
 Version = tuple[str, str, str]  # site, entry and version
 GLANCE = 256 * 1024  # bytes that are fetched for the size alone, where nothing announces it
+DAMAGES = 3  # times that one piece is fetched again because the disk spoiled it
 UNWANTED_S = 30.0  # after which a download that nobody reads is broken off
 PARTIAL = ".part"
+UNUSABLE = "A copy on disk cannot be used (%s); the file is fetched again."
 
 
 class Copies:
@@ -83,25 +90,28 @@ class Copies:
         """Remove the copy that was not used for longest; False if there is none."""
         if not self._kept:
             return False
-        name, held = self._kept.popitem(last=False)
-        self.size -= held
-        remove(self.directory / name)
+        self.drop(next(iter(self._kept)))
         return True
 
-    def held(self, name: str) -> int | None:
-        """Return the size of a complete copy, which counts as used now; None if it is not there."""
+    def drop(self, name: str) -> None:
+        """Remove a complete copy, if it is there."""
+        self.size -= self._kept.pop(name, 0)
+        remove(self.directory / name)
+
+    def held(self, name: str) -> bool:
+        """Tell whether a complete copy is there, which counts as used now."""
         if name not in self._kept:
-            return None
+            return False
         try:
             os.utime(self.directory / name)
         except OSError:
             self.size -= self._kept.pop(name)
-            return None
+            return False
         self._kept.move_to_end(name)
-        return self._kept[name]
+        return True
 
     def keep(self, name: str, size: int) -> None:
-        """Count a complete copy."""
+        """Count a complete copy of so many bytes on the disk."""
         self.size += size - self._kept.pop(name, 0)
         self._kept[name] = size
 
@@ -127,7 +137,11 @@ class Copy:
         self._error: Exception | None = None
         self._news = trio.Event()
         self._offset = 0  # of the pass under way
-        self.received = 0  # bytes on disk
+        self._passes = 0  # downloads begun
+        self._made = Running()  # the digests of what this process wrote
+        self._digests: Buffer = b""  # of what can be lent
+        self._promised: bytes | None = None  # of all of something without versions: what comes again must be that
+        self.received = 0  # bytes of the file on disk
         self.least = 0  # bytes that the file has at least
         self.announced: int | None = None  # the size, as the server told it before the bytes
         self.complete = False
@@ -146,12 +160,24 @@ class Copy:
 
     async def read(self, start: int, stop: int) -> Buffer:
         """Return the bytes `[start, stop)`, waiting until they have arrived."""
-        while True:
+        damages = 0
+        while damages < DAMAGES:
             self._want()
-            if self._there() or stop < self.received:  # the last byte waits for the confirmation of all
-                with contextlib.suppress(FileNotFoundError):  # removed just now, to make room
-                    return await trio.to_thread.run_sync(self._lend, start, stop)
-            await self._step()
+            if not (self._there() or self._lendable(stop)):
+                await self._step()
+                continue
+            passes = self._passes
+            try:
+                return await trio.to_thread.run_sync(self._lend, start, stop)
+            except (OSError, ValueError) as error:
+                damages += not isinstance(error, FileNotFoundError)  # that was removed just now, to make room
+                log.warning(UNUSABLE, error)
+                await self._renew(passes)
+        raise LabfsError("The disk of labfs's cache does not keep what is written to it; see LABFS_CACHE_DIR.")
+
+    def _lendable(self, stop: int) -> bool:
+        """Whether bytes up to `stop` can be checked already; the last one waits for the confirmation of all."""
+        return stop <= self._made.covered and stop < self.received
 
     async def whole(self) -> int:
         """Return the size in bytes, for which everything may have to arrive."""
@@ -182,14 +208,47 @@ class Copy:
     def _there(self) -> bool:
         """Whether all of it is on disk, perhaps since an earlier mount."""
         if self._name is not None and not self._running:
-            size = self._copies.held(self._name)
-            self.complete, self.received = size is not None, size or 0
+            held = self._copies.held(self._name)
+            self.complete = held and (self.complete or self._take_over(self._name))
+            self.received = self.received if self.complete else 0
         return self.complete
+
+    def _take_over(self, name: str) -> bool:
+        """Read what a copy says of itself; one that cannot be checked is removed."""
+        try:
+            with open(self._copies.directory / name, "rb", buffering=0) as file:
+                self.received, self._digests = unseal(file.fileno(), name)
+        except (OSError, ValueError) as error:
+            log.warning(UNUSABLE, error)
+            self._copies.drop(name)
+            return False
+        return True
+
+    async def _renew(self, passes: int) -> None:
+        """Give up what is on disk, unless that was begun anew since `passes` were counted.
+
+        What has no version must come again as it was, since somebody has read some of it.
+        """
+        while self._running and self._passes == passes:
+            await self._step()
+        if self._passes != passes:
+            return
+        promised = bytes(self._digests) if self._name is None else None
+        self.discard()
+        self._promised = promised
+
+    def discard(self) -> None:
+        """Remove what is on disk, unless a download is under way: the next read fetches it again."""
+        if not self._running:
+            self._close()
+            if self._name is not None:
+                self._copies.drop(self._name)
+            self.complete, self._promised = False, None
 
     async def _step(self) -> None:
         """Wait for news of the download, which is begun if none is under way. Raises what ended it."""
         if not self._running and not self.spoiled:
-            self._running, self._error = True, None
+            self._running, self._error, self._passes = True, None, self._passes + 1
             self.complete, self.received = False, self.received if self._fd >= 0 else 0
             self._copies.nursery.start_soon(self._run)
         if self._running:
@@ -199,19 +258,24 @@ class Copy:
         if self._error is not None:
             raise self._error
 
-    def _lend(self, start: int, stop: int) -> bytes:
+    def _lend(self, start: int, stop: int) -> Buffer:
+        """Return some bytes, checked in whole blocks. Raises ValueError where they are not what was written."""
+        low, high = start // SPAN * SPAN, min(-(-stop // SPAN) * SPAN, self.received)
+        data, digests = self._on_disk(low, high), self._digests
+        if len(data) != high - low or not intact(digests, low, data):
+            raise ValueError("some of its bytes have changed")
+        if self._promised is not None and not intact(self._promised, low, data):
+            raise Stale("The file changed after it was opened, and its copy on disk was damaged.")
+        return data if (low, high) == (start, stop) else memoryview(data)[start - low : stop - low]
+
+    def _on_disk(self, start: int, stop: int) -> bytes:
         with self._lending:
             if self._fd >= 0:
                 return os.pread(self._fd, stop - start, start)
         if self._name is None:
             raise FileNotFoundError(errno.ENOENT, "The copy was given up.")
-        path = self._copies.directory / self._name
-        with open(path, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), stop - start, start)
-        if len(data) < stop - start:
-            path.unlink(missing_ok=True)
-            raise FileNotFoundError(errno.ENOENT, "The copy lacks bytes.")
-        return data
+        with open(self._copies.directory / self._name, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), stop - start, start)
 
     # -- the download ----------------------------------------------------------------------------------
 
@@ -219,7 +283,9 @@ class Copy:
         try:
             if self._fd < 0:
                 self._copies.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                self._made = Running()
+                self._digests = self._made.values
             await self._content.pour(self)
             await trio.to_thread.run_sync(self._finish)
         except Enough:
@@ -242,18 +308,21 @@ class Copy:
         if self._offset != self.received:
             raise Stale("The file became shorter while it was fetched.")
         self._check_size(self._offset)
+        self._made.finish()
         if self._name is None:
             self.complete = True
             return
+        seal = sealed(self._name, self.received, self._digests)
+        self._put(memoryview(seal), self.received)
         os.fsync(self._fd)
         self._path.rename(self._copies.directory / self._name)
-        trio.from_thread.run_sync(self._kept)
+        trio.from_thread.run_sync(self._kept, self.received + len(seal))
 
-    def _kept(self) -> None:
+    def _kept(self, size: int) -> None:
         assert self._name is not None
         self.complete = True
         self._copies.grow(-self.received)
-        self._copies.keep(self._name, self.received)
+        self._copies.keep(self._name, size)
         self._close_file()
 
     def _close(self) -> None:
@@ -282,7 +351,13 @@ class Copy:
         again = min(len(data), self.received - self._offset)
         if again > 0 and os.pread(self._fd, again, self._offset) != bytes(data[:again]):
             raise Stale("The file changed while it was fetched.")
-        view, offset = memoryview(data)[max(again, 0) :], self._offset + max(again, 0)
+        new = memoryview(data)[max(again, 0) :]
+        self._put(new, self._offset + max(again, 0))
+        self._made.update(new)
+        self._offset += len(data)
+        trio.from_thread.run_sync(self._arrived)
+
+    def _put(self, view: memoryview, offset: int) -> None:
         while view:
             try:
                 written = os.pwrite(self._fd, view, offset)
@@ -291,8 +366,6 @@ class Copy:
                     raise
                 continue
             view, offset = view[written:], offset + written
-        self._offset += len(data)
-        trio.from_thread.run_sync(self._arrived)
 
     def _announce(self, size: int | None) -> None:
         self._check_size(size)
@@ -311,32 +384,6 @@ class Copy:
         self._tell()
         if self.received >= GLANCE and trio.current_time() - self._wanted_at > UNWANTED_S:
             raise Enough("Nobody reads this any more.")
-
-
-class Wherever:
-    """A content in ranges as long as the system grants them, and from a copy once it does not."""
-
-    def __init__(self, content: Content, copies: Copies, version: Version | None, size: int) -> None:
-        self._content = content
-        self._size = size
-        self._copies = copies
-        self._version = version
-        self._copy: Copy | None = None
-
-    async def prepare(self) -> None:
-        await self._content.prepare()
-
-    async def read(self, start: int, stop: int) -> Buffer:
-        if self._copy is None:
-            try:
-                return await self._content.read(start, stop)
-            except Unranged as error:
-                log.info("%s It is fetched whole.", error)
-                self._copy = self._copy or self._copies.open(self._version, self._content, self._size)
-        return await self._copy.read(start, stop)
-
-    async def pour(self, sink: Sink) -> None:
-        raise Unranged("A copy is not copied.")
 
 
 def remove(path: Path) -> None:

@@ -239,6 +239,37 @@ def test_a_multipart_file_of_odd_parts_is_read_without_complaint(
     assert done.stdout.split()[0] == hashlib.md5(data).hexdigest()
 
 
+def test_what_was_proved_is_not_believed_when_it_comes_otherwise(sandbox: Sandbox, tmp_path: Path) -> None:
+    config = tmp_path / "labfs.toml"
+    config.write_text(f"{sandbox.config.read_text()}\n[cache]\nmib = 64\n")
+    config.chmod(0o600)
+    made, mount = sandbox.fresh(), Mount(tmp_path, config, "--site=basespace")
+    made.put("f", noise(2_000_000))
+    for number in range(4):
+        made.put(f"other {number}", noise(20_000_000))
+    right = hashlib.md5(noise(2_000_000)).hexdigest()
+    try:
+        folder = made.at(mount.start().path)
+        assert run(f"md5sum < '{folder}/f'").stdout.split()[0] == right
+        assert run(f"cat '{folder}'/other* > /dev/null").returncode == 0, "which pushes its blocks out"
+        forget(folder / "f")
+        sandbox.faults({"service": "blobs", "times": None, "action": "corrupt", "argument": 12345})
+        for _ in range(2):
+            done = run(f"md5sum < '{folder}/f'")
+            assert (done.stdout, "Input/output error" in done.stderr) == ("", True)
+        sandbox.faults()
+        assert run(f"md5sum < '{folder}/f'").stdout.split()[0] == right
+    finally:
+        mount.clean_up()
+        made.erase()
+
+
+def forget(path: Path) -> None:
+    """Have the kernel forget the pages of a file."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def test_an_address_that_expires_is_asked_for_again(place: tuple[Path, Folder], sandbox: Sandbox, hasty: Mount) -> None:
     folder, behind = place
     sandbox.switch(url_life_s=1.0)
