@@ -60,7 +60,7 @@ LAW: dict[str, set[str]] = {
     "inodes": set(),
     "holders": set(),
     "answers": {"errors", "vfs"},
-    "closes": {"errors", "node"},
+    "closes": {"errors", "node", "tree"},
     "refusals": set(),
     "kernel": {"errors", "inodes", "node"},
     "fuse": {"answers", "closes", "errors", "files", "holders", "inodes", "kernel", "names", "node", "refusals", "vfs"},
