@@ -194,7 +194,7 @@ class Proof:
 
     def revise(self, index: int, value: bytes) -> None:
         """Hold another digest of a block for right than that under which it may have been handed out."""
-        log.warning("Block %d came otherwise the first time; what was read of the file is not believed.", index)
+        log.warning("Block %d was wrong the first time; what was read of the file until now may be.", index)
         self.digests.put(index, value, TWICE)
         self.failures += 1
         if self._doubt is None:

@@ -135,13 +135,12 @@ class Reader:
         return fetch
 
     async def _recount(self, index: int, start: int, stop: int, first: Buffer) -> Buffer:
-        """Return a block that came otherwise than before; if it was wrong before, nothing of the file is believed."""
+        """Return a block that came otherwise than before; if it was wrong before, readers that were there fail."""
         digests = self._proof.digests
         block = await recounted(self._content, start, stop, index, digests, first)
         if not digests.note(index, digest(block)):
             if digests.known(index) == PROVED:  # since just now
                 raise Damaged("The server does not send the same bytes of this file twice: read it again later.")
-            self._blocks.drop(self._key)
             self._proof.revise(index, digest(block))
         return block
 

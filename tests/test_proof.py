@@ -205,7 +205,8 @@ async def test_a_first_answer_that_was_wrong_ends_the_reading_and_no_other(unpro
 
 
 async def test_a_proof_that_was_fed_with_a_wrong_block_begins_anew(nursery: trio.Nursery, tmp_path: Path) -> None:
-    ground = Ground(nursery, tmp_path)
+    ground = Ground(nursery, tmp_path, 40)
+    await ground.match()
     ground.line.spoil = at(BLOCK + 1500)
     first = ground.open()
     for block in range(3):
@@ -314,6 +315,7 @@ async def test_where_checksums_prove_nothing_a_file_is_read_once_and_believed(
     ground.line.spoil = learn
     if from_the_start:
         learn(0, b"")
+        assert not ground.open()._proof.wants(0), "nothing is hashed in vain"
     assert await ground.whole()
     assert ground.backend.calls["read"] - asked == blocks, "requests per action do not grow"
     ground.forget()
