@@ -38,7 +38,7 @@ class Bytes:
 
 def hurried(backend: Any) -> Any:
     """Let a backend look for lost answers for less than two seconds instead of 90."""
-    backend.looking.long_s = (0.1, 0.3, 0.5, 0.7)
+    backend.looking.long_s = (0.1, 0.2, 0.4, 0.6)
     return backend
 
 

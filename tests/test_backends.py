@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -82,6 +82,16 @@ class TestBaseSpace(Contract):
 
         with pytest.raises(Unavailable, match="kept changing"):
             await scan(Shifting(), ground.record)  # type: ignore[arg-type]
+
+
+class TestBaseSpaceWithManagedKeys(Contract):
+    """A store whose tags look like checksums and are none."""
+
+    @pytest.fixture
+    def ground(self, hub: BaseSpaceGround, sandbox: Sandbox) -> Iterator[BaseSpaceGround]:
+        sandbox.switch(kms="silent")
+        yield hub
+        sandbox.switch(kms=False)
 
 
 class OdmGround:

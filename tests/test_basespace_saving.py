@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from contract import Bytes, hurried, noise, poured
-from stage import Folder, Sandbox
+from stage import Folder, Mount, Sandbox, run
 
 from labfs.backend import Receipt, Settings, Target, scan
 from labfs.backends import KINDS
@@ -191,3 +192,23 @@ async def test_a_completion_whose_answer_was_lost_is_waited_for(
     )
     assert (await upload.complete([receipt], 1000)).size == 1000
     assert folder.stored == {"f": noise(1000)}
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("kms", [True, "silent"])
+def test_copies_onto_a_site_whose_tags_are_none_arrive_once(
+    kms: Any, folder: Folder, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.switch(kms=kms)
+    mount = Mount(tmp_path, sandbox.config)
+    try:
+        mount.start()
+        for name, size in (("small", 70_000), ("large", 9_000_000)):
+            (tmp_path / name).write_bytes(noise(size))
+            done = run(f"cp '{tmp_path}/{name}' '{folder.at(mount.path)}/{name}'")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert folder.stored[name] == noise(size)
+        assert sorted(folder.paths) == ["large", "small"]
+    finally:
+        mount.clean_up()
+        sandbox.switch(kms=False)
