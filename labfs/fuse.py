@@ -15,7 +15,7 @@ import logging
 import mmap
 import os
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pyfuse3
@@ -281,10 +281,11 @@ class Door(Refusals):
         handle = self._files[fh]
         node, tellings = handle.node, self._kernel.tellings(handle.node)
         data = await self._vfs.files.read(handle, off, size)
-        if node.writer is None:
-            await self._kernel.check_read(
-                node, range(off, off + len(data)), size, self._vfs.attributes(node).size, tellings
-            )
+        if node.writer is None and self._kernel.through_pages(node, fh):
+            got, there = range(off, off + len(data)), self._vfs.attributes(node).size
+            await self._kernel.check_read(node, got, size, there, tellings)
+        elif data:
+            self._kernel.filled(node)
         # Any buffer will do: pyfuse3 passes its address on. A copy to `bytes` would be one too many.
         return cast(bytes, data)
 
@@ -319,6 +320,7 @@ class Door(Refusals):
     async def release(self, fh: FileHandleT) -> None:
         handle = self._files.pop(fh)
         node = handle.node
+        await self._kernel.closed(node, fh)
         parent, name, generation = node.parent, node.name, node.generation
         try:
             await self._vfs.files.release(handle)
@@ -361,10 +363,11 @@ class Door(Refusals):
     def _opened(self, handle: Handle) -> FileInfo:
         number = next(self._numbers)
         self._files[number] = handle
-        kept = self._kernel.keeps_pages(handle.node)
-        if handle.view is not None:
-            handle.view.kept = kept and self._kernel.has_pages(handle.node)
-        return FileInfo(fh=FileHandleT(number), keep_cache=kept)
+        node, view = handle.node, handle.view
+        kept, past = self._kernel.opened(node, number, None if view is None else view.size)
+        if view is not None:
+            view.kept = kept and not past and self._kernel.has_pages(node)
+        return FileInfo(fh=FileHandleT(number), keep_cache=kept, direct_io=past)
 
     def _handed_out(self, node: Node) -> pyfuse3.EntryAttributes:
         self._inodes.remember(node)
@@ -372,6 +375,7 @@ class Door(Refusals):
 
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         found = self._vfs.attributes(node)
+        found = replace(found, size=max(found.size, self._kernel.least(node)))
         self._kernel.told(node, found.size)
         return entry_attributes(found, self._inodes.number(node), self._owner)
 

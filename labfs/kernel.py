@@ -29,6 +29,7 @@ class Kernel:
         self._tellings: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
         self._pages: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # the generation they are of
         self._filled: WeakSet[Node] = WeakSet()  # of which it has pages
+        self._readers: WeakKeyDictionary[Node, dict[int, tuple[int, int]]] = WeakKeyDictionary()
 
     # -- sizes -----------------------------------------------------------------------------------------
 
@@ -71,18 +72,46 @@ class Kernel:
 
     # -- pages -----------------------------------------------------------------------------------------
 
-    def keeps_pages(self, node: Node) -> bool:
-        """Whether the pages that the kernel has are still right at an open; if not, that drops them."""
+    def opened(self, node: Node, handle: int, size: int | None) -> tuple[bool, bool]:
+        """Return whether the kernel keeps its pages at an open, and whether this handle reads past them.
+
+        It does so while a reader of another version is open, whose pages it must neither see nor replace. `size` is
+        in bytes; None for a handle that reads what is being written here.
+        """
+        readers = self._readers.setdefault(node, {})
+        if size is not None and any(generation != node.generation for generation, _ in readers.values()):
+            return True, True
+        if size is not None:
+            readers[handle] = node.generation, size
         kept = self._pages.get(node) == node.generation
         self._pages[node] = node.generation
         if not kept:
             self._filled.discard(node)
-        return kept
+        return kept, False
+
+    async def closed(self, node: Node, handle: int) -> None:
+        """Note that a handle is gone, and with it perhaps a size that only it made the kernel believe."""
+        generation, _ = self._readers.get(node, {}).pop(handle, (node.generation, 0))
+        if generation != node.generation:
+            await self.doubt(node)
+
+    def through_pages(self, node: Node, handle: int) -> bool:
+        """Whether the reads of a handle, opened to read only, fill the kernel's pages."""
+        return handle in self._readers.get(node, {})
+
+    def least(self, node: Node) -> int:
+        """Return the size below which the kernel would cut a reader of another version short."""
+        readers = self._readers.get(node, {}).values()
+        return max((size for generation, size in readers if generation != node.generation), default=0)
 
     def gave(self, node: Node, start: int, size: int) -> None:
         """Note that the kernel wrote so many bytes, which it keeps by whole pages."""
         if start + size - -(-start // mmap.PAGESIZE) * mmap.PAGESIZE >= mmap.PAGESIZE:
             self._filled.add(node)
+
+    def filled(self, node: Node) -> None:
+        """Note that bytes of a file were handed out."""
+        self._filled.add(node)
 
     def has_pages(self, node: Node) -> bool:
         """Whether a program may have read some of the file without our hearing of it."""

@@ -131,6 +131,11 @@ class View:
         saves = self._node.saves
         (self._reader, _), self._saves = await self._sources.begin(self._node), saves
 
+    @property
+    def size(self) -> int | None:
+        """How many bytes it shows; None before it was opened."""
+        return None if self._reader is None else self._reader.size
+
     async def read(self, offset: int, size: int) -> Buffer:
         """Return `size` bytes, fewer only at the end of the file."""
         if self._saves != self._node.saves:

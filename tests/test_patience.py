@@ -122,7 +122,7 @@ def hasty(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]
 
 READS: dict[str, str] = {
     "read": "os.read(descriptor, 65536)",
-    "pread": "os.pread(descriptor, 5000, 2 << 20)",
+    "pread": "os.pread(descriptor, 5000, 1 << 20)",
     "map": "mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)[1 << 20]",
     "large": "os.read(descriptor, 4 << 20)",
 }
@@ -172,7 +172,7 @@ def test_a_read_takes_one_deadline_at_most(fault: dict[str, object], lab: Lab, h
     names["redcap"] = names["redcap"][:1]  # a field holds one file
     for site in SITES:
         for name in names[site]:
-            lab.put(site, name, random.Random(1).randbytes(3 * MIB))
+            lab.put(site, name, random.Random(1).randbytes(3 * MIB // 2))
         hasty.refresh(hasty.path / site)
         os.listdir(hasty.path / lab.places[site])
         for name in names[site]:
