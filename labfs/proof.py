@@ -174,10 +174,13 @@ class Proof:
         near = max(self._last - HELD, HELD) < index < self._next <= self._last
         return near and self.open and self._doubt is None and self._agreement_counts
 
-    async def told(self, index: int) -> None:
-        """Wait for what the proof will say, as far as it matters for the block of that index."""
+    async def caught_up(self) -> None:
+        """Wait, where everything was offered, until that is hashed."""
         if self._next > self._last:
             await self._idle.wait()
+
+    async def told(self, index: int) -> None:
+        """Wait for what the proof will say, as far as it matters for the block of that index."""
         if self._doubt is not None and index > self._last - HELD:
             await self._doubt.wait()
 

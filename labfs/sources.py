@@ -95,6 +95,7 @@ class Sources:
         before, parent = node.entry, node.parent
         if node.unlinked or parent is None:
             raise error
+        self._tree.distrust(node)
         await self._tree.certain(parent)
         there = node in (parent.children.get(node.name), parent.unlisted.get(node.name))
         if not there or (node.entry == before and not isinstance(error, WrongLength)):

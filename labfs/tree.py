@@ -138,6 +138,12 @@ class Tree:
         node.parent.container.recent[entry.id] = node
         self._seen.saved(node.site.name, entry, over)
 
+    def distrust(self, node: Node) -> None:
+        """Believe a listing that does not show what was saved here: its bytes are not there any more."""
+        node.committed_at = float("-inf")
+        if node.parent is not None and node.entry is not None:
+            node.parent.container.recent.pop(node.entry.id, None)
+
     @staticmethod
     def named(parent: Node, name: str) -> list[Entry]:
         """Return the files in a directory that the server calls `name`, older versions among them."""
