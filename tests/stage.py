@@ -64,6 +64,11 @@ class Sandbox:
             counts[f"{row['method']} {row['route']}"] += row["count"]
         return counts
 
+    def report(self) -> dict[str, Any]:
+        """Return all counters since the reset."""
+        found: dict[str, Any] = self._http.get(f"{self.control}/requests").json()
+        return found
+
     def log(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._http.get(f"{self.control}/log").json()
         return found

@@ -7,6 +7,7 @@ contract cannot hide by being made twice.
     faults    faults as values, and counters             control    the origin that sets and shows them
     blobs     the presigned object store                 specimens  small valid lab files
     service   what a service must be                     basespace  … one package each
+    detached  requests carried out without their client
 
 A new service is a package with a class that is a `Service`, and a row in SERVICES.
 """

@@ -1,4 +1,7 @@
-"""The control origin: counters, faults and switches, for tests and for whoever develops a client."""
+"""The control origin: counters, faults and switches, for tests and for whoever develops a client.
+
+`faults.py` has a table of the faults; a service's switches are the fields of its dataclass of that name.
+"""
 
 from __future__ import annotations
 

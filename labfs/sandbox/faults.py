@@ -1,6 +1,23 @@
 """Faults as values, and the count of what was asked: one layer around each service.
 
-A fault says which requests it meets, how many of them it lets pass first, how many it spoils, and how.
+A fault says which requests it meets, how many of them it lets pass first, how many it spoils, and how:
+
+    action         the service does  the client gets                           argument
+    status         nothing           an error in the service's own form        503, or {"status": 503, "retry_after": 2}
+    html           nothing           a page that asks it to sign in, 200
+    reset          nothing           a reset connection
+    delay_s        all, later        the answer, as late                       seconds
+    ignore-range   all               the whole body for a part of it
+    cut            all               a reset after N bytes of the body         N
+    short          all               an end of the connection after N bytes    N
+    stall          all               silence after N bytes                     N
+    corrupt        all               byte N of the body changed                N
+    lost           all               in place of the answer: something else    an answer, as below
+    late           all, later        that something at once                    an answer, and "after_s": 5
+
+An answer is "reset", or {"status": 504} for an error in the service's own form, or {"status": 502, "html": true}
+for a page of something in between; {"status": 504} where none is given. The body of the request has arrived whole
+before the client gets it. `GET /requests` counts what the client got, and in `late` what is still to be carried out.
 """
 
 from __future__ import annotations
@@ -14,13 +31,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ACTIONS = ("status", "delay_s", "reset", "cut", "short", "corrupt", "ignore-range", "html", "stall")
+from labfs.sandbox.detached import kept_body, nothing_more, unheard
+
+ACTIONS = ("status", "delay_s", "reset", "cut", "short", "corrupt", "ignore-range", "html", "stall",
+           "lost", "late")  # fmt: skip
 STALL_S = 300.0
+LATE_S = 5.0
 
 ErrorBody = Callable[[int], Response]
 
@@ -60,6 +82,7 @@ class Watch:
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.log: list[tuple[str, str, str, float]] = []  # with seconds since 1970
+        self.late: set[asyncio.Task[None]] = set()  # requests that are carried out after their answer
         self.reset()
 
     def reset(self) -> None:
@@ -88,6 +111,7 @@ class Watch:
             "bytes_out": dict(self.bytes_out),
             "bytes_in": dict(self.bytes_in),
             "most_at_once": dict(self.most_at_once),
+            "late": len(self.late),
         }
 
     def listed(self) -> list[dict[str, Any]]:
@@ -151,13 +175,41 @@ class Layer:
             case "reset":
                 _reset(scope)
             case "html":
-                page = HTMLResponse("<!DOCTYPE html><html><body><h1>Please sign in</h1></body></html>")
-                await page(scope, receive, send)
+                await _page(200)(scope, receive, send)
+            case "lost":
+                await self._app(scope, receive, unheard)
+                await self._answer_instead(fault.argument, scope, receive, send)
+            case "late":
+                await self._postpone(fault.argument, scope, receive)
+                await self._answer_instead(fault.argument, scope, receive, send)
             case "ignore-range":
                 headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
                 await self._app({**scope, "headers": headers}, receive, send)
             case _:
                 await self._app(scope, receive, _Spoiler(fault, scope, send))
+
+    async def _postpone(self, argument: Any, scope: Scope, receive: Receive) -> None:
+        """Take the whole request now, and carry it out later; one whose client goes before its end is dropped."""
+        again = await kept_body(receive, nothing_more)
+        if again is None:
+            raise Spoiled
+        after_s = float(argument.get("after_s", LATE_S) if isinstance(argument, dict) else LATE_S)
+
+        async def carry_out() -> None:
+            await asyncio.sleep(after_s)
+            await self._app(scope, again, unheard)
+
+        task = asyncio.create_task(carry_out())
+        self._watch.late.add(task)
+        task.add_done_callback(self._watch.late.discard)
+
+    async def _answer_instead(self, argument: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        if argument == "reset":
+            _reset(scope)
+        wanted = argument if isinstance(argument, dict) else {}
+        status = int(wanted.get("status", 504))
+        answer = _page(status) if wanted.get("html") else self._error_body(status)
+        await answer(scope, receive, send)
 
 
 class _Spoiler:
@@ -208,6 +260,12 @@ def _reset(scope: Scope) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
     raise Spoiled
+
+
+def _page(status: int) -> Response:
+    """Return a page of something between client and service: a sign-in, or an error of a proxy."""
+    title = f"{status} {HTTPStatus(status).phrase}" if status >= 400 else "Please sign in"
+    return HTMLResponse(f"<!DOCTYPE html><html><body><h1>{title}</h1></body></html>", status)
 
 
 def _refusal(argument: Any, error_body: ErrorBody) -> Response:
