@@ -37,7 +37,7 @@ def main() -> int:
     shares = {name: SHARES[name] * asked.rounds // sum(SHARES[one] for one in wanted) for name in wanted}
     until = time.time() + asked.minutes * 60
     if len(wanted) == 1:
-        return _alone(wanted[0], shares[wanted[0]], until, asked.seed)
+        return _alone(wanted[0], shares[wanted[0]], until, asked)
     print(f"LABFS_SEED={asked.seed}: {sum(shares.values())} rounds, {asked.minutes} minutes", flush=True)  # noqa: T201
     return _lanes(shares, until, asked.seed)
 
@@ -48,6 +48,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=58.0)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("LABFS_SEED") or time.time()))
+    parser.add_argument("--verbose", action="store_true", help="say what each round does")
     return parser.parse_args()
 
 
@@ -82,12 +83,14 @@ def _lanes(shares: dict[str, int], until: float, seed: int) -> int:
     return 1 if bad or status.keys() != shares.keys() else 0
 
 
-def _alone(name: str, rounds: int, until: float, seed: int) -> int:
+def _alone(name: str, rounds: int, until: float, asked: argparse.Namespace) -> int:
     base = Path(tempfile.mkdtemp(prefix=f"labfs-campaign-{name}-"))
     process, sandbox = start_sandbox(base / "sandbox")
     try:
         with opened(name, sandbox) as system:
-            campaign = Campaign(base, system, seed)
+            campaign = Campaign(base, system, asked.seed)
+            if asked.verbose:
+                campaign.say = print
             try:
                 return run(campaign, rounds, until)
             finally:

@@ -49,10 +49,10 @@ class Contents:
     def make(self, chance: random.Random, size: int) -> str:
         return self.keep(chance.randbytes(size))
 
-    def is_beginning(self, data: bytes, digests: Iterable[str]) -> bool:
-        """Whether some bytes are less than the whole of a content, or nothing at all."""
-        return not data.strip(b"\0") or any(
-            self.size(digest) > len(data) and self.bytes(digest).startswith(data) for digest in digests
+    def is_part(self, size: int, head: bytes, digests: Iterable[str]) -> bool:
+        """Whether some bytes, of which the first are told, are less than the whole of a content, or zeros."""
+        return not head.strip(b"\0") or any(
+            self.size(digest) > size and self.bytes(digest).startswith(head) for digest in digests
         )
 
 
@@ -73,7 +73,6 @@ class Save:
     overtaken: bool = False
     kept: bool = True  # its bytes must be in the outbox or on the server
     plain: bool = True  # written under the name itself
-    times: int = 1  # that it was asked to be sent
 
     def __str__(self) -> str:
         what = " ".join(sorted(result[:8] for result in self.results))
@@ -87,7 +86,6 @@ class Name:
     path: str
     settled: set[str] = field(default_factory=lambda: {GONE})
     saves: list[Save] = field(default_factory=list)
-    known: list[set[str]] = field(default_factory=lambda: [set(), set()])  # what each mount may still show
 
     @property
     def directory(self) -> str:

@@ -61,7 +61,8 @@ class Looker:
         except OSError as error:
             return {"errno": error.errno}
         finally:
-            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)
         return {"size": size, "digest": digest.hexdigest(), "bytes": data[:SPELLED].hex()}
 
 

@@ -36,6 +36,8 @@ def use(campaign: Campaign, plan: Plan) -> None:
     for side in campaign.sides:
         lines = listed(campaign, side)
         if plan.retry or (plan.retry is None and chance.random() < 0.35):
+            if any(line.held.state == "failed" for line in lines) and chance.random() < 0.6:
+                side.renew()  # an earlier mount has left them
             side.command("outbox", "retry")
             campaign.quiet()
             lines = listed(campaign, side)
@@ -80,7 +82,9 @@ def _save_of(campaign: Campaign, side: Side, name: Name | None, data: bytes | No
     own = [save for save in reversed(name.saves) if save.side == side.number]
     digest = digest_of(data)
     whole = [save for save in own if digest in save.results]
-    begun = [save for save in own if save.state == "unfinished" and campaign.contents.is_beginning(data, save.results)]
+    begun = [
+        save for save in own if save.state == "unfinished" and campaign.contents.is_part(len(data), data, save.results)
+    ]
     return next(iter([*whole, *begun]), None)
 
 

@@ -21,6 +21,7 @@ from labfs.cli import cli
 from labfs.errors import ConfigError
 
 LOOKER = Path(__file__).with_name("looker.py")
+ANSWERED_S = 10.0  # for the daemon to listen, once it serves
 LOOK_S = 90.0  # after which a look is broken off; it counts as too slow long before
 
 
@@ -58,10 +59,12 @@ class Side:
         """Run a command line as a user does, without the half second that a new interpreter takes."""
         return CliRunner().invoke(cli, [str(argument) for argument in arguments], env=self.mount.env)
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
         done = self.command("mount", "-c", self._config, "--site", self._site, self.path)
         assert done.exit_code == 0, f"{done.output} {done.exception}"
         self._daemon = self.mount.pid
+        listens = not wait or until(lambda: self._refreshed(self.path / self._site), ANSWERED_S, 0.05)
+        assert listens, self.mount.log
 
     def kill(self) -> None:
         """End the daemon at once, and wait until it is gone."""
@@ -99,10 +102,15 @@ class Side:
 
     def refresh(self, directory: Path) -> None:
         """Have a directory asked of its server again; one that is not known yet is known afterwards."""
+        if not self._refreshed(directory) and not self._refreshed(self.path / self._site):
+            raise AssertionError(f"side {self.number} does not refresh {directory}")
+
+    def _refreshed(self, directory: Path) -> bool:
         try:
             self.mount.refresh(directory)
-        except ConfigError:
-            self.mount.refresh(self.path / self._site)
+        except (ConfigError, StopIteration):
+            return False
+        return True
 
     def look(self, directory: Path, names: list[str]) -> subprocess.Popen[str]:
         """Begin to look at a directory and to read files in it, in a process of its own."""

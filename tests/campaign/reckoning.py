@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from campaign import outbox
-from campaign.ledger import GONE, Name, digest_of
+from campaign.ledger import GONE, Name
 from campaign.pair import seen
 from campaign.systems import Stored
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from campaign.scenes import Plan
 
 SLOW_S = 17.5  # that a call of looking or reading may take
+BELIEVED_S = 32.0
 ENOENT = 2
 Look = tuple[int, str, list[str], "subprocess.Popen[str]"]
 
@@ -51,12 +53,14 @@ def end_looks(campaign: Campaign, looks: list[Look], before: dict[str, set[str]]
             )
 
 
-def _is_part(campaign: Campaign, name: Name, read: dict[str, Any]) -> bool:
+def _is_part(campaign: Campaign, name: Name, size: int, head: bytes) -> bool:
     """Whether it is what a program has written so far, which shows at once in the same mount."""
-    data = bytes.fromhex(read["bytes"])
-    return read["size"] == 0 or campaign.contents.is_beginning(
-        data, set().union(*(s.results for s in name.saves)) - {GONE}
-    )
+    return size == 0 or campaign.contents.is_part(size, head, _begun(name))
+
+
+def _begun(name: Name) -> set[str]:
+    """Return everything that some program has begun to write."""
+    return set().union(*(save.results for save in name.saves)) - {GONE}
 
 
 def _check_time(campaign: Campaign, side: int, path: str, what: dict[str, Any]) -> None:
@@ -104,10 +108,10 @@ def _check_name(
     _check_stored(campaign, name, stored, live, plan, listed)
     twins = both and len(live) > 1 and not campaign.system.versions
     for side, what in enumerate(looks):
-        if not twins:
+        if not twins and len(campaign.found) == before:
             _check_view(campaign, name, side, live, what)
-    held = {_digest(file) for file in live} or {GONE}
-    everything = {_digest(file) for file in stored}
+    held = {file.digest for file in live} or {GONE}
+    everything = {file.digest for file in stored}
     for save in name.saves:
         if save.results & everything:
             save.kept = False
@@ -122,28 +126,23 @@ def newest(stored: list[Stored]) -> list[Stored]:
     return [file for file in stored if int(file.made) == latest]
 
 
-def _digest(file: Stored) -> str:
-    return "without bytes" if file.data is None else digest_of(file.data)
-
-
 def _check_stored(
     campaign: Campaign, name: Name, stored: list[Stored], live: list[Stored], plan: Plan | None, listed: Counter[int]
 ) -> None:
-    held = [_digest(file) for file in live] or [GONE]
-    counts = Counter(_digest(file) for file in stored)
+    held = [file.digest for file in live] or [GONE]
+    counts = Counter(file.digest for file in stored)
     expected = f"expected one of {_names(name.possible)}, found {_names(held)}; {name.history()}"
     for file in stored:
-        if file.data is None and not sum(listed.values()):
+        if file.size < 0 and not sum(listed.values()):
             campaign.fault("torn", name.path, f"a record without bytes and no save that waits; {name.history()}")
-        elif file.data is not None and digest_of(file.data) not in name.closed:
-            campaign.fault(
-                _strange(campaign, name, file.data), name.path, f"{len(file.data)} bytes on the server; {expected}"
-            )
+        elif file.size >= 0 and file.digest not in name.closed:
+            kind = _strange(campaign, name, file.digest, file.size, file.head)
+            campaign.fault(kind, name.path, f"{file.size} bytes on the server; {expected}")
     if campaign.system.versions:
         _check_versions(campaign, name, counts, held, expected)
     elif len(live) > 1:
-        wanted = name.settled == set(held) and plan is not None and plan.both
-        if not wanted:
+        both = {r for s in name.saves if s.round == campaign.rounds and s.state == "acked" for r in s.results}
+        if plan is None or not plan.both or set(held) != both or len(held) != len(both):
             campaign.fault("doubled", name.path, f"{len(live)} files of one name; {expected}")
     elif held[0] not in name.possible and held[0] in {*name.closed, GONE}:
         back = name.settled == {GONE}
@@ -175,27 +174,45 @@ def _names(digests: set[str] | list[str]) -> str:
     return " ".join(sorted(digest[:8] for digest in digests)) or "nothing"
 
 
-def _strange(campaign: Campaign, name: Name, data: bytes) -> str:
+def _strange(campaign: Campaign, name: Name, digest: str, size: int, head: bytes) -> str:
     """Return the kind of fault that bytes are which nobody has closed."""
-    begun = set().union(*(save.results for save in name.saves)) - {GONE}
-    return "torn" if digest_of(data) in begun or campaign.contents.is_beginning(data, begun) else "mixed"
+    begun = _begun(name)
+    return "torn" if digest in begun or campaign.contents.is_part(size, head, begun) else "mixed"
 
 
 def _check_view(campaign: Campaign, name: Name, side: int, live: list[Stored], what: dict[str, Any]) -> None:
-    """A mount shows the plain name with these bytes, no second name for it, and no two names for one file."""
-    read, listed = what["files"].get(name.base, {}), what.get("listed", {})
-    held = {_digest(file) for file in live if file.data is not None}
-    if held and read.get("digest") not in held:
-        campaign.fault("hidden", name.path, f"side {side} shows {_short(read)}, not {_names(held)}; {name.history()}")
-    if not live and read.get("errno") != ENOENT:
-        campaign.fault(
-            "come back", name.path, f"side {side} shows {_short(read)}, and the system has none; {name.history()}"
+    """A mount shows the plain name with these bytes, no second name for it, and no two names for one file.
+
+    For some time after a save of its own a mount may believe that rather than a listing, which may lag.
+    """
+    wrong = _wrong(name, side, live, what)
+    until = (
+        max((save.ended for save in name.saves if save.side == side and save.state == "acked"), default=0) + BELIEVED_S
+    )
+    while wrong and time.time() < until:
+        time.sleep(2.0)
+        campaign.refresh([name])
+        wrong = _wrong(
+            name, side, live, seen(campaign.sides[side].look(campaign.folder(side, name.directory), [name.base]))
         )
+    for kind, text in wrong:
+        campaign.fault(kind, name.path, f"side {side} {text}; {name.history()}")
+
+
+def _wrong(name: Name, side: int, live: list[Stored], what: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a mount shows otherwise than the system has it, by kind."""
+    found = []
+    read, listed = what["files"].get(name.base, {}), what.get("listed", {})
+    held = {file.digest for file in live if file.size >= 0}
+    if held and read.get("digest") not in held:
+        found.append(("hidden", f"shows {_short(read)}, not {_names(held)}"))
+    if not live and read.get("errno") != ENOENT:
+        found.append(("come back", f"shows {_short(read)}, and the system has none"))
     stem, dot, ending = name.base.rpartition(".")
     twin = re.compile(rf"{re.escape(stem)} \[[^\]]*\]{re.escape(dot + ending)}")
-    twins = [other for other in listed if twin.fullmatch(other)]
-    if twins:
-        campaign.fault("doubled", name.path, f"side {side} lists {', '.join(twins)} beside it; {name.history()}")
-    same = [other for other, number in listed.items() if number == listed.get(name.base) and other != name.base]
-    if same:
-        campaign.fault("doubled", name.path, f"side {side}: {', '.join(same)} has the same inode number")
+    if twins := [other for other in listed if twin.fullmatch(other)]:
+        found.append(("doubled", f"lists {', '.join(twins)} beside it"))
+    inode = listed.get(name.base)
+    if same := [other for other, number in listed.items() if number == inode and other != name.base]:
+        found.append(("doubled", f"has {', '.join(same)} with the same inode number"))
+    return found

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import itertools
 import json
-import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from stage import Sandbox
 
 from campaign import outbox, reckoning, scenes
 from campaign.ledger import GONE, Contents, Fault, Name, Save
@@ -42,6 +41,7 @@ class Campaign:
         self.names = [Name(path) for path in system.names]
         self.found: list[Fault] = []
         self.scenes: Counter[str] = Counter()
+        self.say: Callable[[str], None] = lambda text: None
         self.rounds = self._numbers = self._read = 0
         self.chance = random.Random(f"{seed} {system.name}")
 
@@ -78,7 +78,7 @@ class Campaign:
         """Return the writes of a content, one after the other."""
         size, path = self.contents.size(content), str(self.contents.path(content))
         edges = [size * n // least for n in range(least + 1)]
-        return [["write", None, path, start, stop] for start, stop in zip(edges, edges[1:], strict=False)]
+        return [["write", None, path, start, stop] for start, stop in itertools.pairwise(edges)]
 
     def pick(self, count: int, *, there: bool = False) -> list[Name]:
         """Choose names; with `there` such as have a file, which is made first if none has."""
@@ -104,7 +104,7 @@ class Campaign:
     def round(self, scene: Any = None) -> None:
         """Play a scene, chosen by chance if none is given; every fault that shows is kept."""
         self.rounds += 1
-        t0 = time.monotonic()
+        began = time.monotonic()
         self.chance = random.Random(f"{self.seed} {self.system.name} {self.rounds}")
         self.refresh(self.names)
         plan: Plan = (scene or scenes.chosen(self.chance))(self)
@@ -115,14 +115,15 @@ class Campaign:
         for stage in plan.stages:
             self.play(stage)
         reckoning.end_looks(self, looks, before)
-        if os.environ.get("DBG"): print(self.rounds, plan.what, "played", round(time.monotonic()-t0,1), [str(s) for n in self.names for s in n.saves if s.round==self.rounds])
+        self.say(
+            f"{self.rounds} {plan.what}: {'; '.join(str(s) for n in self.names for s in n.saves if s.round == self.rounds)}"
+        )
         self.recover(plan)
-        if os.environ.get("DBG"): print("   recovered", round(time.monotonic()-t0,1))
         touched = self.touched(plan)
         outbox.use(self, plan)
         self.quiet()
         reckoning.check(self, touched, plan)
-        if os.environ.get("DBG"): print("   checked", round(time.monotonic()-t0,1))
+        self.say(f"{self.rounds} took {time.monotonic() - began:.1f} s")
         if self.rounds % CHECKED == 0:
             reckoning.check(self, self.names)
 
@@ -136,9 +137,8 @@ class Campaign:
         self.refresh(names)
 
     def touched(self, plan: Plan) -> list[Name]:
-        paths = [
-            save.name for stage in plan.stages for order in stage.orders for save in sum(order.commits.values(), [])
-        ]
+        orders = [order for stage in plan.stages for order in stage.orders]
+        paths = {save.name for order in orders for saves in order.commits.values() for save in saves}
         return [name for name in self.names if name.path in paths]
 
     def refresh(self, names: list[Name]) -> None:
@@ -155,10 +155,11 @@ class Campaign:
             stage.orders.append(stage.later())
         self.sandbox.reset()
         self.sandbox.faults(*stage.faults)
-        writers = [self._write(order) for order in stage.orders]
-        if stage.kill is not None:
-            self._kill(stage.kill, writers)
-        self._wait(writers, stage.weather_s)
+        with self.system.refusing() if stage.refusing else contextlib.nullcontext():
+            writers = [self._write(order) for order in stage.orders]
+            if stage.kill is not None:
+                self._kill(stage.kill, writers)
+            self._wait(writers, stage.weather_s)
         self.sandbox.faults()
         killed = {stage.kill.side} if stage.kill is not None else set()
         self._account(stage.orders, killed)
@@ -246,7 +247,7 @@ class Campaign:
             if plan.again:
                 self.sandbox.reset()
                 self.sandbox.faults(*(scenes.delayed(self, aim) for aim in self.system.seconds))
-                side.start()
+                side.start(wait=False)
                 time.sleep(self.chance.uniform(0.0, 0.5))
                 side.kill()
                 self.sandbox.faults()

@@ -46,6 +46,7 @@ class Stage:
     faults: list[dict[str, Any]] = field(default_factory=list)
     kill: Kill | None = None
     weather_s: float = 4.0  # after which the faults end
+    refusing: bool = False  # every upload is refused, for good
     later: Callable[[], Order] | None = None  # an order that depends on how earlier stages went
 
 
@@ -196,6 +197,8 @@ def _faults(campaign: Campaign) -> list[dict[str, Any]]:
         {"action": "short", "argument": chance.choice((0, 50))}, {"action": "corrupt", "argument": 300, "method": "GET"},
         {"action": "lost", "argument": chance.choice((None, "reset", {"status": 502, "html": True}))},
     ))  # fmt: skip
+    if wrong["action"] == "corrupt" and not system.checksums:  # nobody could tell
+        wrong = {"action": "short", "argument": 300, "method": "GET"}
     service = system.blobs if wrong["action"] == "corrupt" else system.name
     where = {} if service != system.name else where
     return [{"service": service, **where, "times": chance.choice((1, 1, 2, 6)), "skip": chance.randrange(3), **wrong}]
@@ -204,6 +207,10 @@ def _faults(campaign: Campaign) -> list[dict[str, Any]]:
 def delayed(campaign: Campaign, aim: Aim, seconds: float = DELAY_S) -> dict[str, Any]:
     spoiled = {"service": campaign.system.name, "method": aim.method, "route": aim.route, "skip": aim.skip}
     return {**spoiled, "times": 1, "action": "delay_s", "argument": seconds}
+
+
+def refused(campaign: Campaign, order: Order) -> Stage:
+    return Stage([order], campaign.system.refusals(), weather_s=15.0, refusing=True)
 
 
 def any_day(campaign: Campaign) -> Plan:
@@ -219,24 +226,24 @@ def any_day(campaign: Campaign) -> Plan:
     return Plan("any day", [Stage(orders, _faults(campaign), kill)])
 
 
-def interrupted(campaign: Campaign, aim: Aim | None = None, kind: str | None = None) -> Plan:
+def interrupted(campaign: Campaign, aim: Aim | None = None, kind: str | None = None, name: Name | None = None) -> Plan:
     """A kill within a request of a save, mostly one that is not its first."""
     chance, system = campaign.chance, campaign.system
-    side, (name,) = chance.randrange(2), campaign.pick(1)
+    side, name = chance.randrange(2), name or campaign.pick(1)[0]
     aim = aim or chance.choice((*system.uploads, *system.seconds, *system.seconds))
     size = campaign.large if aim.what in ("part", "completion") else None
     order = program(campaign, side, name, "overwrite" if size else kind or _kind(campaign, name), size)
     stage = Stage([order], [delayed(campaign, aim)], Kill(side, aim=aim, after_s=chance.uniform(0.0, 0.2)), 20.0)
-    adorned = chance.random() < 0.3
+    adorned = aim.what == "links" or chance.random() < 0.2
     return Plan(f"killed in {aim.what}", [stage], again=chance.random() < 0.25, adorned=adorned)
 
 
-def stuck(campaign: Campaign) -> Plan:
+def stuck(campaign: Campaign, aim: Aim | None = None, status: int | None = None) -> Plan:
     """The second request of a save is refused for as long as the close has patience, then all is well; retry."""
     chance, system = campaign.chance, campaign.system
-    side, (name,), aim = chance.randrange(2), campaign.pick(1), chance.choice(system.seconds)
+    side, (name,), aim = chance.randrange(2), campaign.pick(1, there=True), aim or chance.choice(system.seconds)
     order = program(campaign, side, name, _kind(campaign, name))
-    status = chance.choice((400, 403, 409, 500))
+    status = status or chance.choice((400, 403, 409, 500))
     spoiled = {"service": system.name, "method": aim.method, "route": aim.route, "skip": aim.skip}
     fault = {**spoiled, "times": 1 if status < 500 else 3, "action": "status", "argument": status}
     return Plan(f"refused {aim.what}", [Stage([order], [fault])], retry=True)
@@ -254,14 +261,13 @@ def overtaken(campaign: Campaign) -> Plan:
     chance, system = campaign.chance, campaign.system
     side, (name,) = chance.randrange(2), campaign.pick(1, there=True)
     size = min(campaign.contents.size(result) for result in name.possible - {GONE})
-    refusal = {"service": system.name, "method": "POST", "times": None, "action": "status", "argument": 400}
     first = program(campaign, side, name, "overwrite")
     kinds = (
         ["overwrite", "temporary"] + ([] if system.versions else ["remove"]) + (["rename"] if system.renames else [])
     )
     kind, size = chance.choice(kinds), size if chance.random() < 0.6 else None
     newer = Stage([], later=lambda: program(campaign, side, name, kind, size))
-    return Plan("overtaken", [Stage([first], [refusal]), newer], retry=True)
+    return Plan("overtaken", [refused(campaign, first), newer], retry=True)
 
 
 def spoiled(campaign: Campaign) -> Plan:
@@ -270,24 +276,24 @@ def spoiled(campaign: Campaign) -> Plan:
     order = program(campaign, side, name, campaign.chance.choice(("append", "edit")))
     wrong = {"service": campaign.system.blobs, "method": "GET", "route": "*", "times": None}
     fault = {**wrong, "action": "corrupt", "argument": 300}
-    if campaign.system.blobs == campaign.system.name:  # without checksums a changed byte cannot be told
+    if not campaign.system.checksums:  # a changed byte cannot be told
         fault = {**wrong, "action": campaign.chance.choice(("short", "cut")), "route": "*download*", "argument": 300}
     return Plan("built on spoiled bytes", [Stage([order], [fault], weather_s=6.0)], cold=True)
 
 
-def unheard(campaign: Campaign) -> Plan:
-    """A request is carried out, and its answer is another one, or late."""
+def unheard(campaign: Campaign, answer: Any = None, *, late: bool | None = None) -> Plan:
+    """A request is carried out, and its answer is another one; or it is carried out after that."""
     chance, system = campaign.chance, campaign.system
-    side, (name,), aim = chance.randrange(2), campaign.pick(1), chance.choice((*system.uploads, *system.seconds))
-    order = program(campaign, side, name, _kind(campaign, name))
-    answer: Any = chance.choice(("reset", {"status": 502, "html": True}, {"status": 504}))
-    late = chance.random() < 0.4 and answer != "reset"
+    side, (name,) = chance.randrange(2), campaign.pick(1)
+    aim = system.uploads[0] if late else chance.choice((*system.uploads, *system.seconds))
+    order = program(campaign, side, name, "overwrite" if late else _kind(campaign, name))
+    answer = answer or chance.choice(("reset", {"status": 502, "html": True}, {"status": 504}))
+    late = (chance.random() < 0.4 if late is None else late) and answer != "reset"
     spoilt = {"service": system.name, "method": aim.method, "route": aim.route, "skip": aim.skip, "times": 1}
     more = (
         {"action": "late", "argument": {**answer, "after_s": 3.0}} if late else {"action": "lost", "argument": answer}
     )
-    what = f"{aim.what} {'late' if late else 'unheard'}"
-    return Plan(what, [Stage([order], [{**spoilt, **more}])])
+    return Plan(f"{aim.what} {'late' if late else 'unheard'}", [Stage([order], [{**spoilt, **more}])])
 
 
 def race(campaign: Campaign) -> Plan:
@@ -314,8 +320,7 @@ def lent(campaign: Campaign) -> Plan:
     """The rename of a temporary file is refused; its bytes are in the outbox, and still here under its own name."""
     side, (name,) = campaign.chance.randrange(2), campaign.pick(1)
     order = program(campaign, side, name, "temporary")
-    refusal = {"service": campaign.system.name, "method": "POST", "times": None, "action": "status", "argument": 400}
-    return Plan("refused rename", [Stage([order], [refusal])], lent=order)
+    return Plan("refused rename", [refused(campaign, order)], lent=order)
 
 
 def vanishing(campaign: Campaign) -> Plan:

@@ -7,12 +7,14 @@ what stands before its last slash.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,26 @@ import redcap_stage
 from stage import Sandbox
 
 KIB = 1024
+HEAD = 64 * KIB  # bytes of a file that are kept to tell what it is
 SMALL = (700, 9 * KIB, 70 * KIB, 500 * KIB)
 NAMES = ("alpha.txt", "beta counts.csv", "gamma.dat", "delta.bin", "Übersicht.tsv", "zeta.fastq")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One file that a system holds: its bytes, None where it has a record without any."""
+    """One file that a system holds. A record without any bytes has the digest "" and a size of -1."""
 
     id: str
-    data: bytes | None
+    digest: str
+    size: int
+    head: bytes  # its first bytes
     made: float = 0.0  # seconds since 1970, where the system tells
+
+
+def stored(number: str, data: bytes | None, made: float = 0.0) -> Stored:
+    if data is None:
+        return Stored(number, "", -1, b"", made)
+    return Stored(number, hashlib.sha256(data).hexdigest(), len(data), data[:HEAD], made)
 
 
 @dataclass(frozen=True)
@@ -58,18 +69,34 @@ class System:
     sizes: tuple[int, ...] = SMALL
     versions: bool = False  # a save is a newer version and nothing is removed
     in_place: bool = False  # a save destroys the bytes that were there
+    checksums: bool = False
     renames: bool = False
     uploads: tuple[Aim, ...] = ()  # of one save, its first steps
     seconds: tuple[Aim, ...] = ()  # and those that must not be the last
-    reads: tuple[str, ...] = ("*",)  # paths of what carries bytes to readers
     blobs: str = ""  # the service that sends bytes
     stack: ExitStack = field(default_factory=ExitStack)
+    kept: dict[str, Stored] = field(default_factory=dict)  # by an id whose bytes never change
 
     def stored(self, directory: str) -> dict[str, list[Stored]]:
         raise NotImplementedError
 
     def adorn(self, directory: str, name: str) -> None:
         """Let something point at a file, where the system has such things."""
+
+    def once(self, number: str, made: float, ask: Callable[[], bytes | None]) -> Stored:
+        """Return a file whose bytes never change, asked for once."""
+        if number not in self.kept:
+            self.kept[number] = stored(number, ask(), made)
+        return self.kept[number]
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """Return the faults that refuse every upload, for good."""
+        return [{"service": self.name, "method": "POST", "times": None, "action": "status", "argument": 400}]
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Refuse every upload, for good, where no fault can tell them from other requests."""
+        yield
 
     def replaces_in_place(self, name: str) -> bool:
         return self.in_place
@@ -85,7 +112,7 @@ class BaseSpace(System):
         self._folder = folder
         upload = Aim("upload", "POST", "*/appresults/*/files")
         super().__init__(
-            sandbox, "basespace", f"basespace/{folder.project}/{folder.name}", versions=True, blobs="blobs",
+            sandbox, "basespace", f"basespace/{folder.project}/{folder.name}", versions=True, checksums=True, blobs="blobs",
             uploads=(upload,), seconds=(Aim("part", "PUT", "*/parts/*"), Aim("completion", "POST", "*/v1pre3/files/*")),
         )  # fmt: skip
         self.large = 27 * KIB * KIB
@@ -95,7 +122,7 @@ class BaseSpace(System):
         path = f"appresults/{self._folder.record}/files"
         for item in self._pages(path):
             made = datetime.fromisoformat(item["DateCreated"]).timestamp()
-            found.setdefault(item["Path"], []).append(Stored(item["Id"], self._bytes(item["Id"]), made))
+            found.setdefault(item["Path"], []).append(self.once(item["Id"], made, partial(self._bytes, item["Id"])))
         return found
 
     def _pages(self, path: str) -> Iterator[dict[str, Any]]:
@@ -131,7 +158,7 @@ class Clarity(System):
             name = self._service.get(f"files/{number}").findtext("original-location") or ""
             answer = self._service.http.get(f"files/{number}/download")
             data = answer.content if answer.status_code == 200 else None
-            found.setdefault(name, []).append(Stored(number, data))
+            found.setdefault(name, []).append(stored(number, data))
         return found
 
 
@@ -151,9 +178,12 @@ class Odm(System):
         found: dict[str, list[Stored]] = {}
         for item in self._service.get(f"as-curator/integration/link/files/by/study/{odm_stage.EMPTY}"):
             number = item["genestack:accession"]
-            answer = self._service.ask("GET", f"as-curator/files/{number}/download")
-            found.setdefault(item["genestack:name"], []).append(Stored(number, answer.raise_for_status().content))
+            file = self.once(number, 0.0, partial(self._bytes, number))
+            found.setdefault(item["genestack:name"], []).append(file)
         return found
+
+    def _bytes(self, number: str) -> bytes:
+        return self._service.ask("GET", f"as-curator/files/{number}/download").raise_for_status().content
 
 
 class Portal(System):
@@ -172,11 +202,14 @@ class Portal(System):
     def stored(self, directory: str) -> dict[str, list[Stored]]:
         found: dict[str, list[Stored]] = {}
         for row in self._rows():
-            answer = httpx.get(row["download_url"], trust_env=False, timeout=30)
-            data = answer.content if answer.status_code == 200 else None
             made = datetime.fromisoformat(row["created_at"]).timestamp()
-            found.setdefault(row["filename"], []).append(Stored(str(row["id"]), data, made))
+            file = self.once(str(row["id"]), made, partial(self._bytes, row["download_url"]))
+            found.setdefault(row["filename"], []).append(file)
         return found
+
+    def _bytes(self, address: str) -> bytes | None:
+        answer = httpx.get(address, trust_env=False, timeout=30)
+        return answer.content if answer.status_code == 200 else None
 
     def _rows(self) -> list[dict[str, Any]]:
         listed = self._service.get(f"organizations/{self._team.number}/")["attachments"]
@@ -209,6 +242,18 @@ class Redcap(System):
         self.stack.callback(self._service.post, "biobank", **delete)
         return record
 
+    def refusals(self) -> list[dict[str, Any]]:
+        return []
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        usual = {"largest_upload": 1 << 30, "largest_repository_upload": 1 << 30}
+        self._service.switch(**dict.fromkeys(usual, 1))
+        try:
+            yield
+        finally:
+            self._service.switch(**usual)
+
     def replaces_in_place(self, name: str) -> bool:
         return not name.startswith(".repository/")
 
@@ -226,9 +271,11 @@ class Redcap(System):
             if "doc_id" not in item:
                 continue
             number = str(item["doc_id"])
-            asked = {"content": "fileRepository", "action": "export", "doc_id": number}
-            found.setdefault(item["name"], []).append(Stored(number, self._service.post("biobank", **asked).content))
+            found.setdefault(item["name"], []).append(self.once(number, 0.0, partial(self._bytes, number)))
         return found
+
+    def _bytes(self, number: str) -> bytes:
+        return self._service.post("biobank", content="fileRepository", action="export", doc_id=number).content
 
     def _filled(self, record: str) -> dict[str, list[Stored]]:
         answer = self._service.file("export", "biobank", record=record, field="counts")
@@ -236,7 +283,7 @@ class Redcap(System):
             return {}
         name = re.search(r'name="([^"]*)"', answer.headers["content-type"])
         assert name is not None, answer.headers
-        return {name[1]: [Stored(record, answer.content)]}
+        return {name[1]: [stored(record, answer.content)]}
 
 
 SYSTEMS: dict[str, type[Any]] = {
