@@ -21,19 +21,19 @@ pytestmark = pytest.mark.mount
 SEED = int(os.environ.get("LABFS_SEED", "1"))
 
 
-def killed(what: str) -> Any:
+def killed(what: str, *, late: bool = False) -> Any:
     """Return a scene: a file is saved over, and the daemon killed in the request of this name."""
 
     def scene(campaign: Campaign) -> scenes.Plan:
         aims = (*campaign.system.uploads, *campaign.system.seconds)
         aim: Aim = next(aim for aim in aims if aim.what == what)
         (name,) = campaign.pick(1, there=True)
-        return scenes.interrupted(campaign, aim, "overwrite", name)
+        return scenes.interrupted(campaign, aim, "overwrite", name, late=late)
 
     return scene
 
 
-def refused(what: str, status: int = 500) -> Any:
+def refused(what: str, status: int = 403) -> Any:
     """Return a scene: one request of a save over a file is refused, then everything is retried."""
 
     def scene(campaign: Campaign) -> scenes.Plan:

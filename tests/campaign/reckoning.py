@@ -47,10 +47,10 @@ def end_looks(campaign: Campaign, looks: list[Look], before: dict[str, set[str]]
             continue
         busy = any(save.round == campaign.rounds and save.side == side for save in name.saves)
         known = name.closed | before[path] | {result for save in name.saves for result in save.results if busy}
-        if read["digest"] not in known and not (busy and _is_part(campaign, name, read)):
-            campaign.fault(
-                _strange(campaign, name, bytes.fromhex(read["bytes"])), path, f"read in side {side}: {_short(read)}"
-            )
+        head = bytes.fromhex(read["bytes"])
+        if read["digest"] not in known and not (busy and _is_part(campaign, name, read["size"], head)):
+            kind = _strange(campaign, name, read["digest"], read["size"], head)
+            campaign.fault(kind, path, f"read in side {side}: {_short(read)}")
 
 
 def _is_part(campaign: Campaign, name: Name, size: int, head: bytes) -> bool:

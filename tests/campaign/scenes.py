@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from campaign.rounds import Campaign
 
 DELAY_S = 1.5  # of a request that a kill is aimed at
+NEVER = {"action": "status", "argument": 503, "times": None}  # carried out, however often it is asked for
 Step = list[Any]
 
 
@@ -226,14 +227,22 @@ def any_day(campaign: Campaign) -> Plan:
     return Plan("any day", [Stage(orders, _faults(campaign), kill)])
 
 
-def interrupted(campaign: Campaign, aim: Aim | None = None, kind: str | None = None, name: Name | None = None) -> Plan:
-    """A kill within a request of a save, mostly one that is not its first."""
+def interrupted(
+    campaign: Campaign, aim: Aim | None = None, kind: str | None = None, name: Name | None = None, *,
+    late: bool | None = None,
+) -> Plan:  # fmt: skip
+    """A kill within a request of a save, mostly one that is not its first.
+
+    The request is carried out after the kill, with `late`, or never.
+    """
     chance, system = campaign.chance, campaign.system
     side, name = chance.randrange(2), name or campaign.pick(1)[0]
     aim = aim or chance.choice((*system.uploads, *system.seconds, *system.seconds))
     size = campaign.large if aim.what in ("part", "completion") else None
     order = program(campaign, side, name, "overwrite" if size else kind or _kind(campaign, name), size)
-    stage = Stage([order], [delayed(campaign, aim)], Kill(side, aim=aim, after_s=chance.uniform(0.0, 0.2)), 20.0)
+    late = chance.random() < 0.5 if late is None else late
+    fault = delayed(campaign, aim) if late else {**delayed(campaign, aim), **NEVER}
+    stage = Stage([order], [fault], Kill(side, aim=aim, after_s=chance.uniform(0.0, 0.2)), 20.0)
     adorned = aim.what == "links" or chance.random() < 0.2
     return Plan(f"killed in {aim.what}", [stage], again=chance.random() < 0.25, adorned=adorned)
 
@@ -246,7 +255,7 @@ def stuck(campaign: Campaign, aim: Aim | None = None, status: int | None = None)
     status = status or chance.choice((400, 403, 409, 500))
     spoiled = {"service": system.name, "method": aim.method, "route": aim.route, "skip": aim.skip}
     fault = {**spoiled, "times": 1 if status < 500 else 3, "action": "status", "argument": status}
-    return Plan(f"refused {aim.what}", [Stage([order], [fault])], retry=True)
+    return Plan(f"refused {aim.what}", [Stage([order], [fault])], retry=True, adorned=aim.what == "links")
 
 
 def unfinished(campaign: Campaign) -> Plan:
