@@ -44,12 +44,14 @@ def refused(what: str, status: int = 403) -> Any:
 
 
 late = partial(scenes.unheard, answer={"status": 504}, late=True)
+synced = partial(scenes.unfinished, synced=True)
+unsynced = partial(scenes.unfinished, synced=False, retry=True)
 DIRECTED: dict[str, list[Any]] = {
-    "basespace": [killed("completion"), scenes.unfinished, scenes.spoiled, scenes.overtaken],
-    "clarity": [killed("upload"), scenes.unfinished, scenes.overtaken, scenes.lent],
-    "odm": [killed("deletion"), refused("deletion"), scenes.unfinished, scenes.race],
-    "portal": [killed("deletion"), killed("links"), late, scenes.unfinished, scenes.overtaken],
-    "redcap": [killed("request 6"), scenes.unfinished, scenes.overtaken],
+    "basespace": [scenes.spoiled, unsynced, scenes.overtaken, killed("completion")],
+    "clarity": [killed("upload"), synced, scenes.overtaken, scenes.lent, scenes.vanishing],
+    "odm": [killed("deletion"), refused("deletion"), unsynced, scenes.crossing],
+    "portal": [killed("deletion"), killed("links"), late, synced, scenes.race],
+    "redcap": [killed("request 6"), unsynced, scenes.overtaken],
 }
 
 

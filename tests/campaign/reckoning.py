@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from campaign import outbox
-from campaign.ledger import GONE, Name
+from campaign.ledger import GONE, Name, Save
 from campaign.pair import seen
 from campaign.systems import Stored
 
@@ -107,6 +107,8 @@ def _check_name(
     live = newest(stored) if campaign.system.versions else stored
     _check_stored(campaign, name, stored, live, plan, listed)
     twins = both and len(live) > 1 and not campaign.system.versions
+    if twins:
+        _check_twins(campaign, name, live)
     for side, what in enumerate(looks):
         if not twins and len(campaign.found) == before:
             _check_view(campaign, name, side, live, what)
@@ -118,6 +120,12 @@ def _check_name(
     name.found(held, listed)
     if len(campaign.found) > before or twins:
         campaign.give_up(name)
+
+
+def _saves(plan: Plan | None) -> list[Save]:
+    """Return the saves of a plan that made two of one name at a time, or across each other."""
+    orders = [order for stage in plan.stages for order in stage.orders] if plan is not None and plan.both else []
+    return [save for order in orders for saves in order.commits.values() for save in saves]
 
 
 def newest(stored: list[Stored]) -> list[Stored]:
@@ -141,8 +149,8 @@ def _check_stored(
     if campaign.system.versions:
         _check_versions(campaign, name, counts, held, expected)
     elif len(live) > 1:
-        both = {r for s in name.saves if s.round == campaign.rounds and s.state == "acked" for r in s.results}
-        if plan is None or not plan.both or set(held) != both or len(held) != len(both):
+        both = {result for save in _saves(plan) if save.state == "acked" for result in save.results}
+        if set(held) != both or len(held) != len(both):
             campaign.fault("doubled", name.path, f"{len(live)} files of one name; {expected}")
     elif held[0] not in name.possible and held[0] in {*name.closed, GONE}:
         back = name.settled == {GONE}
@@ -199,6 +207,29 @@ def _check_view(campaign: Campaign, name: Name, side: int, live: list[Stored], w
         campaign.fault(kind, name.path, f"side {side} {text}; {name.history()}")
 
 
+def _check_twins(campaign: Campaign, name: Name, live: list[Stored]) -> None:
+    """Both mounts show the same files of one name: one under the plain name, each other one under a name of its own."""
+    shown = []
+    for side in campaign.sides:
+        folder = campaign.folder(side.number, name.directory)
+        found = [
+            other for other in seen(side.look(folder, []))["listed"] if other == name.base or _is_twin(name, other)
+        ]
+        files = seen(side.look(folder, found))["files"]
+        shown.append({other: str(read.get("digest"))[:8] for other, read in files.items()})
+    expected = sorted(file.digest[:8] for file in live)
+    for side, files in enumerate(shown):
+        if sorted(files.values()) != expected:
+            campaign.fault("hidden", name.path, f"side {side} shows {files} of {expected}; {name.history()}")
+    if shown[0] != shown[1]:
+        campaign.fault("mixed", name.path, f"the mounts show {shown[0]} and {shown[1]}; {name.history()}")
+
+
+def _is_twin(name: Name, other: str) -> bool:
+    stem, dot, ending = name.base.rpartition(".")
+    return re.fullmatch(rf"{re.escape(stem)} \[[^\]]*\]{re.escape(dot + ending)}", other) is not None
+
+
 def _wrong(name: Name, side: int, live: list[Stored], what: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what a mount shows otherwise than the system has it, by kind."""
     found = []
@@ -208,9 +239,7 @@ def _wrong(name: Name, side: int, live: list[Stored], what: dict[str, Any]) -> l
         found.append(("hidden", f"shows {_short(read)}, not {_names(held)}"))
     if not live and read.get("errno") != ENOENT:
         found.append(("come back", f"shows {_short(read)}, and the system has none"))
-    stem, dot, ending = name.base.rpartition(".")
-    twin = re.compile(rf"{re.escape(stem)} \[[^\]]*\]{re.escape(dot + ending)}")
-    if twins := [other for other in listed if twin.fullmatch(other)]:
+    if twins := [other for other in listed if _is_twin(name, other)]:
         found.append(("doubled", f"lists {', '.join(twins)} beside it"))
     inode = listed.get(name.base)
     if same := [other for other, number in listed.items() if number == inode and other != name.base]:

@@ -6,6 +6,7 @@ import contextlib
 import fnmatch
 import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -190,7 +191,7 @@ class Campaign:
         if kill.word:
             until(lambda: over() or self._said(kill.word), AIMED_S, 0.001)
         if kill.watched:
-            _watch(side.mount.state, 0.3)
+            _watch(side.mount.state, 5.0)
         time.sleep(kill.after_s)
         side.kill()
         if kill.word == "hold":
@@ -320,9 +321,12 @@ def _judge(save: Save, commit: int, lines: list[dict[str, Any]], killed: bool) -
 
 
 def _watch(state: Path, seconds: float) -> None:
-    """Wait until a file of a directory goes."""
-    spools = [path for path in state.glob("mounts/*/*") if path.is_dir()]
-    before = {path for spool in spools for path in spool.iterdir()}
+    """Wait until a file of the state directory goes, other than by being renamed."""
+    folders = [str(path) for path in state.glob("mounts/*/*") if path.is_dir()]
+    known: set[str] = set()
     end = time.monotonic() + seconds
-    while time.monotonic() < end and all(path.exists() for path in before):
-        pass
+    while time.monotonic() < end:
+        now = {name for folder in folders for name in os.listdir(folder)}
+        if any(not name.endswith(".part") for name in known - now):
+            return
+        known = now

@@ -38,7 +38,7 @@ class Kill:
     aim: Aim | None = None
     word: str = ""
     after_s: float = 0.0
-    watched: bool = False  # as soon as a file of the state directory goes, once the word was said
+    watched: bool = False  # as soon as a file of the state directory goes
 
 
 @dataclass
@@ -258,11 +258,15 @@ def stuck(campaign: Campaign, aim: Aim | None = None, status: int | None = None)
     return Plan(f"refused {aim.what}", [Stage([order], [fault])], retry=True, adorned=aim.what == "links")
 
 
-def unfinished(campaign: Campaign) -> Plan:
+def unfinished(campaign: Campaign, *, synced: bool | None = None, retry: bool | None = None) -> Plan:
     """A good file is cut, written to, perhaps synced; then the daemon and the program are killed."""
     side, (name,) = campaign.chance.randrange(2), campaign.pick(1, there=True)
     order = program(campaign, side, name, "half", 24_000)
-    return Plan("left open", [Stage([order], [], Kill(side, word="hold"))])
+    if synced is not None:
+        order.steps = [step for step in order.steps if step != ["fsync"]]
+        order.steps[2:2] = [["fsync"]] if synced else []
+        order.commits = {len(order.steps) - 1: saves for saves in order.commits.values()}
+    return Plan("left open", [Stage([order], [], Kill(side, word="hold"))], retry=retry)
 
 
 def overtaken(campaign: Campaign) -> Plan:
@@ -314,7 +318,7 @@ def race(campaign: Campaign) -> Plan:
 
 def crossing(campaign: Campaign) -> Plan:
     """One opens a file, the other mount saves it, then the first one saves."""
-    side, (name,) = campaign.chance.randrange(2), campaign.pick(1, there=True)
+    side, (name,) = campaign.chance.randrange(2), campaign.pick(1, there=campaign.chance.random() < 0.5)
     late, soon = program(campaign, side, name, "overwrite"), program(campaign, 1 - side, name, "overwrite")
     opened, saved = campaign.flag(), campaign.flag()
     late.steps[1:1] = [["touch", opened], ["await", saved]]
@@ -336,7 +340,7 @@ def vanishing(campaign: Campaign) -> Plan:
     """A kill just when labfs clears up after a save that was acknowledged."""
     side, (name,) = campaign.chance.randrange(2), campaign.pick(1)
     order = program(campaign, side, name, "overwrite", campaign.system.sizes[0])
-    return Plan("killed clearing up", [Stage([order], [], Kill(side, word="close", watched=True))])
+    return Plan("killed clearing up", [Stage([order], [], Kill(side, watched=True))])
 
 
 SCENES: dict[Callable[[Campaign], Plan], int] = {
