@@ -118,7 +118,10 @@ def run(campaign: Campaign, rounds: int, until: float) -> int:
     if campaign.rounds < rounds:
         why = "its time is over" if time.time() >= until else "too much is wrong"
         print(f"{campaign.system.name} stopped after {campaign.rounds} of {rounds} rounds: {why}.", flush=True)  # noqa: T201
-    return 1 if campaign.found or campaign.rounds < rounds else 0
+    few = rounds >= 100 and campaign.kills < rounds // 2
+    if few:
+        print(f"{campaign.system.name} was killed {campaign.kills} times only: this proves too little.", flush=True)  # noqa: T201
+    return 1 if campaign.found or campaign.rounds < rounds or few else 0
 
 
 def line(campaign: Campaign, began: float) -> str:

@@ -42,7 +42,7 @@ def use(campaign: Campaign, plan: Plan) -> None:
             campaign.quiet()
             lines = listed(campaign, side)
         _check(campaign, side, lines)
-        if lines and chance.random() < 0.15:
+        if lines and not plan.both and chance.random() < 0.15:
             _retry_one(campaign, side, chance.choice(lines))
         elif len(lines) > MANY or (lines and chance.random() < 0.1):
             _discard(campaign, side, lines[0])

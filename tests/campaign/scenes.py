@@ -223,7 +223,7 @@ def any_day(campaign: Campaign) -> Plan:
         program(campaign, side, name, _kind(campaign, name, steady=both))
         for side, name in zip(sides, names, strict=True)
     ]
-    kill = Kill(chance.choice(sides), after_s=chance.uniform(0.05, 0.7)) if chance.random() < 0.5 else None
+    kill = Kill(chance.choice(sides), after_s=chance.uniform(0.05, 0.7)) if chance.random() < 0.6 else None
     return Plan("any day", [Stage(orders, _faults(campaign), kill)])
 
 
@@ -344,7 +344,7 @@ def vanishing(campaign: Campaign) -> Plan:
 
 
 SCENES: dict[Callable[[Campaign], Plan], int] = {
-    any_day: 24, interrupted: 38, stuck: 6, unfinished: 7, overtaken: 5, spoiled: 4, unheard: 7, race: 3,
+    any_day: 24, interrupted: 44, stuck: 6, unfinished: 7, overtaken: 5, spoiled: 4, unheard: 7, race: 3,
     crossing: 3, lent: 2, vanishing: 3,
 }  # fmt: skip
 
