@@ -48,7 +48,7 @@ synced = partial(scenes.unfinished, synced=True)
 unsynced = partial(scenes.unfinished, synced=False, retry=True)
 DIRECTED: dict[str, list[Any]] = {
     "basespace": [scenes.spoiled, unsynced, scenes.overtaken, killed("completion")],
-    "clarity": [killed("upload"), synced, scenes.overtaken, scenes.lent, scenes.vanishing],
+    "clarity": [killed("upload"), synced, scenes.overtaken, scenes.lent, scenes.aside],
     "odm": [killed("deletion"), refused("deletion"), unsynced, scenes.crossing],
     "portal": [killed("deletion"), killed("links"), late, synced, scenes.race],
     "redcap": [killed("request 6"), unsynced, scenes.overtaken],

@@ -132,9 +132,6 @@ class Campaign:
         names = self.touched(plan)
         if plan.adorned and names and GONE not in names[0].possible:
             self.system.adorn(names[0].directory, names[0].base)
-        if plan.cold:
-            for side in self.sides:
-                side.renew()
         self.refresh(names)
 
     def touched(self, plan: Plan) -> list[Name]:
@@ -152,6 +149,9 @@ class Campaign:
 
     def play(self, stage: Stage) -> None:
         """Carry out the orders of a stage at the same time, with its faults and its kill."""
+        if stage.cold:
+            for side in self.sides:
+                side.renew()
         if stage.later is not None:
             stage.orders.append(stage.later())
         self.sandbox.reset()

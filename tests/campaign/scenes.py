@@ -47,6 +47,7 @@ class Stage:
     faults: list[dict[str, Any]] = field(default_factory=list)
     kill: Kill | None = None
     weather_s: float = 4.0  # after which the faults end
+    cold: bool = False  # the mounts begin anew first
     refusing: bool = False  # every upload is refused, for good
     later: Callable[[], Order] | None = None  # an order that depends on how earlier stages went
 
@@ -60,7 +61,6 @@ class Plan:
     both: bool = False  # two programs save one name at a time, or across each other
     crossing: tuple[Save, Save] | None = None  # the second was begun before the first
     lent: Order | None = None  # a temporary file whose rename is refused
-    cold: bool = False  # the mounts begin anew first
     adorned: bool = False
 
 
@@ -284,14 +284,17 @@ def overtaken(campaign: Campaign) -> Plan:
 
 
 def spoiled(campaign: Campaign) -> Plan:
-    """What an edit builds on comes with a wrong byte, until all is well again."""
-    side, (name,) = campaign.chance.randrange(2), campaign.pick(1, there=True)
-    order = program(campaign, side, name, campaign.chance.choice(("append", "edit")))
-    wrong = {"service": campaign.system.blobs, "method": "GET", "route": "*", "times": None}
-    fault = {**wrong, "action": "corrupt", "argument": 300}
+    """What an edit builds on comes with a wrong byte, until all is well again; nothing of it is in memory."""
+    side, (name,) = campaign.chance.randrange(2), campaign.pick(1)
+    wrong = {"service": campaign.system.blobs, "method": "GET", "times": None, "argument": 300}
+    fault = {**wrong, "action": "corrupt"}
     if not campaign.system.checksums:  # a changed byte cannot be told
-        fault = {**wrong, "action": campaign.chance.choice(("short", "cut")), "route": "*download*", "argument": 300}
-    return Plan("built on spoiled bytes", [Stage([order], [fault], weather_s=6.0)], cold=True)
+        fault = {**wrong, "action": campaign.chance.choice(("short", "cut")), "route": "*download*"}
+    size = max(campaign.system.sizes) * 6 if campaign.system.checksums else None  # more than is read at a time
+    first = Stage([program(campaign, side, name, "overwrite", size)])
+    kind = campaign.chance.choice(("append", "edit"))
+    then = Stage([], [fault], weather_s=6.0, cold=True, later=lambda: program(campaign, side, name, kind))
+    return Plan("built on spoiled bytes", [first, then])
 
 
 def unheard(campaign: Campaign, answer: Any = None, *, late: bool | None = None) -> Plan:
@@ -343,9 +346,15 @@ def vanishing(campaign: Campaign) -> Plan:
     return Plan("killed clearing up", [Stage([order], [], Kill(side, watched=True))])
 
 
+def aside(campaign: Campaign) -> Plan:
+    """A file is moved aside and written anew while others look at its directory."""
+    side, (name,) = campaign.chance.randrange(2), campaign.pick(1, there=True)
+    return Plan("moved aside", [Stage([program(campaign, side, name, "backup")])])
+
+
 SCENES: dict[Callable[[Campaign], Plan], int] = {
     any_day: 24, interrupted: 44, stuck: 6, unfinished: 7, overtaken: 5, spoiled: 4, unheard: 7, race: 3,
-    crossing: 3, lent: 2, vanishing: 3,
+    crossing: 3, aside: 3, lent: 2, vanishing: 3,
 }  # fmt: skip
 
 
