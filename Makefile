@@ -18,9 +18,10 @@ bench:   ## speed beside other tools, in the same run
 	@scripts/bootstrap --test
 	.venv/bin/python scripts/bench
 
-soak:    ## 300 kills, 10,000 calls, 100,000 steps on one file, a fault at every request of a 300 MB save: over an hour
+soak:    ## 600 rounds with 300 kills, 10,000 calls, 100,000 steps on one file, a fault at every request of a 300 MB save
 	@scripts/bootstrap --soak
-	LABFS_SOAK=1 .venv/bin/pytest -v tests/test_campaign.py tests/test_machine.py tests/test_fsx.py tests/soak_fio.py \
+	PYTHONPATH=tests .venv/bin/python -m campaign
+	LABFS_SOAK=1 .venv/bin/pytest -v tests/test_machine.py tests/test_fsx.py tests/soak_fio.py \
 		tests/test_hostile.py tests/test_faults.py
 
 programs: ## the editors, offices and downloaders that people use, saving into a mount: about ten minutes
