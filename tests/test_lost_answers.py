@@ -127,6 +127,17 @@ async def test_what_never_came_is_sent_again_once_it_was_looked_for(place: Place
     assert await place.held() == [noise(900)]
 
 
+async def test_of_two_uploads_that_arrived_one_is_taken_away(place: Place) -> None:
+    place.backend.looking.long_s = (0.05,)  # type: ignore[attr-defined]
+    skip = 2 if place.kind == "redcap" else 0  # of the second upload: the first is one of the two
+    meets = {"service": place.kind, "method": "POST", "route": UPLOADS[place.kind]}
+    slow = {**meets, "skip": skip, "action": "delay_s", "argument": 1.0}
+    place.fault("late", {"status": 504, "after_s": 0.4}, also=slow)
+    entry = await place.backend.upload(place.target, Bytes(noise(900)))
+    assert len(await place.held()) == (2 if place.kind == "basespace" else 1), "which can delete nothing"
+    assert await place.backend.stat(entry.id)
+
+
 # -- other changes -----------------------------------------------------------------------------------------
 
 
