@@ -19,7 +19,7 @@ from stage import Sandbox
 from test_clarity_backend import opened as clarity_opened
 from test_portal_backend import build as portal_build
 from test_redcap_backend import build as redcap_build
-from test_redcap_backend import page
+from test_redcap_backend import field_of, page
 
 from labfs.backend import Backend, Entry, Settings, Target, scan
 from labfs.backends import KINDS
@@ -52,6 +52,7 @@ class Place:
     async def held(self) -> list[bytes]:
         """Return the bytes of all files of the target's name, versions counted."""
         found = [e for e in await scan(self.backend, self._listed) if not e.is_dir and e.name == self.target.name]
+        found = [e for e in found if e.inside in (None, self.target.parent.id)]
         return [await poured(self, e) for e in found]  # type: ignore[arg-type]
 
 
@@ -75,6 +76,13 @@ async def place_of(kind: str, stack: ExitStack, sandbox: Sandbox) -> Place:
         backend = KINDS[kind].build(Settings(name="odm", url=odm.url, secrets=secrets, options=options, timeout_s=8.0))
         record = listed = await backend.stat(f"studies/{EMPTY}")
         return Place(kind, hurried(backend), Target(record, ("Document",), "f"), listed, sandbox)
+    elif kind == "field":
+        redcap = stack.enter_context(redcap_opened(sandbox))
+        backend, name = redcap_build(redcap), redcap.record()
+        stack.callback(redcap.post, "biobank", content="record", action="delete", records=[name])
+        record = await field_of(backend, "biobank", name, "counts")
+        (listed,) = [e for e in await scan(backend, backend.root) if e.name == "biobank"]
+        return Place("redcap", backend, Target(record, (), "f"), listed, sandbox)
     elif kind == "redcap":
         backend = redcap_build(stack.enter_context(redcap_opened(sandbox)))
         (shelf,) = [e for e in (await page(backend, "biobank")).entries if e.name == ".repository"]
@@ -85,7 +93,7 @@ async def place_of(kind: str, stack: ExitStack, sandbox: Sandbox) -> Place:
     return Place(kind, hurried(backend), Target(record, (), "f"), listed, sandbox)
 
 
-@pytest.fixture(params=list(UPLOADS))
+@pytest.fixture(params=[*UPLOADS, "field"])
 async def place(request: pytest.FixtureRequest, sandbox: Sandbox) -> AsyncIterator[Place]:
     with ExitStack() as stack:
         place = await place_of(request.param, stack, sandbox)
@@ -127,6 +135,17 @@ async def test_what_never_came_is_sent_again_once_it_was_looked_for(place: Place
     assert await place.held() == [noise(900)]
 
 
+async def test_of_two_uploads_that_arrived_one_is_taken_away(place: Place) -> None:
+    place.backend.looking.long_s = (0.05,)  # type: ignore[attr-defined]
+    skip = 2 if place.kind == "redcap" else 0  # of the second upload: the first is one of the two
+    meets = {"service": place.kind, "method": "POST", "route": UPLOADS[place.kind]}
+    slow = {**meets, "skip": skip, "action": "delay_s", "argument": 1.0}
+    place.fault("late", {"status": 504, "after_s": 0.4}, also=slow)
+    entry = await place.backend.upload(place.target, Bytes(noise(900)))
+    assert len(await place.held()) == (2 if place.kind == "basespace" else 1), "which can delete nothing"
+    assert await place.backend.stat(entry.id)
+
+
 # -- other changes -----------------------------------------------------------------------------------------
 
 
@@ -134,6 +153,8 @@ async def test_what_never_came_is_sent_again_once_it_was_looked_for(place: Place
 async def test_a_deletion_whose_answer_was_lost_ends_as_one(action: str, place: Place) -> None:
     if not place.backend.capabilities.deletable:
         pytest.skip("nothing can be deleted")
+    if place.target.parent.room == 1:
+        pytest.skip("there is room for one file")
     kept = await place.backend.upload(place.target, Bytes(b"kept"))
     entry = await place.backend.upload(place.target, Bytes(noise(900)))
     argument = {"status": 200, "html": True, "after_s": 0.4}
