@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,8 +124,8 @@ def hasty(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]
 
 READS: dict[str, str] = {
     "read": "os.read(descriptor, 65536)",
-    "pread": "os.pread(descriptor, 5000, 1 << 20)",
     "map": "mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)[1 << 20]",
+    "pread": "os.pread(descriptor, 5000, 1 << 20)",
     "large": "os.read(descriptor, 4 << 20)",
 }
 PROGRAM = """
@@ -165,24 +167,34 @@ def took(calls: list[tuple[str, Path, str]]) -> dict[str, list[float]]:
     return found
 
 
+def until_known(path: Path) -> None:
+    """Look until it works: after a silence a site is left alone for a moment."""
+    for _ in range(50):
+        with contextlib.suppress(OSError):
+            os.stat(path)
+            return
+        time.sleep(0.2)
+    os.stat(path)
+
+
 @pytest.mark.mount
-@pytest.mark.parametrize("fault", [{"action": "stall", "argument": 0}, {"action": "status", "argument": 503}])
+@pytest.mark.parametrize("fault", [{"action": "status", "argument": 503}, {"action": "stall", "argument": 0}])
 def test_a_read_takes_one_deadline_at_most(fault: dict[str, object], lab: Lab, hasty: Mount) -> None:
-    names = {site: [f"{number} {fault['action']}" for number in range(len(READS))] for site in SITES}
+    kinds = list(READS)[: 4 if fault["action"] == "stall" else 2]
+    names = {site: [f"{fault['action']} {kind}" for kind in kinds] for site in SITES}
     names["redcap"] = names["redcap"][:1]  # a field holds one file
     for site in SITES:
         for name in names[site]:
             lab.put(site, name, random.Random(1).randbytes(3 * MIB // 2))
         hasty.refresh(hasty.path / site)
-        os.listdir(hasty.path / lab.places[site])
         for name in names[site]:
-            os.stat(hasty.path / lab.places[site] / name)
+            until_known(hasty.path / lab.places[site] / name)
     lab.sandbox.faults(*({"service": "*", **fault, "times": None, **route} for route in ROUTES.values()))
     times = took(
         [
             (f"{site} {kind}", hasty.path / lab.places[site] / name, READS[kind])
             for site in SITES
-            for name, kind in zip(names[site], READS, strict=False)
+            for name, kind in zip(names[site], kinds, strict=False)
         ]
     )
     lab.sandbox.faults()
