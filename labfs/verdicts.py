@@ -64,7 +64,7 @@ def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, 
     if status == 429 or (status == 503 and not page):
         return Unavailable(sentence, retry_after_s=wish)
     if status == 408 or (status >= 500 and status not in _BY_STATUS):
-        return Unanswered(sentence, lost=status != 500 or page or not reason, retry_after_s=wish)
+        return Unanswered(sentence, lost=status != 500 or not reason, retry_after_s=wish)
     if status == 401:
         return errors.Denied(f"{sentence} The site's token or password was refused: check the configuration.")
     return _BY_STATUS.get(status, errors.Malformed if status < 400 else errors.Invalid)(sentence)

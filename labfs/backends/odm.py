@@ -377,5 +377,6 @@ def _explain(answer: Answer) -> str:
         inner = body.get("error")
         message = inner.get("message") if isinstance(inner, dict) else body.get("detail") or body.get("title")
     except (LabfsError, AttributeError):
-        message = answer.body[:200].decode("utf-8", "replace").strip() if len(answer.body) < 1000 else ""
+        text = answer.body[:200].decode("utf-8", "replace").strip() if len(answer.body) < 1000 else ""
+        message = "" if text.startswith("<") else text  # a page of something in between
     return f"{answer.what}: {message}" if message else ""

@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 API = "v1"
 PAGE = 1000  # there is no maximum; many rows at once, since lists shift while they are read
+OWN_PAGE = b"Server Error (500)"  # the application's, not that of a server in front
 MOST_PAGES = 100  # of users, among whom we are looked for
 
 CAPABILITIES = Capabilities(
@@ -375,11 +376,11 @@ def _without_addresses(value: Any) -> Any:
 
 
 def _explain(answer: Answer) -> str:
-    """Return the service's own sentence: it has four forms of error in JSON, and web pages, which say nothing."""
+    """Return the service's own sentence: it has four forms of error in JSON, and one page for what it failed over."""
     try:
         body = answer.json()
     except LabfsError:
-        return ""
+        return f"{answer.what} answered 500: {OWN_PAGE.decode()}." if OWN_PAGE in answer.body else ""
     said = body
     if isinstance(body, dict):
         said = next((body[key] for key in ("detail", "error", "message") if body.get(key)), None)
