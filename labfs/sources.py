@@ -168,4 +168,6 @@ class View:
                     self._reader = newer
                     return
             self._sources.expire(self._node)
-            raise error if isinstance(error, Stale) else Stale(str(error)) from error
+            if (self.shown or self.kept) and not isinstance(error, Stale):
+                raise Stale(str(error)) from error
+            raise error
