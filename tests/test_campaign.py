@@ -27,7 +27,8 @@ def killed(what: str, *, late: bool = False) -> Any:
     def scene(campaign: Campaign) -> scenes.Plan:
         aims = (*campaign.system.uploads, *campaign.system.seconds)
         aim: Aim = next(aim for aim in aims if aim.what == what)
-        (name,) = campaign.pick(1, there=True)
+        name = campaign.names[0]
+        campaign.furnish(name)
         return scenes.interrupted(campaign, aim, "overwrite", name, late=late)
 
     return scene
@@ -51,7 +52,7 @@ DIRECTED: dict[str, list[Any]] = {
     "clarity": [killed("upload"), synced, scenes.overtaken, scenes.lent, scenes.aside],
     "odm": [killed("deletion"), refused("deletion"), unsynced, scenes.crossing],
     "portal": [killed("deletion"), killed("links"), late, synced, scenes.race],
-    "redcap": [killed("request 6"), unsynced, scenes.overtaken],
+    "redcap": [killed("request 5"), unsynced, scenes.overtaken],
 }
 
 

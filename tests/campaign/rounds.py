@@ -86,9 +86,14 @@ class Campaign:
         fit = [name for name in self.names if not there or GONE not in name.possible]
         if len(fit) < count:
             fit = [self.chance.choice(self.names)]
-            self.play(Stage([scenes.program(self, self.chance.randrange(2), fit[0], "overwrite")]))
-            self.refresh(fit)
+            self.furnish(fit[0])
         return self.chance.sample(fit, count)
+
+    def furnish(self, name: Name) -> None:
+        """Save a file of this name, if there is none."""
+        if GONE in name.possible:
+            self.play(Stage([scenes.program(self, self.chance.randrange(2), name, "overwrite")]))
+            self.refresh([name])
 
     def other(self, name: Name) -> Name:
         return self.chance.choice([other for other in self.names if other is not name])
