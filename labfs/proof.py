@@ -174,25 +174,22 @@ class Proof:
         near = max(self._last - HELD, HELD) < index < self._next <= self._last
         return near and self.open and self._doubt is None and self._agreement_counts
 
-    async def caught_up(self) -> None:
-        """Wait, where everything was offered, until that is hashed."""
+    async def told(self, index: int, until: float) -> None:
+        """Wait for what the proof will say, as far as it matters for the block of that index.
+
+        A second download is waited for `until` then; raises Damaged where the last block would leave before it told.
+        """
         if self._next > self._last:
             await self._idle.wait()
-
-    async def told(self, index: int) -> None:
-        """Wait for what the proof will say, as far as it matters for the block of that index."""
-        if self._doubt is not None and index > self._last - HELD:
-            await self._doubt.wait()
-
-    def permit(self, index: int) -> None:
-        """Raise Damaged where the last block would leave before everything is hashed, or a second download has told."""
-        hashing = self._next > self._last and not self._idle.is_set()
-        if index == self._last and (hashing or self._doubt is not None):
+        doubt = self._doubt
+        if doubt is None or index <= self._last - HELD:
+            return
+        with trio.CancelScope(deadline=until):
+            await doubt.wait()
+        if index == self._last and not doubt.is_set():
             raise Damaged(
                 "The bytes do not match the server's checksum. A second download, which tells which of them is "
                 "wrong, is still under way: read the file again in a while."
-                if self._doubt is not None
-                else "The bytes are still being compared with the server's checksum: read the file again."
             )
 
     def revise(self, index: int, value: bytes) -> None:

@@ -105,19 +105,16 @@ class Reader:
             await self._proof.offer(index, block)
             while (early := self._blocks.peek((self._key, self._proof.next))) is not None:
                 await self._proof.offer(self._proof.next, early)
-        with trio.move_on_after(HOLD_S):
-            if self._proof.leads(index):
-                await self._finish_proof(index)
-        await self._proof.caught_up()  # on this machine alone, and so without a deadline
-        with trio.move_on_after(HOLD_S):
-            await self._proof.told(index)
-        self._proof.permit(index)
+        until = trio.current_time() + HOLD_S
+        if self._proof.leads(index):
+            await self._finish_proof(index, until)
+        await self._proof.told(index, until)
 
-    async def _finish_proof(self, index: int) -> None:
+    async def _finish_proof(self, index: int, until: float) -> None:
         """Fetch all that follows a block, and offer it; an error is left to those who ask for its bytes."""
         for later in range(index + 1, self._end + 1):
             self._blocks.start((self._key, later), self._fetch(later))
-        with suppress(LabfsError):
+        with trio.CancelScope(deadline=until), suppress(LabfsError):
             while self._proof.leads(index):
                 following = self._proof.next
                 block = await self._blocks.get((self._key, following), self._fetch(following))
