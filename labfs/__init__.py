@@ -8,7 +8,7 @@ holds that law and checks that every module is named here).
      fuse + answers ─ daemon               backends/__init__    kind → backend, one table
   + kernel + closes      │                        │
   + inodes + holders     │                        │
-  + refusals             │                        │
+  + refusals + folders   │                        │
             └────────── vfs              backends/basespace     one file a system (and its entries, its saving)
                       ┌──┴───┐                    │
                    moves   outbox             presigned         bytes behind a presigned address
@@ -57,6 +57,7 @@ conflicts what somebody else saved meanwhile   listing   what several wait for
 closes    that failed, until the release       notes     the journal of the spool
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
+folders   open ones, while names change
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

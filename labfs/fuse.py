@@ -15,7 +15,7 @@ import logging
 import mmap
 import os
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import pyfuse3
@@ -27,6 +27,7 @@ from labfs.answers import Repeats, Walks, answered, entry_attributes
 from labfs.closes import FailedCloses
 from labfs.errors import Invalid, NameTooLong, NoRoom, NotFound
 from labfs.files import Handle
+from labfs.folders import Folder
 from labfs.inodes import Inodes
 from labfs.kernel import Kernel
 from labfs.node import Node
@@ -197,8 +198,8 @@ class Door(Refusals):
             folder.names = await self._listing(folder.node)
         folder.begun = True
         for index, (name, node) in enumerate(folder.names[start_id:], start_id):
-            if node.unlinked:
-                continue  # removed since then
+            if index >= 2 and not folder.holds(node, name):
+                continue
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(node), index + 1):
                 break
             if index >= 2:  # `.` and `..` are not references
@@ -378,15 +379,6 @@ class Door(Refusals):
         found = replace(found, size=max(found.size, self._kernel.least(node)))
         self._kernel.told(node, found.size)
         return entry_attributes(found, self._inodes.number(node), self._owner)
-
-
-@dataclass
-class Folder:
-    """An open directory, and the names in it as they were when its reading began."""
-
-    node: Node
-    names: list[tuple[bytes, Node]]
-    begun: bool = False
 
 
 def _text(name: bytes) -> str:

@@ -143,6 +143,17 @@ def test_thirty_seconds(folder: Path, behind: Folder, drive: Mount, sandbox: San
     assert os.listdir(folder) == ["f"]
 
 
+def test_what_was_moved_aside_is_not_shown_by_its_old_name(folder: Path, behind: Folder, drive: Mount) -> None:
+    behind.put("f", b"old")
+    drive.refresh(folder)
+    with opendir(folder) as (names, _):
+        os.rename(folder / "f", folder / "f~")  # as vim does, while a file manager reads the directory
+        list(names)
+        (folder / "f").write_bytes(b"new")
+    assert ((folder / "f").read_bytes(), (folder / "f~").read_bytes()) == (b"new", b"old")
+    assert behind.stored == {"f": b"new"}
+
+
 def test_rewinddir(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
     """rewinddir shows what is there then; the names of a listing that is being read stay as they were at its beginning."""
     for number in range(1000):
