@@ -3,7 +3,8 @@
 XXH3 of 128 bits finds damage; it is no defence against somebody who forges blocks, and none is needed: who could
 do that is the server or the user. Chosen by measurement, in µs for a block of 1 MiB of noise (median of 7,
 AMD EPYC, Python 3.11): xxh3_128 74, crc32 515, sha1 628, sha256 672, md5 1,596, blake2b 1,956. So it costs a
-twentieth of the MD5 beside which it runs.
+twentieth of the MD5 beside which it runs: a reader of 256 MiB from memory, each block digested as it comes and again
+beside its MD5, takes 0.65 s of CPU instead of 0.62, and through a mount no difference is to be seen.
 
 A copy on disk carries its digests at its own end, so that one rename puts both where they belong:
 
