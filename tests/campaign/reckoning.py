@@ -208,7 +208,10 @@ def _check_view(campaign: Campaign, name: Name, side: int, live: list[Stored], w
 
 
 def _check_twins(campaign: Campaign, name: Name, live: list[Stored]) -> None:
-    """Both mounts show the same files of one name: one under the plain name, each other one under a name of its own."""
+    """Both mounts show all files of one name: one under the plain name, each other one under a name of its own.
+
+    Which of them has the plain name may differ: a path goes on showing what its mount saved under it.
+    """
     shown = []
     for side in campaign.sides:
         folder = campaign.folder(side.number, name.directory)
@@ -221,8 +224,8 @@ def _check_twins(campaign: Campaign, name: Name, live: list[Stored]) -> None:
     for side, files in enumerate(shown):
         if sorted(files.values()) != expected:
             campaign.fault("hidden", name.path, f"side {side} shows {files} of {expected}; {name.history()}")
-    if shown[0] != shown[1]:
-        campaign.fault("mixed", name.path, f"the mounts show {shown[0]} and {shown[1]}; {name.history()}")
+        elif name.base not in files:
+            campaign.fault("hidden", name.path, f"side {side} shows {files}, none of them plain; {name.history()}")
 
 
 def _is_twin(name: Name, other: str) -> bool:
