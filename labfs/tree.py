@@ -17,7 +17,7 @@ import trio
 
 from labfs import names
 from labfs.backend import Entry, Replace, Site, scan
-from labfs.errors import NotDirectory, NotFound, Unavailable
+from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
 from labfs.layout import Layout, fold
 from labfs.listing import Listing
 from labfs.measuring import Measuring
@@ -196,7 +196,7 @@ class Tree:
             if container.parent:
                 self.expire(container.parent)
             raise
-        entries = self._corrected(container, entries, began)
+        entries = self._corrected(container, [*entries, *await self._unlisted(container, entries, began)])
         lay_out = partial(self._lay_out, container.site, entries)
         layout = lay_out() if len(entries) < MANY else await trio.to_thread.run_sync(lay_out)
         self._settle(container, layout, began)
@@ -204,16 +204,36 @@ class Tree:
             container.listed_at = trio.current_time()
         container.doubt = None
 
-    def _corrected(self, container: Node, entries: list[Entry], began: float) -> list[Entry]:
-        """Leave out what was deleted here, and add what was saved here and is not listed yet."""
+    async def _unlisted(self, container: Node, entries: list[Entry], began: float) -> list[Entry]:
+        """Return what was saved here and is not listed yet; asked for one by one, since others may have removed it."""
         assert container.site is not None
-        listed, doomed = {entry.id for entry in entries}, self._doomed[container.site.name]
+        found, listed = [], {entry.id for entry in entries}
+        for number, node in list(container.recent.items()):
+            if number in listed or began - node.committed_at >= SETTLING_S:
+                del container.recent[number]
+                if _is_at(node, number, container):
+                    node.committed_at = float("-inf")  # from now on the listing tells where it is
+                continue
+            if _is_at(node, number, container):
+                try:
+                    there = node.is_dir or _is_called(await container.site.backend.stat(number), node)
+                except NotFound:
+                    there = False
+                except LabfsError as error:
+                    log.info("%s is believed to be there: %s", node.path, error)
+                    there = True
+                if there and _is_at(node, number, container):
+                    found.append(_placed(node, container))
+                elif not there:
+                    self.distrust(node)
+        return found
+
+    def _corrected(self, container: Node, entries: list[Entry]) -> list[Entry]:
+        """Leave out what was deleted here, and is about to be."""
+        assert container.site is not None
+        doomed = self._doomed[container.site.name]
         container.gone &= {(entry.id, entry.version) for entry in entries}
-        recent = {number: node for number, node in container.recent.items() if began - node.committed_at < SETTLING_S}
-        container.recent = recent
-        unlisted = [_placed(node, container) for number, node in recent.items() if _is_at(node, number, container)]
-        shown = [*entries, *(entry for entry in unlisted if entry.id not in listed)]
-        return [e for e in shown if e.id not in doomed and (e.id, e.version) not in container.gone]
+        return [e for e in entries if e.id not in doomed and (e.id, e.version) not in container.gone]
 
     def _lay_out(self, site: Site, entries: list[Entry]) -> Layout:
         self._seen.note(site.name, entries)
@@ -271,6 +291,12 @@ def _is_at(node: Node, number: str, container: Node) -> bool:
     if entry is None or entry.id != number or parent is None or node.unlinked:
         return False
     return parent.children.get(node.name) is node and parent.container is container
+
+
+def _is_called(entry: Entry, node: Node) -> bool:
+    """Whether a node's entity has the name still under which it was saved."""
+    ours = node.entry
+    return ours is not None and (entry.name, entry.folders, entry.inside) == (ours.name, ours.folders, ours.inside)
 
 
 def _placed(node: Node, container: Node) -> Entry:

@@ -12,7 +12,7 @@ from memory import RULES, SYSTEMS, MemoryBackend, mounted, opened
 from test_outbox import Clock, save
 from test_windows import shown
 
-from labfs.backend import Entry
+from labfs.backend import Entry, Page
 from labfs.seen import Seen
 
 BY_DELETE = SYSTEMS["by delete"]
@@ -98,22 +98,35 @@ async def test_two_mounts_that_save_over_the_same_name_lose_neither(tmp_path: Pa
         assert (await shown(two, box_two))["f"] == b"two"
 
 
-@pytest.mark.parametrize("lag", [False, True])
-async def test_a_save_outlives_a_listing_that_shows_others_only(
-    lag: bool, tmp_path: Path, autojump_clock: Clock
-) -> None:
+class Lagging(MemoryBackend):
+    """A system whose list shows a new file later."""
+
+    unlisted: frozenset[str] = frozenset()
+
+    async def page(self, parent: Entry, cursor: str | None) -> Page:
+        page = await super().page(parent, cursor)
+        return replace(page, entries=tuple(entry for entry in page.entries if entry.id not in self.unlisted))
+
+
+async def test_a_save_outlives_a_listing_that_does_not_show_it_yet(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = Lagging(capabilities=BY_DELETE)
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        await save(vfs, box, "f", b"ours")
+        backend.unlisted = frozenset(entry.id for entry, _ in backend.files.values())
+        backend.put("f", b"theirs")
+        assert await shown(vfs, box) == {"f": b"ours", "f [102]": b"theirs"}
+        backend.unlisted = frozenset()
+        assert await shown(vfs, box) == {"f": b"ours", "f [102]": b"theirs"}
+
+
+@pytest.mark.parametrize("change", ["removed", "renamed"])
+async def test_what_was_saved_here_and_is_gone_is_not_shown(change: str, tmp_path: Path, autojump_clock: Clock) -> None:
     backend = MemoryBackend(capabilities=BY_DELETE)
     async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
         await save(vfs, box, "f", b"ours")
-        (number,) = backend.files
-        hidden = backend.files.pop(number) if lag else None
-        backend.put("f", b"theirs")
-        vfs.refresh(box)
-        names = sorted(node.name for node in await vfs.listing(box))
-        if hidden is not None:
-            backend.files[number] = hidden
-        assert names == ["f", "f [102]"]
-        assert (await shown(vfs, box))["f"] == b"ours"
+        ((number, (made, data)),) = backend.files.items()
+        backend.files = {} if change == "removed" else {number: (replace(made, name="g"), data)}
+        assert await shown(vfs, box) == ({} if change == "removed" else {"g": b"ours"})
 
 
 async def test_swapped_ids_and_equal_seconds_show_the_last_save(tmp_path: Path, autojump_clock: Clock) -> None:
