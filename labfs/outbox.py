@@ -71,7 +71,8 @@ class Outbox:
             chosen = [note for note in chosen if note["state"] in ("failed", "waiting", "replacing")]
         chosen = [note for note in chosen if not self._is_lent(note, name)]
         for note in chosen:
-            self._spool.mark(note, **_again(note, insisted=name is not None, over=over))
+            if name is not None or note["state"] == "failed":  # what waits already does so as it was asked for
+                self._spool.mark(note, **_again(note, insisted=name is not None, over=over))
         self._hurry_until = trio.current_time() + 1.0
         self._waiting.changed()
         return len(chosen)

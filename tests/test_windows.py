@@ -510,6 +510,23 @@ async def test_only_the_version_that_was_named_is_overwritten(tmp_path: Path, au
         assert states(tmp_path) == ["failed"]
 
 
+async def test_what_was_asked_for_by_name_stays_so(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = system("in place")
+    backend.put("f", b"complete")
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, _):
+        handle = await vfs.files.open(await vfs.resolve("/memory/box/f"), read=False, write=True, truncate=True)
+        await vfs.files.write(handle, 0, b"ha")
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        (note,) = vfs.saves.spool.leftovers()
+        backend.faults["upload"] = [Unavailable("away")] * 2
+        assert vfs.outbox.retry(Path(note["file"]).stem) == 1
+        await trio.sleep(5)
+        assert vfs.outbox.retry(None) == 1, "it waits"
+        await a_while()
+        assert await shown(vfs, box) == {"f": b"ha"}
+    assert states(tmp_path) == []
+
+
 @row("F5")
 async def test_a_local_file_ends_with_its_mount(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = system("versions")
