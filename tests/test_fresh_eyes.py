@@ -275,8 +275,9 @@ async def test_a_disk_that_takes_no_note_says_so_to_whoever_wants_a_save_sent_ag
     async with mounted(tmp_path, backend) as (vfs, box):
         await waiting(vfs, box, backend, "f", b"mine")
         disk_full(monkeypatch, until=lambda: False)
+        (note,) = vfs.saves.spool.leftovers()
         with pytest.raises(DiskFailed, match="is full; make room"):
-            vfs.outbox.retry(None)
+            vfs.outbox.retry(Path(note["file"]).stem)
 
 
 def test_a_note_that_was_being_written_at_a_crash_leaves_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -163,6 +164,31 @@ def test_each_row_has_a_test_and_each_test_a_row() -> None:
 def test_the_table_names_every_state_of_a_note() -> None:
     told = " ".join(" ".join(cells) for cells in rows().values())
     assert {state for state in notes.STATES if not re.search(rf"`{state}`", told)} == set()
+
+
+def changing() -> set[str]:
+    """Return the functions of all backends that send a request which may change something."""
+    found = set()
+    for path in sorted((TABLE.parent / "backends").glob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.AsyncFunctionDef) and any(map(_changes, ast.walk(function))):
+                found.add(f"{path.stem}.{function.name}")
+    return found
+
+
+def _changes(node: ast.AST) -> bool:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    owner = node.func.value
+    name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+    method = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+    through = node.func.attr in ("change", "send") and name in ("_wire", "wire", "_api", "api", "self")
+    return through or (node.func.attr == "call" and method in ("POST", "PUT", "PATCH", "DELETE"))
+
+
+def test_the_table_names_every_request_that_changes_something() -> None:
+    told = set(re.findall(r"`(\w+\.\w+)`", TABLE.read_text().partition("## The requests")[2]))
+    assert told == changing()
 
 
 # -- never closed --------------------------------------------------------------------------------------
