@@ -134,6 +134,8 @@ class Daemon:
 
     async def _widen_read_ahead(self, door: Door) -> None:
         await door.greeted.wait()
+        there = mounts.mounted_at(self._place.mountpoint)
+        door.device = there.device if there is not None else None
         await trio.sleep(0.1)  # the kernel sets its own value when it has our greeting
         mounts.widen_read_ahead(self._place.mountpoint)
 

@@ -58,6 +58,7 @@ class Door(Refusals):
         self.repeats = Repeats()
         self._walks = Walks()
         self._owner = (os.getuid(), os.getgid())
+        self.device: str | None = None  # of the mount, major:minor, once that is known
         self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
 
     def init(self) -> None:
@@ -343,7 +344,7 @@ class Door(Refusals):
         if self._vfs.files.writers(node) > 1:
             return False  # nobody can tell whose the other copies are: each close saves
         inode = self._inodes.number(node)
-        left = await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name)
+        left = await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name, self.device)
         return left > 0
 
     async def _kept_open(self, handle: Handle) -> bool:

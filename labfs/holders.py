@@ -20,9 +20,13 @@ class Holder:
     path: str
 
 
-def open_for_writing(inode: int, name: str) -> int:
-    """Count the descriptors, of processes we may look into, that could still write to a file. Blocks."""
-    return sum(_can_write(pid, fd, inode) for pid, fd, link in _descriptors() if _names(link, name))
+def open_for_writing(inode: int, name: str, device: str | None = None) -> int:
+    """Count the descriptors, of processes we may look into, that could still write to a file. Blocks.
+
+    `device` is the mount's, major:minor: another mount of the same account has the same numbers and names.
+    """
+    found = [(pid, fd) for pid, fd, link in _descriptors() if _names(link, name)]
+    return sum(_can_write(pid, fd, inode, device) for pid, fd in found)
 
 
 def mapped(inode: int, name: str) -> bool:
@@ -61,14 +65,24 @@ def _names(link: str, name: str) -> bool:
     return link.endswith(("/" + name, "/" + name + " (deleted)"))
 
 
-def _can_write(pid: int, fd: str, inode: int) -> bool:
+def _can_write(pid: int, fd: str, inode: int, device: str | None) -> bool:
     try:
         with open(f"/proc/{pid}/fdinfo/{fd}") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
     except OSError:
         return False
     writable = int(fields["flags"], 8) & os.O_ACCMODE != os.O_RDONLY
-    return writable and int(fields.get("ino", inode)) == inode
+    same = writable and int(fields.get("ino", inode)) == inode
+    return same and device in (None, _device(pid, fields["mnt_id"].strip()) or device)
+
+
+def _device(pid: int, mount: str) -> str | None:
+    """Return the device of a mount, major:minor, as a process sees it; None where it does not."""
+    try:
+        with open(f"/proc/{pid}/mountinfo", errors="replace") as file:
+            return next((line.split()[2] for line in file if line.split(" ", 1)[0] == mount), None)
+    except OSError:
+        return None
 
 
 def _maps(pid: int, inode: int, name: str) -> bool:

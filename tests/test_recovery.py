@@ -283,3 +283,21 @@ def test_a_temporary_file_keeps_the_bytes_that_it_shows(lab: Lab, tmp_path: Path
         assert done.returncode != 0
         assert "still here as" in done.stderr
         assert (at / "f~").read_bytes() == b"shown"
+
+
+def test_a_close_saves_although_the_program_has_the_file_open_in_another_mount(lab: Lab, tmp_path: Path) -> None:
+    where = place(lab, "clarity")
+    where.put("crossed.txt", b"1" * 100)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with mount(lab, tmp_path / "one", "clarity") as one, mount(lab, tmp_path / "two", "clarity") as two:
+        first, second = (side.path / where.path / "crossed.txt" for side in (one, two))
+        late = os.open(first, os.O_WRONLY | os.O_TRUNC)
+        second.write_bytes(b"2" * 200)  # of the same number and name as what is open in the other mount
+        assert dict(where.stored())["crossed.txt"] == b"2" * 200
+        os.write(late, b"3" * 300)
+        with pytest.raises(OSError) as caught:
+            os.close(late)
+        assert caught.value.errno == errno.ESTALE
+        assert dict(where.stored())["crossed.txt"] == b"2" * 200
+        second.unlink()
