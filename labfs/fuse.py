@@ -352,7 +352,7 @@ class Door(Refusals):
         node = handle.node
         if self._vfs.files.writers(node) > 1:
             return True
-        return await trio.to_thread.run_sync(holders.mapped, self._inodes.number(node), node.name)
+        return await trio.to_thread.run_sync(holders.mapped, self._inodes.number(node), node.name, self.device)
 
     # -- bookkeeping -----------------------------------------------------------------------------------
 

@@ -29,10 +29,10 @@ def open_for_writing(inode: int, name: str, device: str | None = None) -> int:
     return sum(_can_write(pid, fd, inode, device) for pid, fd in found)
 
 
-def mapped(inode: int, name: str) -> bool:
-    """Whether a process that we may look into has a file mapped into its memory. Blocks."""
+def mapped(inode: int, name: str, device: str | None = None) -> bool:
+    """Whether a process that we may look into has a file of that mount mapped into its memory. Blocks."""
     ourselves = os.getpid()
-    return any(_maps(pid, inode, name) for pid in _pids() if pid != ourselves)
+    return any(_maps(pid, inode, name, device) for pid in _pids() if pid != ourselves)
 
 
 def using(mountpoint: str) -> list[Holder]:
@@ -85,13 +85,14 @@ def _device(pid: int, mount: str) -> str | None:
         return None
 
 
-def _maps(pid: int, inode: int, name: str) -> bool:
+def _maps(pid: int, inode: int, name: str, device: str | None) -> bool:
     try:
         with open(f"/proc/{pid}/maps", errors="surrogateescape") as file:
             lines = [line.rstrip("\n").split(maxsplit=5) for line in file if str(inode) in line]
     except OSError:
         return False
-    return any(len(fields) == 6 and fields[4] == str(inode) and _names(fields[5], name) for fields in lines)
+    files = [fields for fields in lines if len(fields) == 6 and fields[4] == str(inode) and _names(fields[5], name)]
+    return any(device in (None, ":".join(str(int(part, 16)) for part in fields[3].split(":"))) for fields in files)
 
 
 def _descriptors() -> Iterator[tuple[int, str, str]]:
