@@ -58,6 +58,7 @@ class Saving:
         self._detail = detail
         self._listing = listing
         self.looking = Looking(client.timeout_s)
+        self._handed_over: set[str] = set()  # ids of files of which nothing is left but to delete them
         self.whole = LARGEST  # less once the proxy in front refused a smaller file; nothing tells its limit
 
     # -- uploads -------------------------------------------------------------------------------------
@@ -76,8 +77,9 @@ class Saving:
         try:
             with self.looking.confirming(change):
                 await self._check(target, entry, located(row, answer), source.size)
-            if past is not None:
+            if old is not None and past is not None:
                 await self._inherit(entry, past)
+                self._handed_over.add(old.id)
         except BaseException:
             await self._withdraw(entry)
             raise
@@ -233,7 +235,8 @@ class Saving:
 
     async def delete(self, entry: Entry) -> None:
         """Delete a file; one that is an agreement is taken from its materials first, which would go on showing it."""
-        past = await self._past(entry)
+        past = {} if entry.id in self._handed_over else await self._past(entry)
+        self._handed_over.discard(entry.id)
         if past is None:
             return
         taken: list[int] = []
