@@ -116,9 +116,9 @@ async def test_an_upload_that_is_carried_out_after_a_gateway_gave_up_is_waited_f
     assert await place.held() == [noise(900)]
 
 
+# In REDCap a look cannot be told from an upload by its method.
+@pytest.mark.parametrize("place", ["basespace", "clarity", "odm", "portal"], indirect=True)
 async def test_an_upload_that_was_given_up_and_came_all_the_same_is_found_by_the_next_try(place: Place) -> None:
-    if place.kind == "redcap":
-        pytest.skip("a look cannot be told from an upload by its method")
     place.backend.looking.long_s = (0.05,)  # type: ignore[attr-defined]
     # The look is refused as well, so that nobody knows; ODM lists what is there before it sends.
     look = {"service": place.kind, "method": "GET", "action": "status", "argument": 403}
@@ -149,12 +149,9 @@ async def test_of_two_uploads_that_arrived_one_is_taken_away(place: Place) -> No
 # -- other changes -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("place", ["clarity", "odm", "portal", "redcap"], indirect=True)
 @pytest.mark.parametrize("action", ["lost", "late"])
 async def test_a_deletion_whose_answer_was_lost_ends_as_one(action: str, place: Place) -> None:
-    if not place.backend.capabilities.deletable:
-        pytest.skip("nothing can be deleted")
-    if place.target.parent.room == 1:
-        pytest.skip("there is room for one file")
     kept = await place.backend.upload(place.target, Bytes(b"kept"))
     entry = await place.backend.upload(place.target, Bytes(noise(900)))
     argument = {"status": 200, "html": True, "after_s": 0.4}
