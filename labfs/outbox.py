@@ -216,8 +216,8 @@ class Outbox:
         if not self._still_due(note):
             return True
         there = parent.children.get(name)
-        if there is not None and there.writer is not None:
-            return False  # somebody writes it just now: what they save is newer
+        if there is not None and (there.writer is not None or there in self._saves.moving):
+            return False  # somebody writes or removes it just now: what they do is newer
         if there is not None and there.is_dir:
             raise IsDirectory(f"A directory is called “{name}” now; what was written is kept here.")
         opened, base = self._opened(there, note)

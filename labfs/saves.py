@@ -43,6 +43,7 @@ class Saves:
         self.spool = spool
         self.waiting = Waiting(spool)
         self.replacing = Replacing(tree, spool, self.waiting)
+        self.moving: list[Node] = []  # files that are being removed or renamed on a server: the outbox lets them be
         self.untold: dict[str, LabfsError] = {}  # path → why a save failed after its close had been answered
         self._tree = tree
         self._sources = sources
