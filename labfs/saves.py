@@ -148,11 +148,12 @@ class Saves:
 
     def _note_known(self, node: Node, writer: Writer, target: Target) -> None:
         """Write down what the server has by that name already: after a crash the rest may be ours."""
-        opened, known = target.replaces, []
+        opened, note, known = target.replaces, writer.spool.note, []
         if node.parent is not None:
             known = [entry.id for entry in self._tree.named(node.parent, target.name) if entry != opened]
-        if known or writer.spool.note.get("before"):
-            writer.spool.describe(before=known)
+        begun = begun_on(opened)
+        if known or note.get("before") or begun["opened"] != note.get("opened"):  # it was saved before, or named
+            writer.spool.describe(before=known, **begun)
 
     async def _keep_backups(self, node: Node, replaced: Entry | None) -> None:
         """Give a backup, so far a view of the file that is replaced now, bytes of its own."""
@@ -243,6 +244,7 @@ class Saves:
             return
         path, spool = node.path, writer.spool
         news: dict[str, Any] = {"path": path, "state": "waiting" if passing else "failed", "error": reason}
+        news.update(begun_on(writer.opened))  # which an earlier close of the same file may have saved
         if closed:
             self.waiting.supersede(path, spool.path)
         else:
