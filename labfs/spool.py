@@ -38,6 +38,7 @@ from typing import Any
 
 from labfs.errors import DiskFailed
 from labfs.notes import (
+    ANEW,
     CLOSED,
     FORMAT,
     NEVER_CLOSED,
@@ -203,7 +204,7 @@ class SpoolFile:
 
     def copy(self) -> SpoolFile:
         """Return a second file with the same bytes, which is being written, whatever this one is."""
-        note = {**self.note, "state": "writing", "synced": False, "upload": None, "size": None}
+        note = {**self.note, **ANEW, "state": "writing", "synced": False, "upload": None, "size": None}
         if "number" in note:
             note["number"] = ORDER.next()
         twin = SpoolFile.create(_new(self.path.parent), note)
