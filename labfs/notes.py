@@ -26,7 +26,6 @@ GONE = ".gone"  # of a note whose file is being removed: from then on neither is
 RESERVE = "reserve"  # a file without use but its size
 RESERVED = 256 * 1024  # bytes for notes on a disk that is full
 GIVEN = 16 * 1024  # bytes of them at a time
-ANEW = {"insisted": False, "over": None, "overtaken": False}  # what was decided about other bytes
 LASTING = {"synced", "error"}  # only in notes that were made to survive a power cut: what replaces them must as well
 
 

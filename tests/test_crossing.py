@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,10 @@ import trio
 import trio.testing
 from memory import mounted
 from test_outbox import a_while, save, states
-from test_windows import Breaking, died, settled, shown, system
+from test_windows import died, settled, shown, system
 
 from labfs.errors import DiskFailed, Invalid, Unavailable
 from labfs.node import Node
-from labfs.spool import Spool
 from labfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
@@ -144,12 +142,14 @@ async def test_what_is_written_after_a_save_was_named_is_not_named(
             backend.faults["upload"] = [AWAY]
         vfs.outbox.retry(Path(note["file"]).stem)
         node = await vfs.resolve("/memory/box/f")
-        while node.writer is None or not node.writer.committing:
+        for _ in range(600):
             await trio.sleep(0.1)
+            if backend.calls["upload"] == 2:
+                break
+        assert node.writer is not None
         handle = await vfs.files.open(node, read=False, write=True)
         if not separately:
-            while node.writer.committing:
-                await trio.sleep(0.1)
+            await node.writer.settled()
         else:
             backend.latency_s = 1000.0
             await trio.sleep(5.0)
