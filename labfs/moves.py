@@ -7,7 +7,7 @@ where its system can; what had the name before is deleted afterwards.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -222,16 +222,17 @@ class Moves:
         self._tree.attach(node, into, new)
         node.local, node.entry = False, there.entry if there else None
         opened, node.writer.opened = node.writer.opened, node.entry
-        self._saves.relabel(node)
         retired: tuple[Entry | None, SpoolFile | None] = None, None
         try:
+            self._saves.relabel(node)
             if not self._files.writers(node):  # else it is still being written: its close is the save
                 retired = await self._saves.commit(node)
         except trio.Cancelled:
             raise  # the mount ends: what was sent by then is found out by the next one
         except BaseException as error:
             reason = str(error) or "the rename was interrupted"
-            self._saves.relabel(node, state="failed", error=reason)
+            with suppress(OSError):  # a full disk: then its note says what it said
+                self._saves.relabel(node, state="failed", error=reason)
             node.local, node.entry = local, entry
             if node.writer is not None:
                 node.writer.opened = opened
