@@ -154,6 +154,8 @@ class Saves:
         begun = begun_on(opened)
         if known or note.get("before") or begun["opened"] != note.get("opened"):  # it was saved before, or named
             writer.spool.describe(before=known, **begun)
+        if target.name != names.meant(note["path"], note.get("name")):
+            writer.spool.describe(name=target.name)
 
     async def _keep_backups(self, node: Node, replaced: Entry | None) -> None:
         """Give a backup, so far a view of the file that is replaced now, bytes of its own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from memory import mounted
 from test_outbox import a_while, save, states
 from test_windows import died, settled, shown, system
 
-from labfs.errors import DiskFailed, Invalid, Unavailable
+from labfs.errors import Denied, DiskFailed, Invalid, Unavailable
 from labfs.node import Node
 from labfs.vfs import Vfs
 
@@ -203,3 +204,70 @@ async def test_the_second_close_of_a_file_waits_and_is_sent(kind: str, tmp_path:
             await twice(vfs, box)
         await a_while()
         assert ((await shown(vfs, box))["f"], states(tmp_path)) == (b"third!", [])
+
+
+TWIN = "/memory/box/f [102]"
+
+
+async def over_twin(vfs: Vfs, box: Node) -> None:
+    handle = await vfs.files.open(await vfs.resolve(TWIN), read=False, write=True, truncate=True)
+    try:
+        await vfs.files.write(handle, 0, b"third")
+        await vfs.files.flush(handle, shared=False)
+    finally:
+        await vfs.files.release(handle)
+
+
+@pytest.mark.parametrize(
+    ("moment", "operation"), [("after", "upload"), ("before", "delete"), ("after", "delete"), ("before", "upload")]
+)
+@pytest.mark.parametrize("kind", ["by delete", "in place"])
+async def test_a_save_of_a_twin_that_dies_is_there_once(
+    kind: str, moment: str, operation: str, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    if (kind, operation) == ("in place", "delete"):
+        return
+    backend = system(kind)
+    backend.put("f", b"first")
+    backend.put("f", b"second")
+    await died(tmp_path, backend, moment, operation, over_twin)
+    found = await settled(tmp_path, backend)
+    assert (found["f"], sorted(found.values()), states(tmp_path)) == (b"first", [b"first", b"third"], [])
+
+
+async def test_what_arrived_before_a_crash_keeps_the_path(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = system("by delete")
+    backend.put("f", b"first")
+
+    async def over(vfs: Vfs, box: Node) -> None:
+        await save(vfs, box, "f", b"second")
+
+    await died(tmp_path, backend, "after", "upload", over)
+    backend.faults["delete"] = [Denied("No.")]
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        await a_while()
+        assert await shown(vfs, box) == {"f": b"second", "f [101]": b"first"}
+
+
+@pytest.mark.parametrize("notes", [0, 1])
+async def test_a_rename_that_a_full_disk_refuses_leaves_both_names(
+    notes: int, tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = system("in place")
+    backend.put("f", b"first")
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        await save(vfs, box, "f~", b"second")
+        written = []
+
+        def full(path: Path, note: dict[str, Any]) -> None:
+            if len(written) >= notes:
+                raise DiskFailed(28, "full")
+            written.append(note)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("labfs.spool.write_note", full)
+            with pytest.raises(OSError):
+                await vfs.rename(box, "f~", box, "f")
+        assert await shown(vfs, box) == {"f": b"first", "f~": b"second"}
+        await vfs.rename(box, "f~", box, "f")
+        assert await shown(vfs, box) == {"f": b"second"}
