@@ -6,7 +6,8 @@ where its system can; what had the name before is deleted afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -45,10 +46,23 @@ class Moves:
         if node.text is not None:
             raise NotPermitted(f"“{name}” is labfs's own view of a record.")
         if node.entry is not None and not node.local:
-            await self._saves.replacing.finish(node)
-            await self._delete(node, node.entry)
+            with self._moving(node):
+                await self._saves.replacing.finish(node)
+                await self._delete(node, node.entry)
+        if not node.local:
             self._saves.waiting.supersede(node.path, None, "the file was removed since")
         self._files.drop(node)
+
+    @contextmanager
+    def _moving(self, *nodes: Node | None) -> Iterator[None]:
+        """Keep the outbox from sending what waits for these files, which what is done now overtakes."""
+        moving = [node for node in nodes if node is not None]
+        self._saves.moving += moving
+        try:
+            yield
+        finally:
+            for node in moving:
+                self._saves.moving.remove(node)
 
     async def _settled(self, parent: Node, name: str) -> Node:
         """Return the node of that name when no upload of it is under way: that decides what it is."""
@@ -78,7 +92,8 @@ class Moves:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
         node = await self._settled(parent, name)
         there = (await self._tree.children(into)).get(new)
-        while node.writer is not None and node.writer.committing:  # begun while that was listed
+        while uploads := [n.writer for n in (node, there) if n and n.writer and n.writer.committing]:
+            await uploads[0].settled()  # of what has the name so far as well: both would be there in the end
             node = await self._settled(parent, name)
             there = (await self._tree.children(into)).get(new)
         if there is node:
@@ -91,7 +106,8 @@ class Moves:
             if there is None and not node.is_dir and into is not node.parent:
                 rules.check_room(into, new)
         if self._on_server(node) and not local:
-            await self._rename_there(node, there, into, new)
+            with self._moving(node, there):
+                await self._rename_there(node, there, into, new)
             return
         over = there is not None and self._on_server(there)
         if node.is_dir or local or (self._unborn(node) and not over):
@@ -206,16 +222,17 @@ class Moves:
         self._tree.attach(node, into, new)
         node.local, node.entry = False, there.entry if there else None
         opened, node.writer.opened = node.writer.opened, node.entry
-        self._saves.relabel(node)
         retired: tuple[Entry | None, SpoolFile | None] = None, None
         try:
+            self._saves.relabel(node)
             if not self._files.writers(node):  # else it is still being written: its close is the save
                 retired = await self._saves.commit(node)
         except trio.Cancelled:
             raise  # the mount ends: what was sent by then is found out by the next one
         except BaseException as error:
             reason = str(error) or "the rename was interrupted"
-            self._saves.relabel(node, state="failed", error=reason)
+            with suppress(OSError):  # a full disk: then its note says what it said
+                self._saves.relabel(node, state="failed", error=reason)
             node.local, node.entry = local, entry
             if node.writer is not None:
                 node.writer.opened = opened

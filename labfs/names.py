@@ -48,6 +48,11 @@ def original(name: str) -> str:
     return "".join(_decoded(piece) if index % 2 else piece for index, piece in enumerate(pieces))
 
 
+def meant(path: str, given: str | None) -> str:
+    """Return the server's name for what is at `path`: the one `given`, since a path with an id does not say it."""
+    return given or original(path.rpartition("/")[2])
+
+
 def for_saving(name: str) -> str:
     """Return the server's name for a file that is to be made. Raises for a name that no file can have."""
     if _BAD.search(name):

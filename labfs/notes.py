@@ -196,7 +196,7 @@ def _sound(note: dict[str, Any]) -> bool:
     missing = note.get("missing", [])
     pairs = isinstance(missing, list) and all(_is_range(pair) for pair in missing)
     rest = isinstance(note.get("upload"), dict | None) and isinstance(note.get("opened"), list | None)
-    words = all(isinstance(note.get(key, ""), str) for key in ("error", "arrived"))
+    words = all(isinstance(note.get(key, ""), str) for key in ("error", "arrived", "name"))
     known_ids = isinstance(note.get("before", []), list)
     duty = not (is_duty(note) or note["state"] == "replacing") or bool(note.get("arrived") and note.get("opened"))
     return texts and numbers and pairs and rest and words and known_ids and duty

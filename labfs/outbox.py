@@ -216,8 +216,8 @@ class Outbox:
         if not self._still_due(note):
             return True
         there = parent.children.get(name)
-        if there is not None and there.writer is not None:
-            return False  # somebody writes it just now: what they save is newer
+        if there is not None and (there.writer is not None or there in self._saves.moving):
+            return False  # somebody writes or removes it just now: what they do is newer
         if there is not None and there.is_dir:
             raise IsDirectory(f"A directory is called “{name}” now; what was written is kept here.")
         opened, base = self._opened(there, note)
@@ -237,8 +237,12 @@ class Outbox:
         assert node.entry is not None
         duty, opened = None, note.get("opened")
         if opened and opened[0] != node.entry.id and rules.deletes_old(node):
-            replaced = Entry(id=opened[0], name=node.entry.name, is_dir=False, version=opened[1], size=opened[2])
+            _, version, size = opened
+            name, age = node.entry.name, note["after"]
+            replaced = Entry(id=opened[0], name=name, is_dir=False, age=age, version=version, size=size)
             duty = self._replacing.owe(note["site"], note["path"], replaced, node.entry)
+            self._tree.saved(node, node.entry, replaced)
+            self._tree.expire(node)
         self._waiting.supersede(note["path"], Path(note["file"]))
         self._spool.reopen(note).discard()
         self._waiting.changed()
@@ -304,7 +308,7 @@ class Outbox:
         size = note["bytes"] if note.get("size") is None else note["size"]
         if note.get("missing") or size > note["bytes"]:
             return []
-        name, found = names.original(_last(note)), []
+        name, found = names.meant(note["path"], note.get("name")), []
         for node in [*parent.children.values(), *parent.unlisted.values()]:
             entry = node.entry
             if entry is None or node.is_dir or node.local or entry.name != name or _was_there(entry, note):

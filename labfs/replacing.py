@@ -43,7 +43,8 @@ class Replacing:
         Returns None where the disk takes no note: then it is done without one.
         """
         self._tree.doom(site, old.id)
-        what: Note = {"opened": identity(old), "arrived": new.id, **({"renamed": True} if renamed else {})}
+        what: Note = {"opened": identity(old), "arrived": new.id}
+        what.update({"renamed": True} if renamed else {"name": new.name})
         try:
             return self._spool.owe(site, path, **what)
         except OSError as error:
@@ -128,7 +129,7 @@ class Replacing:
 
     async def _is_replaced(self, site: Site, parent: Node, note: Note) -> bool:
         """Whether another file has the place; only then the old one goes. Raises NotFound."""
-        name = names.original(note["path"].rpartition("/")[2])
+        name = names.meant(note["path"], note.get("name"))
         there = {entry.id for entry in self._tree.named(parent, name)} - {note["opened"][0]}
         if note.get("renamed"):
             return note["arrived"] in there

@@ -43,6 +43,7 @@ class Saves:
         self.spool = spool
         self.waiting = Waiting(spool)
         self.replacing = Replacing(tree, spool, self.waiting)
+        self.moving: list[Node] = []  # files that are being removed or renamed on a server: the outbox lets them be
         self.untold: dict[str, LabfsError] = {}  # path → why a save failed after its close had been answered
         self._tree = tree
         self._sources = sources
@@ -147,11 +148,14 @@ class Saves:
 
     def _note_known(self, node: Node, writer: Writer, target: Target) -> None:
         """Write down what the server has by that name already: after a crash the rest may be ours."""
-        opened, known = target.replaces, []
+        opened, note, known = target.replaces, writer.spool.note, []
         if node.parent is not None:
             known = [entry.id for entry in self._tree.named(node.parent, target.name) if entry != opened]
-        if known or writer.spool.note.get("before"):
-            writer.spool.describe(before=known)
+        begun = begun_on(opened)
+        if known or note.get("before") or begun["opened"] != note.get("opened"):  # it was saved before, or named
+            writer.spool.describe(before=known, **begun)
+        if target.name != names.meant(note["path"], note.get("name")):
+            writer.spool.describe(name=target.name)
 
     async def _keep_backups(self, node: Node, replaced: Entry | None) -> None:
         """Give a backup, so far a view of the file that is replaced now, bytes of its own."""
@@ -242,6 +246,7 @@ class Saves:
             return
         path, spool = node.path, writer.spool
         news: dict[str, Any] = {"path": path, "state": "waiting" if passing else "failed", "error": reason}
+        news.update(begun_on(writer.opened))  # which an earlier close of the same file may have saved
         if closed:
             self.waiting.supersede(path, spool.path)
         else:

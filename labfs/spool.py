@@ -56,6 +56,8 @@ from labfs.notes import (
 log = logging.getLogger(__name__)
 
 CHUNK = 1024 * 1024
+# In the note of bytes that are no longer those that were closed, synced, sent in part, or decided about.
+CHANGED = {"synced": False, "upload": None, "size": None, "insisted": False, "over": None, "overtaken": False}
 
 
 class Ranges:
@@ -203,7 +205,7 @@ class SpoolFile:
 
     def copy(self) -> SpoolFile:
         """Return a second file with the same bytes, which is being written, whatever this one is."""
-        note = {**self.note, "state": "writing", "synced": False, "upload": None, "size": None}
+        note = {**self.note, **CHANGED, "state": "writing"}
         if "number" in note:
             note["number"] = ORDER.next()
         twin = SpoolFile.create(_new(self.path.parent), note)

@@ -58,8 +58,11 @@ class Waiting:
         return self._notes
 
     def due(self, site: str) -> list[Note]:
-        """Return the saves to a site that are sent without being asked for."""
-        return [note for note in unasked(self.notes(), "waiting") if note["site"] == site]
+        """Return the saves to a site that are sent without being asked for; what is owed a note may be newer."""
+        owed = {note["file"]: note for note in self.owed()}
+        notes = {**{note["file"]: note for note in self.notes()}, **owed}
+        latest = unasked(sorted(notes.values(), key=lambda note: note.get("number") or 0), "waiting")
+        return [note for note in latest if note["site"] == site and note["file"] not in owed]
 
     def duties(self, site: str, path: str | None = None) -> list[Note]:
         """Return what tells of files of a site, or of one path there, that are still to be deleted."""
@@ -122,6 +125,8 @@ class Waiting:
             self._spool.mark(note)
         except OSError as error:
             log.error("The note of %s cannot be written: %s", note["file"], error)
+            spool = self._spool.reopen(note)
+            self.owe(spool, note["path"], lambda **news: self._spool.mark({**note, **news}), {})
 
 
 def begun_on(entry: Entry | None) -> Note:

@@ -19,7 +19,7 @@ import trio
 from labfs.backend import Backend, Buffer, Entry, Parts, Receipt, Source, Target, Upload
 from labfs.errors import Garbled, LabfsError, Malformed, NotFound, TimedOut, TooLarge, Unavailable, Unsupported
 from labfs.reader import Reader
-from labfs.spool import Ranges, SpoolFile
+from labfs.spool import CHANGED, Ranges, SpoolFile
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Writer:
             # What was closed or synced is no whole file any more, and parts that a server has are not of this one.
             state = "writing" if note["state"] in ENDED else note["state"]
             missing = [[0, self._base_stop]] if self._base else []
-            self.spool.describe(state=state, synced=False, upload=None, size=None, missing=missing)
+            self.spool.describe(state=state, missing=missing, **CHANGED)
         self.error = None
         self.modified_ns = time.time_ns()
 

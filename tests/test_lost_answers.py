@@ -23,7 +23,7 @@ from test_redcap_backend import field_of, page
 
 from labfs.backend import Backend, Entry, Settings, Target, scan
 from labfs.backends import KINDS
-from labfs.errors import LabfsError
+from labfs.errors import LabfsError, Unavailable
 
 UPLOADS = {"basespace": "*/files", "portal": "/v1/attachments/*", "odm": "*/multipart", "redcap": "*",
            "clarity": "*/files"}  # fmt: skip
@@ -127,6 +127,22 @@ async def test_an_upload_that_was_given_up_and_came_all_the_same_is_found_by_the
         await place.backend.upload(place.target, Bytes(noise(900)))
     await place.backend.upload(place.target, Bytes(noise(900)))
     assert await place.held() == [noise(900)]
+
+
+async def test_a_job_that_goes_on_is_not_asked_for_other_bytes(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        place = await place_of("odm", stack, sandbox)
+        odm = stack.enter_context(quick(sandbox))
+        odm.switch(job_s=1.0)
+        with monkeypatch.context() as patch:
+            patch.setattr("labfs.backends.odm.JOB_S", 0.2)
+            with pytest.raises(Unavailable, match="still importing"):
+                await place.backend.upload(place.target, Bytes(noise(900)))
+        entry = await place.backend.upload(place.target, Bytes(noise(900)[::-1]))
+        assert await poured(place, entry) == noise(900)[::-1]  # type: ignore[arg-type]
+        await place.backend.aclose()
 
 
 async def test_what_never_came_is_sent_again_once_it_was_looked_for(place: Place) -> None:

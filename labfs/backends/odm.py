@@ -201,7 +201,7 @@ class Odm:
             began,
             lambda: self._import(target, source, change.began),
             lambda began: self._ours(target, source, began),
-            mark=source.size,
+            mark=await trio.to_thread.run_sync(source.md5),  # a job that is under way is of these bytes alone
             withdraw=self._remove,
         )
         accession = await self.looking.once(change)
