@@ -310,3 +310,24 @@ async def test_what_is_named_while_the_outbox_looks_at_it_is_sent(
         backend.latency_s = 0.01
         await a_while()
         assert await shown(vfs, box) == {"f": b"second"}
+
+
+async def test_what_is_listed_before_its_upload_is_answered_has_one_name(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = system("by delete")
+    backend.put("f", b"first")
+    upload = backend.upload
+
+    async def slow(target: Any, source: Any) -> Any:
+        entry = await upload(target, source)
+        await trio.sleep(5)
+        return entry
+
+    backend.upload = slow  # type: ignore[method-assign]
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box), trio.open_nursery() as nursery:
+        nursery.start_soon(save, vfs, box, "f", b"second")
+        await trio.sleep(3)
+        vfs.refresh(box)
+        await vfs.listing(box)
+        await trio.sleep(5)
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+        assert await shown(vfs, box) == {"f": b"second"}
