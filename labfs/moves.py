@@ -147,11 +147,11 @@ class Moves:
             self._saves.waiting.changed()  # where it may have been carried out, that is found out
             raise
         if there is not None:
-            self._saves.waiting.supersede(there.path, None)
             self._files.drop(there)
         self._saves.waiting.supersede(path, None, "the file was renamed since")
         self._tree.detach(node)
         self._tree.attach(node, into, new)
+        self._saves.waiting.supersede(node.path, None)
         self._tree.saved(node, entry, taken)
         if node.writer is not None and node.writer.opened is not None:
             node.writer.opened = entry  # what is being written is saved under the new name

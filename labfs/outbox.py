@@ -213,8 +213,10 @@ class Outbox:
             log.info("%s had arrived: only the answer was lost.", note["path"])
             await self._had_arrived(node, note)
             return True
-        if not self._still_due(note):
+        now = self._still_due(note)
+        if now is None:
             return True
+        note = now
         there = parent.children.get(name)
         if there is not None and (there.writer is not None or there in self._saves.moving):
             return False  # somebody writes or removes it just now: what they do is newer
@@ -256,9 +258,10 @@ class Outbox:
         self._waiting.changed()
         return False
 
-    def _still_due(self, note: Note) -> bool:
-        """Whether a save was neither overtaken nor discarded meanwhile."""
-        return self._is_there(note) and any(note["file"] == other["file"] for other in self._waiting.due(note["site"]))
+    def _still_due(self, note: Note) -> Note | None:
+        """Return the note of a save as it is now, unless that was overtaken or discarded meanwhile."""
+        due = self._waiting.due(note["site"]) if self._is_there(note) else []
+        return next((now for now in due if now["file"] == note["file"]), None)
 
     async def _parent(self, note: Note) -> Node:
         """Return the directory that a save belongs into, listed anew."""

@@ -137,6 +137,9 @@ class Tree:
         node.entry, node.committed_at = entry, trio.current_time()
         node.parent.container.recent[entry.id] = node
         self._seen.saved(node.site.name, entry, over)
+        for other in list(node.parent.children.values()):  # a listing came before the answer
+            if other is not node and other.entry is not None and other.entry.id == entry.id and not other.local:
+                self.detach(other)
 
     def distrust(self, node: Node) -> None:
         """Believe a listing that does not show what was saved here: its bytes are not there any more."""

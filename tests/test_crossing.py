@@ -271,3 +271,63 @@ async def test_a_rename_that_a_full_disk_refuses_leaves_both_names(
         assert await shown(vfs, box) == {"f": b"first", "f~": b"second"}
         await vfs.rename(box, "f~", box, "f")
         assert await shown(vfs, box) == {"f": b"second"}
+
+
+async def test_what_waits_is_overtaken_by_a_name_that_is_moved_to_its_path(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = system("in place")
+    backend.put("g", b"other")
+    backend.faults["upload"] = [AWAY]
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        with pytest.raises(Unavailable):
+            await save(vfs, box, "f", b"mine")
+        await vfs.rename(box, "g", box, "f")
+        await a_while()
+        assert await shown(vfs, box) == {"f": b"other"}
+        (note,) = vfs.saves.spool.leftovers()
+        assert note.get("overtaken"), note
+
+
+@pytest.mark.parametrize("kind", ["by delete", "in place"])
+async def test_what_is_named_while_the_outbox_looks_at_it_is_sent(
+    kind: str, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = system(kind)
+    backend.put("f", b"first")
+    backend.faults["upload"] = [AWAY]
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        with pytest.raises(Unavailable):
+            await save(vfs, box, "f", b"second")
+        del backend.files[101]
+        backend.put("f", b"theirs")
+        (note,) = vfs.saves.spool.leftovers()
+        name = Path(note["file"]).stem
+        plan = await vfs.outbox.plan(name)
+        backend.latency_s = 2.0
+        await trio.sleep(16)
+        vfs.outbox.retry(name, plan["over"])
+        backend.latency_s = 0.01
+        await a_while()
+        assert await shown(vfs, box) == {"f": b"second"}
+
+
+async def test_what_is_listed_before_its_upload_is_answered_has_one_name(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = system("by delete")
+    backend.put("f", b"first")
+    upload = backend.upload
+
+    async def slow(target: Any, source: Any) -> Any:
+        entry = await upload(target, source)
+        await trio.sleep(5)
+        return entry
+
+    backend.upload = slow  # type: ignore[method-assign]
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box), trio.open_nursery() as nursery:
+        nursery.start_soon(save, vfs, box, "f", b"second")
+        await trio.sleep(3)
+        vfs.refresh(box)
+        await vfs.listing(box)
+        await trio.sleep(5)
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+        assert await shown(vfs, box) == {"f": b"second"}

@@ -235,6 +235,9 @@ def test_what_was_synced_and_not_closed_replaces_nothing(site: str, lab: Lab, tm
         assert "never closed" in done.stdout
         assert "24,000 bytes" in done.stdout
         assert quiet(drive) == []
+        until = time.monotonic() + 15  # what is being sent does not wait any more
+        while where.stored() != [("good.txt", b"h" * 1000)] and time.monotonic() < until:
+            time.sleep(0.1)
         assert shown(drive, where) == {"good.txt": b"h" * 1000}
     if site == "clarity":
         for limsid in lab.clarity.ids(f"samples/{SAMPLE}"):
