@@ -33,6 +33,7 @@ Note = dict[str, Any]
 FIRST_TRY_S = 15.0  # after a save failed: the site has just been away
 LONGEST_WAIT_S = 300.0
 COMPARED = 1024 * 1024  # bytes at a time
+DYING_S = 10.0  # for which a server may be at work on a request whose sender was killed
 LATE_S = 150.0  # after which a request whose answer was lost is not carried out any more
 
 
@@ -209,9 +210,14 @@ class Outbox:
         if not self._is_there(note):
             return True
         name, parent = _last(note), await self._parent(note)
-        for node in await self._arrivals(parent, note):
+        arrived = await self._arrivals(parent, note)
+        if not arrived and (pause_s := _under_way_s(note)) > 0:
+            await trio.sleep(pause_s)
+            parent = await self._parent(note)
+            arrived = await self._arrivals(parent, note)
+        if arrived:
             log.info("%s had arrived: only the answer was lost.", note["path"])
-            await self._had_arrived(node, note)
+            await self._had_arrived(arrived[0], note)
             return True
         now = self._still_due(note)
         if now is None:
@@ -339,6 +345,12 @@ def _was_there(entry: Entry, note: Note) -> bool:
     if entry.age < note.get("after", 0) or entry.id in note.get("before", []):
         return True
     return bool(opened == identity(entry) and entry.version is not None)
+
+
+def _under_way_s(note: Note) -> float:
+    """Return how long, in seconds, a request may still be carried out that an earlier mount sent before it died."""
+    age_s = time.time() - float(note.get("begun") or 0.0)
+    return DYING_S - age_s if note.get("died") and 0 <= age_s < DYING_S else 0.0
 
 
 def _again(note: Note, *, insisted: bool, over: list[Any] | None) -> Note:

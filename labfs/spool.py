@@ -317,7 +317,7 @@ class Spool:
         elif state == "failed" and overtaken and not is_duty(note) and not unfinished(note):
             self.mark(note, overtaken=True)
         elif state == "sending":
-            self.mark(note, state="waiting", error="labfs ended before it was saved")
+            self.mark(note, state="waiting", error="labfs ended before it was saved", died=True)
 
     def mark(self, note: dict[str, Any], **news: Any) -> None:
         """Change the note of a file that nobody has open."""

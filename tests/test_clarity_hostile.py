@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from contract import Bytes
+from contract import Bytes, hurried
 
 from labfs.backend import Content, Entry, Target, scan
 from labfs.backends.clarity import Clarity
@@ -40,7 +40,7 @@ def served(answers: Answers, heads: dict[str, str] | None = None) -> Clarity:
         "lims", "https://lims.example/", lambda: {"Authorization": "Basic dTpwdw=="}, explain=explain, timeout_s=1.0,
         transport=httpx.MockTransport(handle), bulk_transport=httpx.MockTransport(handle),
     )  # fmt: skip
-    return Clarity(client)
+    return hurried(Clarity(client))
 
 
 def route(**by_path: Any) -> Answers:

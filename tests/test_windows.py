@@ -18,7 +18,7 @@ from test_outbox import a_while, save, states
 
 import labfs
 from labfs import notes
-from labfs.backend import Entry
+from labfs.backend import Entry, Replace
 from labfs.errors import Denied, Invalid, LabfsError, NoBytes, Unanswered, Unavailable
 from labfs.node import Node
 from labfs.spool import Spool
@@ -257,6 +257,23 @@ async def test_a_save_whose_answer_was_lost_is_there_once(
         await a_while()
         assert await shown(vfs, box) == {"f": b"second"}
     assert (states(tmp_path), backend.calls["upload"], len(backend.named("f"))) == ([], 1, 1 + (kind == "versions"))
+
+
+@row("B6")
+@pytest.mark.parametrize("kind", SYSTEMS)
+async def test_a_server_that_is_still_at_work_is_waited_for(kind: str, tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = system(kind)
+    old = backend.put("f", b"first")
+    await died(tmp_path, backend, "before", "upload", over)
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        await trio.sleep(4)
+        if SYSTEMS[kind].replace is Replace.IN_PLACE:
+            backend.files[int(old.label)] = (replace(old, version="2", size=6, checksum=None), b"second")
+        else:
+            backend.put("f", b"second")
+        await a_while()
+        assert await shown(vfs, box) == {"f": b"second"}
+    assert (backend.calls["upload"], states(tmp_path)) == (0, [])
 
 
 @row("B4", "B5")
