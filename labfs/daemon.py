@@ -86,7 +86,7 @@ class Daemon:
                 try:
                     nursery.start_soon(self._watch_signals)
                     nursery.start_soon(self._vfs.outbox.run)
-                    nursery.start_soon(self._widen_read_ahead, door)
+                    nursery.start_soon(self._widen, door)
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
                     # A task waits for each request under way, also for each of many closes on a slow site.
@@ -132,12 +132,14 @@ class Daemon:
         except RuntimeError as error:
             raise ConfigError(f"{self._place.mountpoint} cannot be mounted; the log says why.") from error
 
-    async def _widen_read_ahead(self, door: Door) -> None:
+    async def _widen(self, door: Door) -> None:
         await door.greeted.wait()
         there = mounts.mounted_at(self._place.mountpoint)
         door.device = there.device if there is not None else None
-        await trio.sleep(0.1)  # the kernel sets its own value when it has our greeting
+        await trio.sleep(0.1)  # the kernel sets its own values when it has our greeting
         mounts.widen_read_ahead(self._place.mountpoint)
+        if not mounts.widen_background(self._place.mountpoint):
+            log.info("No more than the kernel's usual number of reads can be under way at the same time.")
 
     def _shortage(self, spool: Spool) -> list[str]:
         free = spool.free()

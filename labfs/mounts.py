@@ -249,3 +249,22 @@ def widen_read_ahead(mountpoint: str, kib: int = 1024) -> bool:
     except OSError:
         return False
     return True
+
+
+def widen_background(mountpoint: str, requests: int = 1000) -> bool:
+    """Let so many reads be under way at the same time; the kernel's own limit is 12, of all sites together.
+
+    More than those wait inside the kernel, where no deadline of ours counts: a silent site would so delay the others,
+    and its own readers for longer than a read may take. The limit is the mounting user's to set where the kernel's
+    control file system is mounted, as it is wherever systemd runs.
+    """
+    there = mounted_at(mountpoint)
+    if there is None:
+        return False
+    control = Path("/sys/fs/fuse/connections", there.device.partition(":")[2])
+    try:
+        for limit in ("max_background", "congestion_threshold"):
+            (control / limit).write_text(str(requests))
+    except OSError:
+        return False
+    return True

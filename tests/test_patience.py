@@ -10,6 +10,7 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import five_stage
@@ -199,3 +200,29 @@ def test_a_read_takes_one_deadline_at_most(fault: dict[str, object], lab: Lab, h
     )
     lab.sandbox.faults()
     assert all(seconds < LIMIT_S for each in times.values() for seconds in each), times
+
+
+@pytest.mark.mount
+def test_many_readers_of_a_silent_site_delay_no_other(lab: Lab, hasty: Mount) -> None:
+    if not os.path.exists("/sys/fs/fuse/connections") or not os.listdir("/sys/fs/fuse/connections"):
+        pytest.skip("The kernel's limit of reads under way is out of reach: no fusectl is mounted.")
+    lab.sandbox.faults()
+    data, folder = random.Random(2).randbytes(MIB), hasty.path / lab.places["basespace"]
+    names = [f"silent {number}" for number in range(20)]
+    for name in names:
+        lab.put("basespace", name, data)
+    lab.put("odm", "well", data)
+    hasty.refresh(hasty.path)
+    for path in (*(folder / name for name in names), hasty.path / lab.places["odm"] / "well"):
+        until_known(path)
+    lab.sandbox.faults({"service": "blobs", "method": "GET", "action": "stall", "argument": 0, "times": None})
+    with ThreadPoolExecutor(len(names)) as readers:
+        waiting = [readers.submit((folder / name).read_bytes) for name in names]
+        time.sleep(0.3)
+        began = time.monotonic()
+        assert (hasty.path / lab.places["odm"] / "well").read_bytes() == data
+        took_s = time.monotonic() - began
+        assert not any(reader.done() for reader in waiting)
+    lab.sandbox.faults()
+    assert all(isinstance(reader.exception(), OSError) for reader in waiting)
+    assert took_s < 1.0
