@@ -130,6 +130,8 @@ class Files:
         """Set a file's length; saved at once if nobody has it open for writing."""
         if node.is_dir:
             raise IsDirectory(f"“{node.name}” is a directory.")
+        if node.writer is None:
+            rules.check_size(node, size)  # before there is anything to save: whoever asks is told now, and once
         handle = await self.open(node, read=False, write=True, truncate=size == 0)
         try:
             await self.resize(node, size)

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from memory import RULES, MemoryBackend, opened
 
-from labfs.backend import Accept, Entry, Replace
+from labfs.backend import Accept, Capabilities, Entry, Replace
 from labfs.errors import CrossDevice, Exists, NameTooLong, NotPermitted, ReadOnly, TooLarge
 from labfs.layout import DEEPEST, fold
 from labfs.node import Node
@@ -186,6 +186,21 @@ async def test_a_length_that_is_refused_does_not_leave_the_file_empty(tmp_path: 
             await vfs.files.flush(handle, shared=False)
         await vfs.files.release(handle)
         assert backend.newest() == {"f": b"precious"}
+
+
+@pytest.mark.parametrize("system", [IN_PLACE, RULES])
+async def test_a_length_that_is_refused_by_name_is_told_once_and_leaves_nothing(
+    system: Capabilities, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend(capabilities=replace(system, whole=100, parts=None))
+    backend.put("f", b"precious")
+    async with opened(tmp_path, backend) as (vfs, _):
+        node = await vfs.resolve("/memory/box/f")
+        with pytest.raises(TooLarge):
+            await vfs.files.truncate(node, 1000)
+        assert not list((tmp_path / "spool").glob("*.data")), "nothing was written that could wait to be saved"
+        await vfs.files.truncate(node, 3)
+        assert backend.newest() == {"f": b"pre"}
 
 
 @pytest.mark.parametrize("rule", list(Replace))
