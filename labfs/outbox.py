@@ -24,7 +24,7 @@ from labfs.notes import is_duty, known, unasked, unfinished
 from labfs.reader import Reader
 from labfs.spool import ORDER
 from labfs.tree import Tree
-from labfs.waiting import identity
+from labfs.waiting import identity, under_way_s
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ Note = dict[str, Any]
 FIRST_TRY_S = 15.0  # after a save failed: the site has just been away
 LONGEST_WAIT_S = 300.0
 COMPARED = 1024 * 1024  # bytes at a time
-DYING_S = 10.0  # for which a server may be at work on a request whose sender was killed
 LATE_S = 150.0  # after which a request whose answer was lost is not carried out any more
 
 
@@ -86,17 +85,16 @@ class Outbox:
             return {"sentence": f"The old file of {path}, which a save has replaced, is deleted."}
         torn = ", which was never closed and may not be whole," if unfinished(note) else ""
         what = f"{name} ({size:,} bytes{torn and ' so far'})"
-        parent_path, _, last = path.rpartition("/")
         try:
-            parent = await self._directory(parent_path, path)
+            parent = await self._parent(note)
         except LabfsError as error:
             return {"sentence": f"{what}{torn} is saved as {path}, over whatever is there then. ({error})"}
-        there = parent.children.get(last)
+        there = _place(parent, note)
         if there is None or there.entry is None:
             return {"sentence": f"{what}{torn} is saved as a new file, {path}.", "over": []}
         await self._sources.measure(there)
         version = _described(there.entry, begun=note.get("opened") == identity(there.entry))
-        return {"sentence": f"{what}{torn} is saved over {path}: {version}.", "over": identity(there.entry)}
+        return {"sentence": f"{what}{torn} is saved over {there.path}: {version}.", "over": identity(there.entry)}
 
     def discard(self, name: str) -> None:
         """Delete the bytes of a save for good. Raises Busy while a temporary file still shows them."""
@@ -211,7 +209,7 @@ class Outbox:
             return True
         name, parent = _last(note), await self._parent(note)
         arrived = await self._arrivals(parent, note)
-        if not arrived and (pause_s := _under_way_s(note)) > 0:
+        if not arrived and (pause_s := under_way_s(note)) > 0:
             await trio.sleep(pause_s)
             parent = await self._parent(note)
             arrived = await self._arrivals(parent, note)
@@ -223,7 +221,7 @@ class Outbox:
         if now is None:
             return True
         note = now
-        there = parent.children.get(name)
+        there = _place(parent, note)
         if there is not None and (there.writer is not None or there in self._saves.moving):
             return False  # somebody writes or removes it just now: what they do is newer
         if there is not None and there.is_dir:
@@ -231,12 +229,13 @@ class Outbox:
         opened, base = self._opened(there, note)
         if there is not None:
             rules.check_writable(there)  # which it was when it was opened
+            self._saves.resume(there, note, base, opened)
         else:
             rules.check_holds(parent, Accept.FILE, name)
             rules.check_room(parent, name)
             there = Node(name, parent, parent.site, is_dir=False)
-        self._saves.resume(there, note, base, opened)
-        self._tree.attach(there, parent, name)
+            self._saves.resume(there, note, base, opened)
+            self._tree.attach(there, parent, name)
         return await self._saves.send(there)
 
     async def _had_arrived(self, node: Node, note: Note) -> None:
@@ -305,6 +304,8 @@ class Outbox:
             if note.get("over") not in (None, [] if now is None else identity(now)):
                 raise Conflict("The file was changed again since it was asked for; see what is there now.")
             return now, None
+        if now is None and names.original(_last(note)) != names.meant(note["path"], note.get("name")):
+            raise Conflict("The file that it was saved over is gone, and so is the name that told it from its twins.")
         if now is None or (begun_on is not None and begun_on == identity(now)):
             return now, None
         no_bytes = there is not None and isinstance(there.trouble, NoBytes)
@@ -339,18 +340,22 @@ class Outbox:
         return True
 
 
+def _place(parent: Node, note: Note) -> Node | None:
+    """Return what a save is saved over: the file that it was begun on, also where its path went with its twins."""
+    number, name = (note.get("opened") or [None])[0], names.meant(note["path"], note.get("name"))
+    for node in parent.children.values():
+        entry = node.entry
+        if entry is not None and not (node.is_dir or node.local) and (entry.id, entry.name) == (number, name):
+            return node
+    return parent.children.get(_last(note))
+
+
 def _was_there(entry: Entry, note: Note) -> bool:
     """Whether an entry cannot have been made by a save: going back to what an older version held is one too."""
     opened = note.get("opened")
     if entry.age < note.get("after", 0) or entry.id in note.get("before", []):
         return True
     return bool(opened == identity(entry) and entry.version is not None)
-
-
-def _under_way_s(note: Note) -> float:
-    """Return how long, in seconds, a request may still be carried out that an earlier mount sent before it died."""
-    age_s = time.time() - float(note.get("begun") or 0.0)
-    return DYING_S - age_s if note.get("died") and 0 <= age_s < DYING_S else 0.0
 
 
 def _again(note: Note, *, insisted: bool, over: list[Any] | None) -> Note:

@@ -112,6 +112,7 @@ class Saves:
 
         async def aim() -> Target:
             nonlocal target
+            await trio.sleep(self.waiting.under_way_s(node.path))  # what lands after this save would undo it
             target = await unchanged(node, self._target(node, writer))
             await self._keep_backups(node, target.replaces)
             self._note_known(node, writer, target)

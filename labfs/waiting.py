@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from labfs.spool import Spool, SpoolFile
 log = logging.getLogger(__name__)
 
 Note = dict[str, Any]
+
+DYING_S = 10.0  # for which a server may be at work on a request whose sender was killed
 
 
 @dataclass
@@ -77,6 +80,10 @@ class Waiting:
         """Whether a save of this path is to be sent."""
         return any(note["path"] == path and note["state"] == "waiting" for note in self.notes())
 
+    def under_way_s(self, path: str) -> float:
+        """Return how long, in seconds, a save of this path by an earlier mount may still land on the server."""
+        return max((under_way_s(note) for note in self.notes() if note["path"] == path), default=0.0)
+
     def owe(self, spool: SpoolFile, path: str, keep: Callable[..., None], news: Note) -> None:
         """Have a note that the disk refused written later."""
         self._owed.append(Owed(spool, path, keep, news))
@@ -127,6 +134,12 @@ class Waiting:
             log.error("The note of %s cannot be written: %s", note["file"], error)
             spool = self._spool.reopen(note)
             self.owe(spool, note["path"], lambda **news: self._spool.mark({**note, **news}), {})
+
+
+def under_way_s(note: Note) -> float:
+    """Return how long, in seconds, a request may still be carried out that an earlier mount sent before it died."""
+    age_s = time.time() - float(note.get("begun") or 0.0)
+    return DYING_S - age_s if note.get("died") and 0 <= age_s < DYING_S else 0.0
 
 
 def begun_on(entry: Entry | None) -> Note:
