@@ -132,7 +132,7 @@ class Vfs:
             "name": entry.name if entry and entry.name != node.name else None,
             "url": entry.url if entry else None,
             "version": entry.version if entry else None,
-            "checksum": entry.checksum if entry else None,
+            "checksum": entry.checksum if entry and node.site and _prove(node.site) else None,
             "state": "waiting" if self.saves.waiting.waits(node.path) else rules.state(node),
             "error": self.reasons.of(node.path),
         }
@@ -222,3 +222,8 @@ class Vfs:
         for child in node.children.values() if node.is_dir else ():
             if child.is_dir:
                 self.refresh(child)
+
+
+def _prove(site: Site) -> bool:
+    """Whether what a site gives out as checksums was not seen to be something else."""
+    return site.backend.capabilities.checksums_prove
