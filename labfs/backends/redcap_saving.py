@@ -115,9 +115,9 @@ class Saving:
 
         async def send() -> Entry:
             await self.send(alias, target.name, source, address)
-            # The import tells no number: of several new files the bytes tell which it is.
+            # The import tells no number: of several new files, or one of another name, the bytes tell which it is.
             fresh = await self._fresh(alias, folder, target.name, before)
-            found = fresh if len(fresh) == 1 else await ours(before)
+            found = fresh if [entry.name for entry in fresh] == [target.name] else await ours(before)
             if not found:
                 raise Unavailable(f"{self.wire.where(alias)} took “{target.name}” and does not list it; not saved.")
             return found[-1]
