@@ -66,6 +66,15 @@ class Replacing:
                 duty.close()
         self._done(parent, old, duty)
 
+    def follow(self, site: str, path: str, new: Entry) -> None:
+        """Have what is still to be deleted about a path wait for `new`, which has been saved there since."""
+        for note in self._waiting.duties(site, path):
+            note["arrived"] = new.id
+            try:
+                self._spool.mark(note)
+            except OSError as error:
+                log.error("The note of %s cannot be written: %s", note["file"], error)
+
     async def finish(self, node: Node) -> None:
         """Do now what is still to be done about a path, which is to be removed or renamed."""
         assert node.site is not None
@@ -130,7 +139,8 @@ class Replacing:
     async def _is_replaced(self, site: Site, parent: Node, note: Note) -> bool:
         """Whether another file has the place; only then the old one goes. Raises NotFound."""
         name = names.meant(note["path"], note.get("name"))
-        there = {entry.id for entry in self._tree.named(parent, name)} - {note["opened"][0]}
+        if note["arrived"] in {entry.id for entry in self._tree.named(parent, name)}:
+            return True
         if note.get("renamed"):
-            return note["arrived"] in there
-        return bool(there) or (await site.backend.stat(note["arrived"])).name == name  # no list may show it yet
+            return False
+        return (await site.backend.stat(note["arrived"])).name == name  # which no list may show yet

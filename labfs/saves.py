@@ -122,6 +122,7 @@ class Saves:
             nonlocal retired
             old = target.replaces
             self._tree.saved(node, entry, old)
+            self.replacing.follow(site.name, node.path, entry)
             if old is not None and old.id != entry.id and rules.deletes_old(node):
                 retired = old, self.replacing.owe(site.name, node.path, old, entry)
 

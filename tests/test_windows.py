@@ -326,6 +326,19 @@ async def test_the_old_file_is_hidden_while_its_end_waits(tmp_path: Path, autoju
         assert (backend.named("f"), states(tmp_path)) == ([b"third"], [])
 
 
+@row("C2")
+async def test_a_stranger_of_that_name_is_not_what_replaced_it(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = system("by delete")
+    backend.put("f", b"first")
+    await died(tmp_path, backend, "before", "delete", over)
+    ours = max(backend.files)
+    del backend.files[ours]  # somebody removed what was saved, and another put a file of that name there
+    backend.put("f", b"stranger")
+    assert sorted((await settled(tmp_path, backend)).values()) == [b"first", b"stranger"], (
+        "one of them is all that is left"
+    )
+
+
 @row("C3")
 @pytest.mark.parametrize("step", [over, temp_over])
 async def test_a_deletion_that_fails_for_a_while_is_made_up_for(
