@@ -68,12 +68,12 @@ class Replacing:
 
     def follow(self, site: str, path: str, new: Entry) -> None:
         """Have what is still to be deleted about a path wait for `new`, which has been saved there since."""
-        for note in self._waiting.duties(site, path):
-            note["arrived"] = new.id
-            try:
+        try:
+            for note in self._waiting.duties(site, path):
+                note["arrived"] = new.id
                 self._spool.mark(note)
-            except OSError as error:
-                log.error("The note of %s cannot be written: %s", note["file"], error)
+        except OSError as error:  # what was saved is saved all the same
+            log.error("What is still to be deleted about %s cannot be written down: %s", path, error)
 
     async def finish(self, node: Node) -> None:
         """Do now what is still to be done about a path, which is to be removed or renamed."""

@@ -82,7 +82,11 @@ class Waiting:
 
     def under_way_s(self, path: str) -> float:
         """Return how long, in seconds, a save of this path by an earlier mount may still land on the server."""
-        return max((under_way_s(note) for note in self.notes() if note["path"] == path), default=0.0)
+        try:
+            return max((under_way_s(note) for note in self.notes() if note["path"] == path), default=0.0)
+        except OSError as error:  # no reason not to save
+            log.error("The outbox cannot be read: %s", error)
+            return 0.0
 
     def owe(self, spool: SpoolFile, path: str, keep: Callable[..., None], news: Note) -> None:
         """Have a note that the disk refused written later."""

@@ -189,7 +189,9 @@ def test_a_fault_while_a_large_file_is_read(
     if done.returncode == 0:
         assert (tmp_path / "copy").read_bytes() == data
     else:
-        assert "Input/output error" in done.stderr
+        # A page in place of a range is another length, as that of another version is.
+        told = ["Input/output error", *(["Stale file handle"] if fault["action"] == "html" else [])]
+        assert any(words in done.stderr for words in told), done.stderr
         copied = (tmp_path / "copy").read_bytes() if (tmp_path / "copy").exists() else b""
         # What a random flip spoiled is found out at the end, by the checksum; all else before it is handed on.
         assert data.startswith(copied) or fault["action"] == "corrupt"
