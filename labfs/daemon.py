@@ -20,6 +20,7 @@ from labfs.copies import Copies
 from labfs.errors import ConfigError, LabfsError
 from labfs.fuse import Door
 from labfs.seen import Seen
+from labfs.signs import Known
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs
@@ -80,19 +81,21 @@ class Daemon:
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
                 seen = Seen(self._place.directory / "seen.sqlite")
-                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies)
-                door = self._door = Door(self._vfs)
+                known = Known(self._config.draft_names)
+                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies, known)
+                door = self._door = Door(self._vfs, self._place.mountpoint)
                 self._mount(door)
                 try:
                     nursery.start_soon(self._watch_signals)
                     nursery.start_soon(self._vfs.outbox.run)
+                    nursery.start_soon(self._vfs.drafts.run)
                     nursery.start_soon(self._widen, door)
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
                     # A task waits for each request under way, also for each of many closes on a slow site.
                     with self._serving:  # what is being saved is waited for, but not for ever
                         await pyfuse3.main(max_tasks=10_000)
-                    await self._vfs.saves.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
+                    await self._vfs.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
                 finally:
                     pyfuse3.close(unmount=True)
                     nursery.cancel_scope.cancel()
@@ -135,7 +138,7 @@ class Daemon:
     async def _widen(self, door: Door) -> None:
         await door.greeted.wait()
         there = mounts.mounted_at(self._place.mountpoint)
-        door.device = there.device if there is not None else None
+        door.closers.device = there.device if there is not None else None
         await trio.sleep(0.1)  # the kernel sets its own values when it has our greeting
         mounts.widen_read_ahead(self._place.mountpoint)
         if not mounts.widen_background(self._place.mountpoint):

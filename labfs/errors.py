@@ -122,6 +122,10 @@ class Archived(LabfsError):
     errno = errno.EAGAIN
 
 
+class Unfinished(LabfsError):
+    """The program that wrote a file did not finish it."""
+
+
 class Unsupported(LabfsError):
     errno = errno.EOPNOTSUPP
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
 from labfs.layout import Layout, fold
 from labfs.listing import Listing
 from labfs.measuring import Measuring
-from labfs.node import Node
+from labfs.node import Hidden, Node
 from labfs.seen import Seen
 from labfs.sizes import Sizes
 
@@ -31,6 +31,7 @@ LISTING_S = 30.0  # for which a listing is believed
 RENEWAL_S = 2.0  # to wait for a newer listing before the last one is shown again
 MANY = 5000  # entries, which take too long to lay out while others wait
 LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever waits for both has his answer in time
+ASIDE_S = 60.0  # for something newer to take the name of what was moved aside
 SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
 
@@ -55,6 +56,8 @@ class Tree:
         if not node.is_dir:
             raise NotDirectory(f"“{node.name}” is not a directory.")
         container = node.container
+        if node.hidden:
+            self._show_again(node)
         if self._fresh(container):
             return node.children
         listing = self._renewal(container)
@@ -154,12 +157,27 @@ class Tree:
         files = [node.entry for node in nodes if node.entry is not None and not (node.is_dir or node.local)]
         return [entry for entry in files if entry.name == name]
 
-    def hide(self, node: Node) -> None:
-        """Take a server's file out of sight, here, until something newer has its name."""
+    def hide(self, node: Node, over: Callable[[], bool] | None = None) -> None:
+        """Take a server's file out of sight, here, until something newer has its name, or it is `over`."""
         assert node.parent is not None
         assert node.entry is not None
         self.detach(node)
-        node.parent.hidden[node.name] = node.entry
+        until = trio.current_time() + ASIDE_S
+        node.parent.hidden[node.name] = Hidden(node.entry, over or (lambda: trio.current_time() >= until))
+
+    def _show_again(self, parent: Node) -> None:
+        """Show what was hidden in a directory to make room for what did not come."""
+        for name, hidden in list(parent.hidden.items()):
+            if hidden.over():
+                self.show_again(parent, name)
+
+    def show_again(self, parent: Node, name: str) -> None:
+        """Show a file that was hidden."""
+        hidden = parent.hidden.pop(name, None)
+        if hidden is not None and name not in parent.children:
+            log.info("Nothing took the place of “%s” in %s, so it is there again.", name, parent.path)
+            parent.children[name] = Node(name, parent, parent.site, is_dir=False, entry=hidden.entry)
+            self.expire(parent)
 
     @staticmethod
     def _fresh(container: Node) -> bool:
@@ -256,7 +274,7 @@ class Tree:
             node.children[name] = child
             self._settle(child, folder, began)
         for name, entry in layout.entries.items():
-            if name in node.hidden and node.hidden[name].id == entry.id:
+            if name in node.hidden and node.hidden[name].entry.id == entry.id and not node.hidden[name].over():
                 continue
             node.hidden.pop(name, None)
             child = self._renewed(before.get(name), name, node, entry, began)
