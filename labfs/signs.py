@@ -15,6 +15,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
+LOCKS = (".lock", ".lck")  # of one that must be new; `poetry.lock` is written over
 PID_DIGITS = 3  # a shorter number says nothing: chromosomes, replicates and containers have those
 
 # Names of files that are not whole yet, whoever makes them.
@@ -37,7 +38,7 @@ EITHER = _set("java jar git")
 SOURCES_GO = ("--remove-files", "-sdel", "--delete")  # arguments with which an archiver removes what it packs
 
 # Programs that give each file its final name at once, in whatever way they make it.
-FINAL = UNPACKERS | PACKERS | _set("cp mv install ginstall funzip jar scp sftp-server git")
+FINAL = UNPACKERS - {"ar"} | PACKERS | _set("cp mv install ginstall funzip jar scp sftp-server git")
 SHELLS = _set("sh bash dash zsh ksh mksh fish busybox ash")
 
 _WORDS = re.compile(
@@ -110,13 +111,14 @@ def judge(name: str, maker: Maker, beside: Container[str], known: Known) -> Draf
         return None
     neighbour = _neighbour(name, beside)
     rest = _without(name, neighbour)
-    odd = looks_random(rest) or _has_pid(rest, maker.pid)
-    if maker.private and (odd or _is_tempish(rest)):
+    odd, hidden = looks_random(rest) or _has_pid(rest, maker.pid), name.startswith(".")
+    if maker.exclusive and maker.private and (odd or _is_tempish(rest) or _is_drawn(rest, maker.program)):
         return Draft.PRIVATE
-    hidden = name.startswith(".")
-    if neighbour is not None and (hidden or odd or _says_so(rest)):
+    if neighbour is not None and (maker.exclusive or hidden or odd or _says_so(rest)):
         return Draft.TEMPORARY
-    if _has_pid(name, maker.pid) or (_is_tempish(rest) and (hidden or odd)):
+    if maker.exclusive and name.endswith(LOCKS):
+        return Draft.TEMPORARY
+    if _has_pid(name, maker.pid) or (_is_tempish(rest) and odd) or (hidden and _ends_so(name)):
         return Draft.TEMPORARY
     if maker.exclusive and _NUMBER.search(rest) and _extends_argument(name, maker):
         return Draft.SPILLED
@@ -168,6 +170,14 @@ def _is_random(token: str) -> bool:
     return mixed if not digits else mixed or scattered
 
 
+def _is_drawn(rest: str, program: str) -> bool:
+    """Whether a name may be drawn by lot, of a file that is made as mkstemp does: `sortgewbo9`, `job_a3_x81q`."""
+    after = rest.removeprefix(program) if program else rest
+    return (after != rest and 6 <= len(after) <= 10 and after.isalnum()) or any(
+        _is_random(token) for token in re.split(r"[^A-Za-z0-9_]+", rest)
+    )
+
+
 def _is_tempish(text: str) -> bool:
     return any(_TEMPISH.fullmatch(token) for token in re.split(r"[.\-]+", text))
 
@@ -175,6 +185,11 @@ def _is_tempish(text: str) -> bool:
 def _says_so(rest: str) -> bool:
     """Whether what is added to a neighbour's name says that it is for the moment."""
     return rest.endswith("~") or any(_WORDS.fullmatch(token) for token in re.split(r"[^A-Za-z0-9]+", rest))
+
+
+def _ends_so(name: str) -> bool:
+    """Whether a hidden name says that it is for the moment: `.x.tmp`, `.RDataTmp`."""
+    return _is_tempish(name) or re.search(r"(?i)(tmp|temp)\d*$", name) is not None
 
 
 def _has_pid(text: str, pid: int) -> bool:
