@@ -108,7 +108,6 @@ class Capabilities:
     parts: Parts | None  # how larger ones go up; None: they cannot
     connections: int  # greatest number of requests at the same time
     longest_name: int = 255  # of a file, in bytes of UTF-8
-    empty: bool = True  # a file can have no bytes
     checksums_prove: bool = True  # False once a checksum of this site was seen to be none, though the bytes were right
 
     @property

@@ -105,26 +105,36 @@ class Drafts:
         """Keep a file that is closed now if it is a draft; whether it is one."""
         if node not in self._made or node.writer is None or node.unlinked:
             return False
-        kind, maker = self._kind(node), self._made[node][1]
+        kind = self._kind(node)
         if kind is None:
             self._kept.pop(node, None)
             node.local = False
+        else:
+            self._keep(node, kind)
+        return kind is not None
+
+    def refused(self, node: Node) -> bool:
+        """Keep a new file that its system did not take since it is empty; whether it is new."""
+        if node not in self._made or node.writer is None:
             return False
+        self._keep(node, Draft.EMPTY)
+        return True
+
+    def _keep(self, node: Node, kind: Draft) -> None:
+        assert node.writer is not None
         node.local = True
-        self._kept[node] = Kept(kind, maker, trio.current_time())
+        self._kept[node] = Kept(kind, self._made[node][1], trio.current_time())
         node.writer.describe(state="draft", unfinished=kind is Draft.UNFINISHED)
         self._tell()
-        return True
 
     def _kind(self, node: Node) -> Draft | None:
         assert node.writer is not None
-        assert node.site is not None
         assert node.parent is not None
-        kind = self._made[node][0]
+        kind, maker = self._made[node]
         if any(node.name + mark in node.parent.children for mark in MARKS):
             return Draft.UNFINISHED
-        if not node.writer.size and not node.site.backend.capabilities.empty and kind is not Draft.UNFINISHED:
-            return Draft.EMPTY
+        if kind is None and not node.writer.size and self.has(node.parent, maker):
+            return Draft.TEMPORARY  # it keeps the place for what the program has written already
         if kind in (Draft.PRIVATE, Draft.SPILLED) and _is_dated(node) and not self._in_folder(node):
             return None
         return kind
@@ -185,8 +195,15 @@ class Drafts:
                 self._removals.remove(removal)
                 await self._carry_out(removal)
             for node, kept in list(self._kept.items()):
-                if kept.over(trio.current_time()) and not self._saves.open(node):
+                if kept.over(trio.current_time()) and not self._is_busy(node):
                     await self.publish(node)
+
+    def _is_busy(self, node: Node) -> bool:
+        """Whether a file is still written to, or another is about to be saved in the place that it was moved from."""
+        if self._saves.open(node) or node.entry is None or node.parent is None:
+            return self._saves.open(node)
+        others = [other for other in node.parent.children.values() if other is not node and other.writer is not None]
+        return any(other.entry is not None and other.entry.id == node.entry.id for other in others)
 
     async def publish(self, node: Node) -> None:
         """Save a draft under the name that it has."""
@@ -194,8 +211,8 @@ class Drafts:
         self._made.pop(node, None)
         if kept is None or node.unlinked or node.parent is None:
             return
-        if node.writer is None and not self._is_own(node):
-            self._tree.detach(node)  # a view of what has its old name again
+        if node.writer is None and self._has_its_name(node, node.parent):
+            self._tree.detach(node)  # it was a view
             return
         log.info("%s was not renamed, and is saved under this name.", node.path)
         node.local = False
@@ -206,6 +223,9 @@ class Drafts:
             rules.check_room(node.parent, node.name)
             if node.writer is None:
                 await self._lend(node)
+            elif node.entry is not None:
+                node.writer.touch()  # a backup that was given bytes of its own
+                node.entry = node.writer.opened = None
         except (LabfsError, OSError) as error:
             log.error("%s cannot be saved: %s", node.path, error)
             await self._saves.give_up(node, error)
@@ -222,16 +242,16 @@ class Drafts:
             if above.is_dir and above.local:
                 above.local, above.made_here = False, True
 
-    def _is_own(self, node: Node) -> bool:
-        """Whether a file that was moved aside is something else by now than what has its old name."""
-        if node.entry is None or node.parent is None:
-            return False
-        others = [other for other in node.parent.children.values() if other is not node and not other.local]
-        return all(other.entry is None or other.entry.id != node.entry.id for other in others) or any(
-            other.entry.id == node.entry.id and other.entry.version != node.entry.version
-            for other in others
-            if other.entry is not None
-        )
+    def _has_its_name(self, node: Node, parent: Node) -> bool:
+        """Whether a file that was moved aside is still, or again, what the server has under its old name."""
+        if node.entry is None:
+            return True
+        for name, hidden in list(parent.hidden.items()):
+            if hidden.entry.id == node.entry.id:
+                self._tree.show_again(parent, name)
+        version = (node.entry.id, node.entry.version)
+        others = [other.entry for other in parent.children.values() if other is not node and not other.local]
+        return version in {(entry.id, entry.version) for entry in others if entry is not None}
 
     async def _lend(self, node: Node) -> None:
         """Give a view of an older version bytes of its own."""

@@ -89,6 +89,10 @@ class Invalid(LabfsError):
     errno = errno.EINVAL
 
 
+class Empty(Invalid):
+    """A system takes no file without bytes."""
+
+
 class NameTooLong(LabfsError):
     errno = errno.ENAMETOOLONG
 

@@ -14,7 +14,7 @@ import trio
 from labfs import names, rules
 from labfs.backend import Accept, Buffer
 from labfs.drafts import Drafts
-from labfs.errors import Exists, Invalid, IsDirectory, LabfsError
+from labfs.errors import Empty, Exists, Invalid, IsDirectory, LabfsError
 from labfs.node import Node
 from labfs.reader import Readers
 from labfs.reasons import Reasons
@@ -141,8 +141,8 @@ class Files:
         handle = await self.open(node, read=False, write=True, truncate=size == 0)
         try:
             await self.resize(node, size)
-            if self.writers(node) == 1 and not self.drafts.closed(node):
-                await self.saves.save(node)
+            if self.writers(node) == 1:
+                await self._save(node)
         finally:
             await self.release(handle)
 
@@ -165,8 +165,18 @@ class Files:
         if killed and handle.writable and not shared:
             if self.writers(node) == 1:
                 self.saves.abandon(node)
-        elif handle.writable and not shared and not self.drafts.closed(node):
+        elif handle.writable and not shared:
+            await self._save(node)
+
+    async def _save(self, node: Node) -> None:
+        """Save what was closed, unless it is a draft."""
+        if self.drafts.closed(node):
+            return
+        try:
             await self.saves.save(node)
+        except Empty:
+            if not self.drafts.refused(node):
+                raise
 
     async def fsync(self, handle: Handle) -> None:
         """Make what was written so far survive a power cut, in the spool."""

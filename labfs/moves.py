@@ -295,7 +295,7 @@ class Moves:
 
     @contextmanager
     def _taking(self, node: Node, there: Node | None, into: Node, new: str) -> Iterator[None]:
-        """Give a file that is being written the place, and the identity, of another; it has its own again on failure."""
+        """Give a file that is being written the place and the identity of another; it keeps its own on failure."""
         assert node.parent is not None
         assert node.writer is not None
         before = node.parent, node.name, node.local, node.entry, node.writer.opened

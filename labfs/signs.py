@@ -116,7 +116,7 @@ def judge(name: str, maker: Maker, beside: Container[str], known: Known) -> Draf
         return Draft.PRIVATE
     if neighbour is not None and (maker.exclusive or hidden or odd or _says_so(rest)):
         return Draft.TEMPORARY
-    if maker.exclusive and name.endswith(LOCKS):
+    if maker.exclusive and (name.endswith(LOCKS) or _is_random(name.rpartition(".")[2])):
         return Draft.TEMPORARY
     if _has_pid(name, maker.pid) or (_is_tempish(rest) and odd) or (hidden and _ends_so(name)):
         return Draft.TEMPORARY

@@ -50,7 +50,6 @@ CAPABILITIES = Capabilities(
     whole=5 * MIB,
     parts=Parts(least=5 * MIB, greatest=25 * MIB, count=10_000, preferred=8 * MIB),
     connections=16,
-    empty=False,
 )
 
 
