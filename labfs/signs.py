@@ -127,9 +127,9 @@ def judge(name: str, maker: Maker, beside: Container[str], known: Known) -> Draf
 
 def judge_folder(name: str, maker: Maker) -> bool:
     """Whether a new folder is a program's own, for its drafts: as mkdtemp makes it, or private and hidden."""
-    if not maker.private or maker.program in FINAL or maker.names(name):
+    if not maker.private or maker.program in FINAL:
         return False
-    return name.startswith(".") or looks_random(name) or _is_tempish(name)
+    return name.startswith(".") or ((looks_random(name) or _is_tempish(name)) and not maker.names(name))
 
 
 def replaces(name: str, path: str, maker: Maker, *, has_draft: bool) -> bool:
