@@ -61,6 +61,7 @@ class Config:
     sites: tuple[SiteSettings, ...]
     cache_bytes: int = 128 * 1024 * 1024
     copies_bytes: int = 4096 * 1024 * 1024
+    draft_s: float = 60.0  # for a draft to get its last name
     draft_names: tuple[str, ...] = ()  # patterns of names that are a draft's, besides those that labfs knows
 
     def only(self, names: tuple[str, ...]) -> Config:
@@ -126,7 +127,7 @@ def load(path: Path | None = None) -> Config:
     sites = tuple(_site(path, name, table) for name, table in tables.items())
     if any(_has_literal(table) for table in tables.values()):
         _check_private(path)
-    return Config(path, sites, *_cache_bytes(path, data.get("cache", {})), _draft_names(path, data.get("drafts", {})))
+    return Config(path, sites, *_cache_bytes(path, data.get("cache", {})), *_drafts(path, data.get("drafts", {})))
 
 
 def _site(path: Path, name: str, table: Any) -> SiteSettings:
@@ -278,12 +279,16 @@ def _check_private(path: Path) -> None:
         raise ConfigError(f"{path} holds a secret and others may read it; run: chmod 600 {path}")
 
 
-def _draft_names(path: Path, table: Any) -> tuple[str, ...]:
-    """Return the patterns of names that are a draft's."""
-    patterns = table.get("names", []) if isinstance(table, dict) and not set(table) - {"names"} else None
+def _drafts(path: Path, table: Any) -> tuple[float, tuple[str, ...]]:
+    """Return the seconds that a draft waits for its last name, and patterns of names that are a draft's."""
+    if not isinstance(table, dict) or set(table) - {"names", "seconds"}:
+        raise ConfigError(f"{path}: the section drafts takes names and seconds and nothing else.")
+    seconds, patterns = table.get("seconds", 60), table.get("names", [])
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= 86_400:
+        raise ConfigError(f"{path}: in the section drafts seconds must be a number from 1 to 86,400.")
     if not isinstance(patterns, list) or not all(isinstance(one, str) and one.strip("*?") for one in patterns):
-        raise ConfigError(f'{path}: the section drafts takes a list of patterns, names = ["*.mine"], and nothing else.')
-    return tuple(patterns)
+        raise ConfigError(f'{path}: in the section drafts names must be a list of patterns, such as ["*.mine"].')
+    return float(seconds), tuple(patterns)
 
 
 def _cache_bytes(path: Path, table: Any) -> tuple[int, int]:

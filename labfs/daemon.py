@@ -82,7 +82,9 @@ class Daemon:
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
                 seen = Seen(self._place.directory / "seen.sqlite")
                 known = Known(self._config.draft_names)
-                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies, known)
+                self._vfs = Vfs(
+                    nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies, known, self._config.draft_s
+                )
                 door = self._door = Door(self._vfs, self._place.mountpoint)
                 self._mount(door)
                 try:

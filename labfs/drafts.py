@@ -6,7 +6,7 @@ to the outbox, and an empty file that its system cannot take goes nowhere. Which
 
     EMPTY       until something is written to it
     UNFINISHED  until the mount ends
-    TEMPORARY   for `DRAFT_S` after it was last used
+    TEMPORARY   for `DRAFT_S`, or what the configuration says, after it was last used
     PRIVATE     so long, and as long as the program runs that made it, a day at most
     SPILLED     as long as that program runs, a day at most
 
@@ -48,17 +48,18 @@ class Kept:
     maker: Maker
     used: float
 
-    def over(self, now: float) -> bool:
+    def over(self, now: float, seconds: float) -> bool:
+        """Whether its time is over; `seconds` is what most kinds have."""
         idle = now - self.used
         match self.kind:
             case Draft.EMPTY | Draft.UNFINISHED:
                 return False
             case Draft.TEMPORARY:
-                return idle >= DRAFT_S
+                return idle >= seconds
             case Draft.PRIVATE:
-                return idle >= (LONGEST_S if self.maker.runs() else DRAFT_S)
+                return idle >= (LONGEST_S if self.maker.runs() else seconds)
             case Draft.SPILLED:
-                return idle >= (LONGEST_S if self.maker.runs() else SPILLED_S)
+                return idle >= (LONGEST_S if self.maker.runs() else min(SPILLED_S, seconds))
 
 
 @dataclass(slots=True)
@@ -72,10 +73,14 @@ class Removal:
 
 
 class Drafts:
-    """The drafts of a tree; `known` holds the names that are a draft's whoever makes it."""
+    """The drafts of a tree; `known` holds the names that are a draft's whoever makes it.
 
-    def __init__(self, tree: Tree, saves: Saves, sources: Sources, known: Known) -> None:
+    They wait `seconds` for their last name.
+    """
+
+    def __init__(self, tree: Tree, saves: Saves, sources: Sources, known: Known, seconds: float) -> None:
         self.known = known
+        self._seconds = seconds
         self._tree = tree
         self._saves = saves
         self._sources = sources
@@ -195,7 +200,7 @@ class Drafts:
                 self._removals.remove(removal)
                 await self._carry_out(removal)
             for node, kept in list(self._kept.items()):
-                if kept.over(trio.current_time()) and not self._is_busy(node):
+                if kept.over(trio.current_time(), self._seconds) and not self._is_busy(node):
                     await self.publish(node)
 
     def _is_busy(self, node: Node) -> bool:

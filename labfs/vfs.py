@@ -18,6 +18,7 @@ from labfs import names, rules
 from labfs.backend import Accept, Entry, Site
 from labfs.blocks import Blocks
 from labfs.copies import Copies
+from labfs.drafts import DRAFT_S
 from labfs.errors import (
     Exists,
     NotDirectory,
@@ -64,13 +65,16 @@ class Vfs:
         seen: Seen,
         copies: Copies,
         known: Known | None = None,
+        draft_s: float = DRAFT_S,
     ) -> None:
         self.sites = tuple(sites)
         self.tree = Tree(nursery, self.sites, sizes, seen)
         self.blocks = Blocks(nursery, cache_bytes)
         self.copies = copies
         self.reasons = Reasons()
-        self.files = Files(self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons, known or Known())
+        self.files = Files(
+            self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons, known or Known(), draft_s
+        )
         self.saves = self.files.saves
         self.drafts = self.files.drafts
         self.saves.replacing.restore(self.sites)

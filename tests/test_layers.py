@@ -59,7 +59,7 @@ LAW: dict[str, set[str]] = {
     "outbox": WAIST | {"files", "names", "node", "notes", "reader", "rules", "spool", "tree", "waiting"},
     "vfs": WAIST
     | {"blocks", "copies", "files", "moves", "names", "node", "outbox", "reader", "reasons", "rules", "seen", "sizes"}
-    | {"signs", "spool", "tree"},
+    | {"drafts", "signs", "spool", "tree"},
     "inodes": set(),
     "holders": {"signs"},
     "answers": {"errors", "vfs"},

@@ -18,11 +18,17 @@ from pathlib import Path
 
 import five_stage
 import pytest
+import trio
+import trio.testing
 from five_stage import Lab
+from memory import mounted
 from stage import Folder, Mount, Sandbox, labfs, run
+from test_drafts import make, maker, system
+from test_outbox import a_while, states
 
 pytestmark = pytest.mark.mount
 
+Clock = trio.testing.MockClock
 MIB = 1024 * 1024
 PAGE = Path(__file__).parent.parent / "SEMANTICS.md"
 FILES = "POST /v1pre3/appresults/{id}/files"
@@ -563,6 +569,161 @@ def test_no_links(folder: Path) -> None:
     bind = f"cd '{folder}' && python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('s')\""
     assert "Operation not permitted" in run(bind).stderr
     assert os.listdir(folder) == ["f"]
+
+
+# -- drafts --------------------------------------------------------------------------------------------
+
+
+def draft(path: Path, data: bytes) -> None:
+    """Make a file as mkstemp does."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+
+
+def test_draft_shows(folder: Path, behind: Folder, drive: Mount) -> None:
+    """A draft's close succeeds, it stays on this machine, and `labfs status` and its state say so."""
+    draft(folder / "tmpq3x8zk2a", b"data")
+    assert os.getxattr(folder / "tmpq3x8zk2a", "user.labfs.state") == b"draft"
+    assert any(up["path"].endswith("/tmpq3x8zk2a") and up["state"] == "draft" for up in drive.status()["uploads"])
+    (folder / "tmpq3x8zk2a").unlink()
+    assert behind.paths == []
+
+
+def test_draft_renamed(folder: Path, behind: Folder) -> None:
+    """The rename of a draft is its one save, under the identity of what has the new name; a draft that is removed was
+    never sent."""
+    (folder / "f").write_bytes(b"old")
+    draft(folder / "tmpq3x8zk2a", b"new")
+    draft(folder / "tmpr4y9al3b", b"other")
+    (folder / "tmpr4y9al3b").unlink()
+    os.rename(folder / "tmpq3x8zk2a", folder / "f")
+    assert (behind.stored, behind.paths) == ({"f": b"new"}, ["f", "f"])
+
+
+async def test_draft_in_time(tmp_path: Path, autojump_clock: Clock) -> None:
+    """A draft that nobody renames is saved under the name that it has, after 60 seconds without use, or when the mount
+    ends."""
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "a.tmp", b"data")
+        await trio.sleep(55)
+        assert backend.newest() == {}
+        await trio.sleep(10)
+        assert backend.newest() == {"a.tmp": b"data"}
+        await make(vfs, box, "b.tmp", b"data")
+        await vfs.finish(10)
+        assert set(backend.newest()) == {"a.tmp", "b.tmp"}
+
+
+async def test_draft_of_a_running_program(tmp_path: Path, autojump_clock: Clock) -> None:
+    """A program's own drafts, made as mkstemp does or numbered, wait as long as it runs, for a day at most."""
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "tmpq3x8zk2a", b"data", maker(private=True))
+        await make(vfs, box, "run.0001.bam", b"data", maker("samtools", "-T", "run"))
+        await trio.sleep(80_000)
+        assert backend.newest() == {}
+        await trio.sleep(10_000)
+        assert set(backend.newest()) == {"tmpq3x8zk2a", "run.0001.bam"}
+
+
+async def test_draft_after_a_crash(tmp_path: Path, autojump_clock: Clock) -> None:
+    """After a crash a draft that was closed is sent by the next mount, under the name that it had."""
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "a.tmp", b"data")
+    async with mounted(tmp_path, backend):
+        await a_while()
+    assert backend.newest() == {"a.tmp": b"data"}
+
+
+async def test_draft_unfinished(tmp_path: Path, autojump_clock: Clock) -> None:
+    """What its name calls unfinished is never sent by itself; when the mount ends it is in the outbox."""
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "a.part", b"ha")
+        await trio.sleep(80_000)
+        await vfs.finish(10)
+    assert (backend.newest(), states(tmp_path)) == ({}, ["failed"])
+
+
+def test_draft_marked(folder: Path, behind: Folder) -> None:
+    """A file is unfinished as long as its `.aria2` stands beside it."""
+    with open(folder / "big.bin", "wb") as file:
+        file.write(b"half")
+        (folder / "big.bin.aria2").write_bytes(b"map")
+    assert os.getxattr(folder / "big.bin", "user.labfs.state") == b"draft"
+    (folder / "big.bin.aria2").unlink()
+    assert behind.stored == {"big.bin": b"half"}
+
+
+def test_draft_empty(folder: Path, behind: Folder) -> None:
+    """An empty new file that its system does not take stays here until something is written to it, and ends with the
+    mount."""
+    (folder / "new.txt").touch()
+    assert os.listdir(folder) == ["new.txt"]
+    assert behind.paths == []
+    (folder / "new.txt").write_bytes(b"data")
+    assert behind.stored == {"new.txt": b"data"}
+
+
+def test_draft_folder(folder: Path, behind: Folder) -> None:
+    """A private folder with a hidden or random name is a program's own, and what is in it are drafts."""
+    (folder / ".own").mkdir(0o700)
+    (folder / ".own" / "data").write_bytes(b"data")
+    assert behind.paths == []
+    os.rename(folder / ".own" / "data", folder / "data")
+    (folder / ".own").rmdir()
+    assert behind.stored == {"data": b"data"}
+
+
+async def test_draft_beside(tmp_path: Path, autojump_clock: Clock) -> None:
+    """A file of the server that a program moves out of the way of its draft is still there if the draft never takes
+    its name."""
+    backend = system("versions")
+    backend.put("f", b"old")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "tmpq3x8zk2a", b"new")
+        await vfs.rename(box, "f", box, "f.bak", maker=maker(private=True))
+        await vfs.unlink(box, "tmpq3x8zk2a")
+        await a_while()
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+
+
+def test_killed(folder: Path, behind: Folder, drive: Mount) -> None:
+    """What a program wrote that a signal ended is not saved: the file is as it was, and what was written is in the
+    outbox as unfinished."""
+    (folder / "f").write_bytes(b"complete")
+    torn = "import os; os.write(os.open('f', os.O_WRONLY | os.O_TRUNC), b'ha'); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", torn], cwd=folder, check=False).returncode == -9
+    deadline = time.monotonic() + 5
+    while (folder / "f").read_bytes() != b"complete" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (folder / "f").read_bytes() == b"complete"
+    assert behind.paths == ["f"]
+    assert any(note.get("unfinished") for note in drive.status()["spool"]["kept"])
+    drive.discard()
+
+
+def test_replaced(folder: Path, behind: Folder, tmp_path: Path) -> None:
+    """What a program removes to make it anew it replaces, as `cp` would: the old file goes when the new one is there."""
+    (folder / "f").write_bytes(b"old")
+    (tmp_path / "f").write_bytes(b"new")
+    assert run(f"mv '{tmp_path}/f' . && cat f", folder).stdout == "new"
+    assert behind.paths == ["f", "f"]
+
+
+async def test_not_replaced(tmp_path: Path, autojump_clock: Clock) -> None:
+    """If the new one does not come, the old one is there again, when the program has ended or after 10 seconds."""
+    backend = system("versions")
+    backend.put("f", b"old")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await vfs.unlink(box, "f", maker("tar"))
+        assert await vfs.listing(box) == []
+        await trio.sleep(11)
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+        await vfs.unlink(box, "f", maker("tar", runs=False))
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
 
 
 # -- removing ------------------------------------------------------------------------------------------
