@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import recordings
 from recordings import Recording
-
-import pytest
 
 WORDS = {"kept", "scratch", "document", "unfinished", "left"}
 
