@@ -38,6 +38,17 @@ def test_what_is_said_of_a_name_is_what_happened_to_it(recording: Recording) -> 
             assert gone, path
 
 
+def test_what_is_kept_is_there_in_the_end(recording: Recording) -> None:
+    there = set(recording.before)
+    for event in recording.events:
+        if not event.failed:
+            if event.call in ("unlink", "rmdir"):
+                there.discard(event.words[0])
+            if event.makes:
+                there.add(event.makes)
+    assert {path for path, word in recording.truth.items() if word != "scratch" and "→" not in word} <= there
+
+
 def test_every_open_file_is_closed(recording: Recording) -> None:
     opened = [event.handle for event in recording.events if event.call == "open" and not event.failed]
     closed = [event.handle for event in recording.events if event.call == "close" and "last" in event.words]
