@@ -85,7 +85,6 @@ SAVES = {
     "samtools-sort": Save("samtools sort -m 1M -T tmpsort -o sorted.bam {desk}/reads.sam", "sorted.bam"),
     "qt-new": Save(QT, "qt.txt"),
     "qt": Save(QT, "qt.txt", "text.txt"),
-    "touch-then-write": Save("touch touched.txt && cat {desk}/big.bin > touched.txt", "touched.txt", "", "big.bin"),
     "mktemp-then-move": Save("t=$(mktemp -p .) && cat {desk}/big.bin > $t && mv $t meant.bin", "meant.bin", "", "big.bin"),
     "gio-save": Save("gio save gedit.txt < {desk}/big.bin", "gedit.txt", "text.txt", "big.bin"),
 }  # fmt: skip
