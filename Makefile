@@ -27,9 +27,9 @@ soak:    ## 600 rounds with 300 kills, 10,000 calls, 100,000 steps on one file, 
 	LABFS_SOAK=1 .venv/bin/pytest -v tests/test_machine.py tests/test_fsx.py tests/soak_fio.py \
 		tests/test_hostile.py tests/test_faults.py
 
-programs: ## the editors, offices and downloaders that people use, saving into a mount: about ten minutes
+programs: ## the editors, offices, browsers and tools that people use, saving into a mount: about half an hour
 	@scripts/bootstrap --programs
-	.venv/bin/pytest -q tests/programs/test_programs.py
+	.venv/bin/pytest -q tests/programs
 
 fmt:     ## format and mend what can be mended
 	.venv/bin/ruff format .
