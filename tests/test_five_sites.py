@@ -15,7 +15,7 @@ from typing import Any
 import five_stage
 import pytest
 from five_stage import SITES, Lab
-from stage import Mount, Sandbox, labfs, run
+from stage import Mount, Sandbox, labfs, run, typed
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(180)]
 
@@ -145,7 +145,7 @@ def troubled(mount: Mount, *paths: Path) -> list[str]:
         assert told == "", path
         assert "Input/output error" in error or "Host is down" in error or "temporarily" in error, error
     assert time.monotonic() - began < FREEZER_S
-    return [labfs("why", path, env=mount.env).stdout.strip() for path in paths]
+    return [typed("why", path, env=mount.env).stdout.strip() for path in paths]
 
 
 def silent(lab: Lab, site: str, mount: Mount) -> list[Path]:
@@ -310,7 +310,7 @@ def test_what_is_known_of_a_site_is_shown_while_it_hangs(calm: Lab, hasty: Mount
         done = run(f"cat '{folder}/nowhere.txt'")
         assert done.returncode != 0
         assert "No such file" not in done.stderr, f"{site}: nobody knows that it is not there"
-        sentence = labfs("why", folder / "nowhere.txt", env=hasty.env).stdout.strip()
+        sentence = typed("why", folder / "nowhere.txt", env=hasty.env).stdout.strip()
         assert site in sentence, sentence
     calm.sandbox.faults()
     for folder in folders.values():

@@ -19,7 +19,7 @@ from pathlib import Path
 import five_stage
 import pytest
 from five_stage import Lab
-from stage import Folder, Mount, Sandbox, labfs, run
+from stage import Folder, Mount, Sandbox, run, typed
 
 pytestmark = pytest.mark.mount
 
@@ -241,10 +241,10 @@ def test_what_was_not_closed(running: Sandbox, tmp_path: Path) -> None:
         with contextlib.suppress(OSError):
             os.close(descriptor)
         drive.start()
-        done = labfs("outbox", "retry", env=drive.env)
-        (line,) = labfs("outbox", "list", env=drive.env).stdout.splitlines()
+        done = typed("outbox", "retry", env=drive.env)
+        (line,) = typed("outbox", "list", env=drive.env).stdout.splitlines()
         assert (done.returncode, made.stored, "before it was closed" in line) == (0, {}, True)
-        labfs("outbox", "retry", line.split()[0], env=drive.env)
+        typed("outbox", "retry", line.split()[0], env=drive.env)
         for _ in range(100):
             if made.stored:
                 break
@@ -548,7 +548,7 @@ def test_certain_folders(drive: Mount, lab: Lab) -> None:
     (study / "Other" / ".f.txt.swp").write_bytes(b"x")
     fails(errno.EPERM, os.rename, study / "Other" / ".f.txt.swp", study / "f.txt")
     (study / "Other" / ".f.txt.swp").unlink()
-    assert "“Document”" in labfs("why", study / "Nonsense", env=drive.env).stdout
+    assert "“Document”" in typed("why", study / "Nonsense", env=drive.env).stdout
     assert lab.requests() == 0, "nobody is asked, and nothing is sent"
     (study / "Document" / "in.txt").unlink()
 
