@@ -153,7 +153,8 @@ class Outbox:
             for note in self._waiting.strays(site.name):
                 if not await self._tried(note, self._swept):
                     left.add(note["file"])
-            more = {note["file"] for note in self._due(site)} - left
+            waiting = [*self._waiting.duties(site.name), *self._due(site), *self._waiting.strays(site.name)]
+            more = {note["file"] for note in waiting} - left
         except OSError as error:
             log.error("The outbox cannot be read: %s", error)
             return True, False
