@@ -17,6 +17,10 @@ import trio
 import trio.testing
 from stage import Folder, Mount, Sandbox, start_sandbox
 
+# Hundreds of interpreters are started here, and each would compile labfs anew, half a second of it.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 REDCAP_CLIENTS = ("pycap==2.7.0", "redcaplite==2.3.0", "pandas==3.1.1", "requests==2.34.2")
 CLARITY_CLIENTS = {"genologics": "2.0.1", "s4-clarity": "1.8.0", "six": "1.17.0", "requests": "2.34.2"}
 ODM_CLIENTS = ("odm-api==1.64.1", "odm-sdk==1.64.1")

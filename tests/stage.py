@@ -36,7 +36,7 @@ class Sandbox:
         self.blobs: str = known["blobs"]
         self.token: str = known["credentials"]["basespace"]["token"]
         self.config = directory / "labfs.toml"
-        self._http = httpx.Client(timeout=30, trust_env=False)
+        self._http = httpx.Client(timeout=30, trust_env=False, verify=False)
         self._numbers = itertools.count(1)
 
     def close(self) -> None:
