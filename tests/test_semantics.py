@@ -625,7 +625,7 @@ def test_dates_that_are_set(folder: Path, behind: Folder, sandbox: Sandbox, tmp_
     os.utime(folder / "f", (1e9, 1e9))
     assert (folder / "f").stat().st_mtime == 1e9
     assert behind.paths == ["f"]
-    other = Mount(tmp_path, sandbox.config)
+    other = Mount(tmp_path, sandbox.config, "--site=basespace")
     try:
         other.start()
         assert abs((behind.at(other.path) / "f").stat().st_mtime - time.time()) < 60
@@ -647,7 +647,7 @@ def test_inode_numbers(folder: Path, behind: Folder, sandbox: Sandbox, tmp_path:
     behind.put("in/f", b"x")
     numbers = []
     for _ in range(2):
-        other = Mount(tmp_path, sandbox.config)
+        other = Mount(tmp_path, sandbox.config, "--site=basespace")
         try:
             other.start()
             numbers.append([path.stat().st_ino for path in (behind.at(other.path) / "in/f", behind.at(other.path))])

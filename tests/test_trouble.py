@@ -856,6 +856,7 @@ def test_a_signal_while_a_save_is_under_way_loses_nothing(
     until = time.monotonic() + 10
     while not any(upload["state"] == "uploading" for upload in mount.status()["uploads"]):
         assert time.monotonic() < until
+        time.sleep(0.02)
     pid = mount.pid
     os.kill(pid, number)
     if number != signal.SIGHUP:  # whoever is in a hurry says so twice
