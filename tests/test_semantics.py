@@ -22,7 +22,7 @@ import trio
 import trio.testing
 from five_stage import Lab
 from memory import mounted
-from stage import Folder, Mount, Sandbox, labfs, run
+from stage import Folder, Mount, Sandbox, run, typed
 from test_drafts import make, maker, system
 from test_outbox import a_while, states
 
@@ -247,10 +247,10 @@ def test_what_was_not_closed(running: Sandbox, tmp_path: Path) -> None:
         with contextlib.suppress(OSError):
             os.close(descriptor)
         drive.start()
-        done = labfs("outbox", "retry", env=drive.env)
-        (line,) = labfs("outbox", "list", env=drive.env).stdout.splitlines()
+        done = typed("outbox", "retry", env=drive.env)
+        (line,) = typed("outbox", "list", env=drive.env).stdout.splitlines()
         assert (done.returncode, made.stored, "before it was closed" in line) == (0, {}, True)
-        labfs("outbox", "retry", line.split()[0], env=drive.env)
+        typed("outbox", "retry", line.split()[0], env=drive.env)
         for _ in range(100):
             if made.stored:
                 break
@@ -554,7 +554,7 @@ def test_certain_folders(drive: Mount, lab: Lab) -> None:
     (study / "Other" / ".f.txt.swp").write_bytes(b"x")
     fails(errno.EPERM, os.rename, study / "Other" / ".f.txt.swp", study / "f.txt")
     (study / "Other" / ".f.txt.swp").unlink()
-    assert "“Document”" in labfs("why", study / "Nonsense", env=drive.env).stdout
+    assert "“Document”" in typed("why", study / "Nonsense", env=drive.env).stdout
     assert lab.requests() == 0, "nobody is asked, and nothing is sent"
     (study / "Document" / "in.txt").unlink()
 
@@ -786,7 +786,7 @@ def test_dates_that_are_set(folder: Path, behind: Folder, sandbox: Sandbox, tmp_
     os.utime(folder / "f", (1e9, 1e9))
     assert (folder / "f").stat().st_mtime == 1e9
     assert behind.paths == ["f"]
-    other = Mount(tmp_path, sandbox.config)
+    other = Mount(tmp_path, sandbox.config, "--site=basespace")
     try:
         other.start()
         assert abs((behind.at(other.path) / "f").stat().st_mtime - time.time()) < 60
@@ -808,7 +808,7 @@ def test_inode_numbers(folder: Path, behind: Folder, sandbox: Sandbox, tmp_path:
     behind.put("in/f", b"x")
     numbers = []
     for _ in range(2):
-        other = Mount(tmp_path, sandbox.config)
+        other = Mount(tmp_path, sandbox.config, "--site=basespace")
         try:
             other.start()
             numbers.append([path.stat().st_ino for path in (behind.at(other.path) / "in/f", behind.at(other.path))])
