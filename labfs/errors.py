@@ -11,6 +11,7 @@
     ├── NotPermitted          EPERM         nobody may, here
     ├── ReadOnly              EROFS
     ├── Invalid               EINVAL
+    ├── NotUnicode            EILSEQ        a new name that is no text
     ├── NameTooLong           ENAMETOOLONG
     ├── TooLarge              EFBIG
     ├── NoSpace               ENOSPC
@@ -87,6 +88,10 @@ class ReadOnly(LabfsError):
 
 class Invalid(LabfsError):
     errno = errno.EINVAL
+
+
+class NotUnicode(LabfsError):
+    errno = errno.EILSEQ
 
 
 class NameTooLong(LabfsError):

@@ -22,20 +22,22 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from labfs import holders, names
+from labfs import holders
 from labfs.answers import Repeats, Walks, answered, entry_attributes
 from labfs.closes import FailedCloses
-from labfs.errors import Invalid, NameTooLong, NoRoom, NotFound
+from labfs.errors import Invalid, NoRoom, NotFound
 from labfs.files import Handle
 from labfs.folders import Folder
 from labfs.inodes import Inodes
 from labfs.kernel import Kernel
+from labfs.names import looked_for, shown, to_be_made
 from labfs.node import Node
 from labfs.refusals import Refusals
 from labfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
 BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
+TWO_PLACES = {"rename": 2, "link": 1}  # → where the second one begins in their arguments
 WALKED = {"lookup", "getattr", "open", "opendir", "create"}
 QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
 
@@ -66,12 +68,16 @@ class Door(Refusals):
 
     def failure(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
         """Return the errno as an answer; keep the reason where the user can find it."""
-        path = self._place(args, request in BY_HANDLE)
+        places = [self._place(args, request in BY_HANDLE)]
+        if request in TWO_PLACES:
+            places.append(self._place(args[TWO_PLACES[request] :], by_handle=False))
+        path = " → ".join(places)
         if number in QUIET and not isinstance(error, NoRoom):
             log.debug("%s %s: %s", request, path, error)
         else:
             log.warning("%s %s: %s", request, path, error)
-            self._vfs.reasons.note(path, error)
+            for place in places:
+                self._vfs.reasons.note(place, error)
         return FUSEError(number)
 
     def subject(self, request: str, args: tuple[Any, ...]) -> tuple[Hashable, range] | None:
@@ -98,7 +104,7 @@ class Door(Refusals):
         except KeyError:
             return "?"
         named = len(args) > 1 and isinstance(args[1], bytes)
-        return f"{path.rstrip('/')}/{args[1].decode(errors='replace')}" if named else path
+        return f"{path.rstrip('/')}/{shown(args[1])}" if named else path
 
     # -- names and attributes --------------------------------------------------------------------------
 
@@ -109,7 +115,7 @@ class Door(Refusals):
         elif name == b"..":
             node = self._node(parent).parent or self._vfs.root
         else:
-            folder, known = self._node(parent), _text(name)
+            folder, known = self._node(parent), looked_for(name)
             await self._failed.settle(folder.children.get(known) if folder.is_dir else None)
             node = await self._vfs.lookup(folder, known)
             await self._vfs.measure(node)
@@ -217,15 +223,15 @@ class Door(Refusals):
     async def mkdir(
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._handed_out(await self._vfs.mkdir(self._node(parent), _text(name)))
+        return self._handed_out(await self._vfs.mkdir(self._node(parent), to_be_made(name)))
 
     @answered()
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        await self._vfs.rmdir(self._node(parent), _text(name))
+        await self._vfs.rmdir(self._node(parent), looked_for(name))
 
     @answered(None)
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        await self._vfs.unlink(self._node(parent), _text(name))
+        await self._vfs.unlink(self._node(parent), looked_for(name))
 
     @answered(None)
     async def rename(
@@ -241,7 +247,7 @@ class Door(Refusals):
             raise Invalid("Two names cannot be exchanged here.")
         old, new = self._node(parent_inode_old), self._node(parent_inode_new)
         replace = not flags & pyfuse3.RENAME_NOREPLACE
-        await self._vfs.rename(old, _text(name_old), new, _text(name_new), replace=replace)
+        await self._vfs.rename(old, looked_for(name_old), new, to_be_made(name_new), replace=replace)
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -252,7 +258,7 @@ class Door(Refusals):
         program = await trio.to_thread.run_sync(holders.program, ctx.pid)
         handle = await self._vfs.files.create(
             self._node(parent),
-            _text(name),
+            to_be_made(name),
             program=program,
             exclusive=bool(flags & os.O_EXCL),
             truncate=bool(flags & os.O_TRUNC),
@@ -380,12 +386,3 @@ class Door(Refusals):
         found = replace(found, size=max(found.size, self._kernel.least(node)))
         self._kernel.told(node, found.size)
         return entry_attributes(found, self._inodes.number(node), self._owner)
-
-
-def _text(name: bytes) -> str:
-    if len(name) > names.LONGEST:
-        raise NameTooLong(f"A name can have {names.LONGEST} bytes at most.")
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        raise Invalid("A name must be valid UTF-8.") from None

@@ -95,7 +95,7 @@ class Vfs:
         """Return the node at a path that starts at the mount point."""
         node = self.root
         for name in filter(None, path.split("/")):
-            node = await self.lookup(node, name)
+            node = await self.lookup(node, names.looked_for(name.encode(errors="surrogateescape")))
         return node
 
     async def listing(self, node: Node) -> list[Node]:

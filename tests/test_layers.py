@@ -61,7 +61,7 @@ LAW: dict[str, set[str]] = {
     "holders": set(),
     "answers": {"errors", "vfs"},
     "closes": {"errors", "node", "tree"},
-    "refusals": set(),
+    "refusals": {"answers", "errors", "names"},
     "folders": {"node"},
     "kernel": {"errors", "inodes", "node"},
     "fuse": {

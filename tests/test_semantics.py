@@ -443,6 +443,15 @@ def test_long_names(folder: Path, sandbox: Sandbox) -> None:
     assert sandbox.requests() == {}
 
 
+def test_names_that_are_no_text(folder: Path, behind: Folder, drive: Mount) -> None:
+    """Looking for a name that is not UTF-8 fails with ENOENT, making one with EILSEQ and a reason."""
+    typed = folder / os.fsdecode(b"gr\xfc\xdfe.txt")  # more of it in tests/test_names_that_are_no_text.py
+    fails(errno.ENOENT, os.stat, typed)
+    fails(errno.EILSEQ, typed.write_bytes, b"x")
+    assert "is not UTF-8" in labfs("why", typed, env=drive.env).stdout
+    assert behind.paths == []
+
+
 def test_names_that_are_not_taken(drive: Mount, lab: Lab) -> None:
     """A new name that the system does not take fails when the file is made or at its close, and nothing is sent under
     another name."""
