@@ -605,14 +605,21 @@ def test_removed_while_open(folder: Path, behind: Folder) -> None:
 
 
 def test_sizes_and_dates(drive: Mount, lab: Lab, folder: Path, behind: Folder) -> None:
-    """Size and date are the server's; where it tells no date, the time of the mount."""
+    """Size and date are the server's; where it tells no date, that of the version's first sight or save here, also in
+    the next mount."""
     behind.put("f", noise(12345))
     drive.refresh(folder)
     assert (folder / "f").stat().st_size == 12345
     assert abs((folder / "f").stat().st_mtime - time.time()) < 60
+    began = time.time()
     lab.put("odm", "dateless.txt", b"x")
     there = at(drive, lab, "odm")
-    assert (there / "dateless.txt").stat().st_mtime == drive.path.stat().st_mtime
+    seen = (there / "dateless.txt").stat().st_mtime
+    assert began < seen < time.time(), "tests/test_dates.py mounts again"
+    (there / "saved.txt").write_bytes(b"x")
+    drive.refresh(there)
+    assert (there / "dateless.txt").stat().st_mtime == seen
+    assert seen < (there / "saved.txt").stat().st_mtime < time.time()
 
 
 def test_modes(folder: Path, behind: Folder, drive: Mount) -> None:
@@ -629,7 +636,7 @@ def test_modes(folder: Path, behind: Folder, drive: Mount) -> None:
 
 
 def test_dates_that_are_set(folder: Path, behind: Folder, sandbox: Sandbox, tmp_path: Path) -> None:
-    """A date that is set lasts as long as the mount; the server keeps its own."""
+    """A date that is set lasts as long as the mount; where the server keeps none, as long as the version."""
     (folder / "f").write_bytes(b"x")
     os.utime(folder / "f", (1e9, 1e9))
     assert (folder / "f").stat().st_mtime == 1e9
