@@ -23,7 +23,7 @@ holds that law and checks that every module is named here).
        ┌─────┴──────┐          │       │          │
     layout  seen   node        │       │          │
     names measuring  └ writer ─┤       │          │
-     sizes       listing  │  reader    │          │
+     sizes dates listing  │  reader    │          │
        │                spool  └─┬──┬──┴───┐      │
        │                notes  blocks refetch copies
        │                  │      proof   digests  │
@@ -59,7 +59,7 @@ conflicts what somebody else saved meanwhile   listing   what several wait for
 closes    whose, and those that failed       notes     the journal of the spool
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
-folders   open ones, while names change
+folders   open ones, while names change        dates     when a version without one was first seen
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

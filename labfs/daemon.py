@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import grp
 import logging
 import os
+import pwd
 import resource
 import signal
 from collections.abc import Callable
@@ -133,9 +135,10 @@ class Daemon:
         if self._read_only:
             options.add("ro")
         try:
-            pyfuse3.init(door, self._place.mountpoint, options)
+            with mounts.hearing() as said:
+                pyfuse3.init(door, self._place.mountpoint, options)
         except RuntimeError as error:
-            raise ConfigError(f"{self._place.mountpoint} cannot be mounted; the log says why.") from error
+            raise mounts.refusal(self._place.mountpoint, said) from error
 
     async def _widen(self, door: Door) -> None:
         await door.greeted.wait()
@@ -154,6 +157,7 @@ class Daemon:
 
     def _welcome(self, doubts: list[str]) -> str:
         names = ", ".join(site.name for site in self._config.sites)
+        doubts = [*doubts, *([] if self._allow_other else _shut_out())]
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
         kept = self._vfs.saves.spool.leftovers()
         if kept:
@@ -233,6 +237,16 @@ class Daemon:
 
 def _first(error: BaseException) -> BaseException:
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _shut_out() -> list[str]:
+    """Say that the kernel lets in this user's programs of one group only, where that is not his usual one."""
+    try:
+        usual, now = pwd.getpwuid(os.getuid()).pw_gid, os.getgid()
+        name = grp.getgrgid(now).gr_name
+    except KeyError:  # an account without a name has no usual group either
+        return []
+    return [] if now == usual else [f"programs of the group {name} alone can use it; --allow-other lets others in."]
 
 
 def _site(settings: SiteSettings, site: Site) -> dict[str, Any]:

@@ -11,6 +11,7 @@
     ├── NotPermitted          EPERM         nobody may, here
     ├── ReadOnly              EROFS
     ├── Invalid               EINVAL
+    ├── NotUnicode            EILSEQ        a new name that is no text
     ├── NameTooLong           ENAMETOOLONG
     ├── TooLarge              EFBIG
     ├── NoSpace               ENOSPC
@@ -91,6 +92,10 @@ class Invalid(LabfsError):
 
 class Empty(Invalid):
     """A system takes no file without bytes."""
+
+
+class NotUnicode(LabfsError):
+    errno = errno.EILSEQ
 
 
 class NameTooLong(LabfsError):

@@ -23,20 +23,22 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from labfs import holders, names
+from labfs import holders
 from labfs.answers import Repeats, Walks, answered, entry_attributes
 from labfs.closes import Closers, FailedCloses
-from labfs.errors import Invalid, NameTooLong, NoRoom, NotFound
+from labfs.errors import Invalid, NoRoom, NotFound
 from labfs.files import Handle
 from labfs.folders import Folder
 from labfs.inodes import Inodes
 from labfs.kernel import Kernel
+from labfs.names import looked_for, shown, to_be_made
 from labfs.node import Node
 from labfs.refusals import Refusals
 from labfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
 BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
+TWO_PLACES = {"rename": 2, "link": 1}  # → where the second one begins in their arguments
 WALKED = {"lookup", "getattr", "open", "opendir", "create"}
 QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
 
@@ -68,12 +70,16 @@ class Door(Refusals):
 
     def failure(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
         """Return the errno as an answer; keep the reason where the user can find it."""
-        path = self._place(args, request in BY_HANDLE)
+        places = [self._place(args, request in BY_HANDLE)]
+        if request in TWO_PLACES:
+            places.append(self._place(args[TWO_PLACES[request] :], by_handle=False))
+        path = " → ".join(places)
         if number in QUIET and not isinstance(error, NoRoom):
             log.debug("%s %s: %s", request, path, error)
         else:
             log.warning("%s %s: %s", request, path, error)
-            self._vfs.reasons.note(path, error)
+            for place in places:
+                self._vfs.reasons.note(place, error)
         return FUSEError(number)
 
     def subject(self, request: str, args: tuple[Any, ...]) -> tuple[Hashable, range] | None:
@@ -100,7 +106,7 @@ class Door(Refusals):
         except KeyError:
             return "?"
         named = len(args) > 1 and isinstance(args[1], bytes)
-        return f"{path.rstrip('/')}/{args[1].decode(errors='replace')}" if named else path
+        return f"{path.rstrip('/')}/{shown(args[1])}" if named else path
 
     # -- names and attributes --------------------------------------------------------------------------
 
@@ -111,7 +117,7 @@ class Door(Refusals):
         elif name == b"..":
             node = self._node(parent).parent or self._vfs.root
         else:
-            folder, known = self._node(parent), _text(name)
+            folder, known = self._node(parent), looked_for(name)
             await self._failed.settle(folder.children.get(known) if folder.is_dir else None)
             node = await self._vfs.lookup(folder, known)
             await self._vfs.measure(node)
@@ -220,17 +226,18 @@ class Door(Refusals):
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         maker = await trio.to_thread.run_sync(partial(holders.maker, ctx.pid, mode=mode, umask=ctx.umask))
-        return self._handed_out(await self._vfs.mkdir(self._node(parent), _text(name), maker))
+        return self._handed_out(await self._vfs.mkdir(self._node(parent), to_be_made(name), maker))
 
     @answered()
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        await self._vfs.rmdir(self._node(parent), _text(name))
+        await self._vfs.rmdir(self._node(parent), looked_for(name))
 
     @answered(None)
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
         folder, maker = self._node(parent), await trio.to_thread.run_sync(holders.maker, ctx.pid)
-        path = f"{self._mountpoint}{folder.path.rstrip('/')}/{_text(name)}"
-        await self._vfs.unlink(folder, _text(name), maker, path)
+        called = looked_for(name)
+        path = f"{self._mountpoint}{folder.path.rstrip('/')}/{called}"
+        await self._vfs.unlink(folder, called, maker, path)
 
     @answered(None)
     async def rename(
@@ -247,7 +254,7 @@ class Door(Refusals):
         old, new = self._node(parent_inode_old), self._node(parent_inode_new)
         replace = not flags & pyfuse3.RENAME_NOREPLACE
         maker = await trio.to_thread.run_sync(holders.maker, ctx.pid)
-        await self._vfs.rename(old, _text(name_old), new, _text(name_new), replace=replace, maker=maker)
+        await self._vfs.rename(old, looked_for(name_old), new, to_be_made(name_new), replace=replace, maker=maker)
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -260,7 +267,7 @@ class Door(Refusals):
         maker = await trio.to_thread.run_sync(look)
         handle = await self._vfs.files.create(
             self._node(parent),
-            _text(name),
+            to_be_made(name),
             maker=maker,
             truncate=bool(flags & os.O_TRUNC),
             append=bool(flags & os.O_APPEND),
@@ -373,12 +380,3 @@ class Door(Refusals):
         found = replace(found, size=max(found.size, self._kernel.least(node)))
         self._kernel.told(node, found.size)
         return entry_attributes(found, self._inodes.number(node), self._owner)
-
-
-def _text(name: bytes) -> str:
-    if len(name) > names.LONGEST:
-        raise NameTooLong(f"A name can have {names.LONGEST} bytes at most.")
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        raise Invalid("A name must be valid UTF-8.") from None

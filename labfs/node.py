@@ -50,6 +50,7 @@ class Node:
         "parent",
         "recent",
         "saves",
+        "seen_ns",
         "serial",
         "site",
         "stamp",
@@ -82,6 +83,7 @@ class Node:
         self.writer: Writer | None = None
         self.text: bytes | None = None  # content of a node that labfs itself writes
         self.modified_ns: int | None = None  # set by the user; the server keeps its own date
+        self.seen_ns: int | None = None  # when its version was first seen or saved here; None where the server tells
         self.older = False  # not the newest version of its path: to read only
         self.saves = 0  # how often this mount saved it
         self.generation = 0  # grows when the bytes changed behind the reader's back

@@ -102,7 +102,7 @@ class Vfs:
         """Return the node at a path that starts at the mount point."""
         node = self.root
         for name in filter(None, path.split("/")):
-            node = await self.lookup(node, name)
+            node = await self.lookup(node, names.looked_for(name.encode(errors="surrogateescape")))
         return node
 
     async def listing(self, node: Node) -> list[Node]:
@@ -112,7 +112,9 @@ class Vfs:
         entry = node.entry
         writable = rules.why_read_only(node) is None
         if node.is_dir:
-            return Attributes(True, writable, 0, self._modified(node, entry.modified_ns if entry else None))
+            home = node.home  # a folder that only files' paths make has the date of what it is in
+            there = home.entry.modified_ns if home.entry is not None else None
+            return Attributes(True, writable, 0, self._modified(node, home.seen_ns if there is None else there))
         if node.text is not None:
             return Attributes(False, False, len(node.text), self._started_ns)
         if node.writer is not None:
@@ -126,8 +128,8 @@ class Vfs:
         return Attributes(False, writable, size, self._modified(node, entry.modified_ns), certain)
 
     def _modified(self, node: Node, there: int | None) -> int:
-        """Return the date that the user gave, else the server's, else that of the mount; 0 is a date as well."""
-        return next(date for date in (node.modified_ns, there, self._started_ns) if date is not None)
+        """Return the date that the user gave, else the server's, else the first sight's, else the mount's; 0 is one."""
+        return next(date for date in (node.modified_ns, there, node.seen_ns, self._started_ns) if date is not None)
 
     def xattrs(self, node: Node) -> dict[str, str]:
         """Return what labfs knows of a node, as the extended attributes `user.labfs.*`."""
@@ -214,7 +216,7 @@ class Vfs:
 
     def set_modified(self, node: Node, modified_ns: int) -> None:
         """Remember a date that the user gave a file; the server keeps its own."""
-        node.modified_ns = modified_ns
+        self.tree.redate(node, modified_ns)
 
     def uploads(self) -> list[dict[str, Any]]:
         """Return what is on its way to a server, for people to look at; sizes in bytes."""

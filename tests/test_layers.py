@@ -28,7 +28,8 @@ LAW: dict[str, set[str]] = {
     "notes": {"errors"},
     "spool": {"backend", "errors", "notes"},
     "sizes": {"backend"},
-    "seen": {"backend"},
+    "dates": {"backend"},
+    "seen": {"backend", "dates"},
     "breaker": {"errors"},
     "verdicts": {"errors"},
     "bulk": WAIST | {"verdicts"},
@@ -64,7 +65,7 @@ LAW: dict[str, set[str]] = {
     "holders": {"signs"},
     "answers": {"errors", "vfs"},
     "closes": {"errors", "files", "holders", "inodes", "node", "tree"},
-    "refusals": set(),
+    "refusals": {"answers", "errors", "names"},
     "folders": {"node"},
     "kernel": {"errors", "inodes", "node"},
     "fuse": {

@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import five_stage
+import others
 import pytest
 import trio
 import trio.testing
 from five_stage import Lab
 from memory import mounted
-from stage import Folder, Mount, Sandbox, run, typed
+from others import GROUP, OTHER_GROUP, OTHER_USER, USER, Machine, denied
+from stage import Folder, Mount, Sandbox, labfs, run, typed
 from test_drafts import make, maker, system
 from test_outbox import a_while, states
 
@@ -449,6 +451,15 @@ def test_long_names(folder: Path, sandbox: Sandbox) -> None:
     assert sandbox.requests() == {}
 
 
+def test_names_that_are_no_text(folder: Path, behind: Folder, drive: Mount) -> None:
+    """Looking for a name that is not UTF-8 fails with ENOENT, making one with EILSEQ and a reason."""
+    typed = folder / os.fsdecode(b"gr\xfc\xdfe.txt")  # more of it in tests/test_names_that_are_no_text.py
+    fails(errno.ENOENT, os.stat, typed)
+    fails(errno.EILSEQ, typed.write_bytes, b"x")
+    assert "is not UTF-8" in labfs("why", typed, env=drive.env).stdout
+    assert behind.paths == []
+
+
 def test_names_that_are_not_taken(drive: Mount, lab: Lab) -> None:
     """A new name that the system does not take fails when the file is made or at its close, and nothing is sent under
     another name."""
@@ -757,14 +768,21 @@ def test_removed_while_open(folder: Path, behind: Folder) -> None:
 
 
 def test_sizes_and_dates(drive: Mount, lab: Lab, folder: Path, behind: Folder) -> None:
-    """Size and date are the server's; where it tells no date, the time of the mount."""
+    """Size and date are the server's; where it tells no date, that of the version's first sight or save here, also in
+    the next mount."""
     behind.put("f", noise(12345))
     drive.refresh(folder)
     assert (folder / "f").stat().st_size == 12345
     assert abs((folder / "f").stat().st_mtime - time.time()) < 60
+    began = time.time()
     lab.put("odm", "dateless.txt", b"x")
     there = at(drive, lab, "odm")
-    assert (there / "dateless.txt").stat().st_mtime == drive.path.stat().st_mtime
+    seen = (there / "dateless.txt").stat().st_mtime
+    assert began < seen < time.time(), "tests/test_dates.py mounts again"
+    (there / "saved.txt").write_bytes(b"x")
+    drive.refresh(there)
+    assert (there / "dateless.txt").stat().st_mtime == seen
+    assert seen < (there / "saved.txt").stat().st_mtime < time.time()
 
 
 def test_modes(folder: Path, behind: Folder, drive: Mount) -> None:
@@ -781,7 +799,7 @@ def test_modes(folder: Path, behind: Folder, drive: Mount) -> None:
 
 
 def test_dates_that_are_set(folder: Path, behind: Folder, sandbox: Sandbox, tmp_path: Path) -> None:
-    """A date that is set lasts as long as the mount; the server keeps its own."""
+    """A date that is set lasts as long as the mount; where the server keeps none, as long as the version."""
     (folder / "f").write_bytes(b"x")
     os.utime(folder / "f", (1e9, 1e9))
     assert (folder / "f").stat().st_mtime == 1e9
@@ -882,3 +900,96 @@ def test_away(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> N
     began = time.monotonic()
     assert os.listdir(folder) == ["f"]
     assert time.monotonic() - began < 17
+
+
+# -- who may enter -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def open_house(running: Sandbox) -> Iterator[Machine]:
+    """A machine on which an ordinary user, allowed to, has mounted with --allow-other."""
+    with others.opened("user_allow_other", running) as machine:
+        machine.give(USER)
+        done = machine.mount("--allow-other")
+        assert (done.returncode, done.stderr) == (0, "")
+        yield machine
+
+
+@pytest.fixture
+def record(sandbox: Sandbox) -> Folder:
+    """A record that no mount has listed yet."""
+    made = sandbox.fresh()
+    made.put("theirs.txt", b"what the server has")
+    return made
+
+
+def test_who_may_enter(sandbox: Sandbox, record: Folder) -> None:
+    """The user and the group that made a mount can enter it; others, root and a shell of `sg` too, get EACCES unless it
+    was made with --allow-other."""
+    with others.opened("", sandbox) as machine:
+        labfs_there = f"{sys.executable} -m labfs"
+        mount = f"{labfs_there} mount -c {machine.config} --site=basespace"
+        done = machine.run("sg", "daemon", "-c", f"{mount} {machine.path}")
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert "But: programs of the group daemon alone can use it; --allow-other lets others in." in done.stdout
+        place = record.at(machine.path)
+        copied = machine.run("sg", "daemon", "-c", f"cd '{place}' && stat -c %G theirs.txt && cp theirs.txt mine.txt")
+        assert (copied.stdout, copied.stderr) == ("daemon\n", "")
+        assert sorted(record.paths) == ["mine.txt", "theirs.txt"]
+        assert denied(machine.run("ls", machine.path)), "the same user's other shells"
+        assert machine.labfs("why", place / "theirs.txt", user=0, group=0).returncode == 0, "but labfs answers them"
+        done = machine.run("sg", "daemon", "-c", f"{labfs_there} umount {machine.path}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "But:" not in machine.run("sg", "daemon", "-c", f"{mount} --allow-other {machine.path}").stdout
+        assert machine.run("cat", place / "theirs.txt").stdout == "what the server has"
+
+
+def test_allow_other_is_refused(sandbox: Sandbox) -> None:
+    """An ordinary user needs the line user_allow_other in /etc/fuse.conf for --allow-other, and is told so; root needs
+    none."""
+    with others.opened("#user_allow_other", sandbox) as machine:
+        machine.give(USER)
+        done = machine.mount("--allow-other")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+        assert "--allow-other needs the line user_allow_other in /etc/fuse.conf" in done.stderr
+        (log,) = machine.state.glob("mounts/*/log")
+        assert "option allow_other only allowed if 'user_allow_other' is set" in log.read_text(), "fusermount3's words"
+        done = machine.mount()
+        assert (done.returncode, done.stderr) == (0, ""), "without it the same machine mounts"
+        assert machine.run("ls", machine.path, user=USER, group=GROUP).stdout == "basespace\n"
+        assert denied(machine.run("ls", machine.path, user=OTHER_USER, group=GROUP))
+        assert denied(machine.run("ls", machine.path, user=USER, group=OTHER_GROUP)), "a shell of another group"
+        assert denied(machine.run("ls", machine.path)), "root"
+        assert machine.labfs("umount", machine.path, group=OTHER_GROUP).returncode == 0, "from there it can be ended"
+        # test_who_may_enter mounts with --allow-other as root, on a machine without the line
+
+
+def test_allow_other(open_house: Machine, record: Folder) -> None:
+    """With --allow-other everybody on this machine can read, and only the user who mounted, and root, can write."""
+    place = record.at(open_house.path)
+    open_house.refresh()
+    theirs, mine = place / "theirs.txt", place / "mine.txt"
+    for user, group in [(USER, GROUP), (USER, OTHER_GROUP), (OTHER_USER, GROUP), (0, 0)]:
+        assert open_house.run("cat", theirs, user=user, group=group).stdout == "what the server has", (user, group)
+    owner = open_house.run("stat", "-c", "%u %g %a", theirs, place, user=OTHER_USER, group=GROUP)
+    assert owner.stdout == f"{USER} {GROUP} 644\n{USER} {GROUP} 755\n"
+    for group in (OTHER_GROUP, GROUP):
+        assert denied(open_house.run("cp", theirs, mine, user=OTHER_USER, group=group))
+        assert denied(open_house.run("sh", "-c", f"echo x > '{theirs}'", user=OTHER_USER, group=group))
+    assert record.paths == ["theirs.txt"]
+    for user, group in [(USER, GROUP), (USER, OTHER_GROUP), (0, 0)]:
+        done = open_house.run("cp", theirs, place / f"by {user} {group}", user=user, group=group)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert len(record.paths) == 4
+
+
+def test_duplicates_of_others(open_house: Machine, record: Folder) -> None:
+    """Of duplicates that a program of another user or group has nothing is known: each of its closes saves."""
+    place = record.at(open_house.path)
+    open_house.refresh()
+    for group in (GROUP, OTHER_GROUP):
+        command = f"(/bin/echo one; /bin/echo two) > '{place}/{group}'"
+        done = open_house.run("sh", "-c", command, user=USER, group=group)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert [record.stored[f"{group}"] for group in (GROUP, OTHER_GROUP)] == [b"one\ntwo\n"] * 2
+    assert (record.paths.count(f"{GROUP}"), record.paths.count(f"{OTHER_GROUP}")) == (1, 2)
