@@ -388,6 +388,26 @@ def test_holes(folder: Path, behind: Folder) -> None:
     assert behind.stored == {"f": bytes(2 * MIB) + b"x" + bytes(MIB - 1)}
 
 
+def test_allocating(folder: Path, behind: Folder, tmp_path: Path) -> None:
+    """fallocate fails with EOPNOTSUPP, since no call of it reaches labfs; posix_fallocate writes a byte into each page
+    instead, and `rsync --preallocate` says that it goes on without."""
+    assert "Operation not supported" in run("fallocate -l 1M f.swp", folder).stderr
+    with open(folder / "f", "w+b", buffering=0) as file:
+        file.write(b"begun")
+        os.posix_fallocate(file.fileno(), 0, 4 * MIB)
+        assert os.fstat(file.fileno()).st_size == 4 * MIB
+        assert (folder / "f").read_bytes() == b"begun".ljust(4 * MIB, b"\0")
+        os.posix_fallocate(file.fileno(), 0, MIB)
+        os.pwrite(file.fileno(), b"end", 4 * MIB - 3)
+    assert behind.stored["f"] == b"begun".ljust(4 * MIB - 3, b"\0") + b"end"
+    (tmp_path / "big").write_bytes(noise(MIB) + bytes(MIB) + noise(MIB))
+    for more in ("", "--inplace", "--sparse"):
+        done = run(f"rsync -t --preallocate {more} {tmp_path}/big '{folder}/big{more}'")
+        assert (done.returncode, "do_fallocate" in done.stderr) == (0, True), done.stderr
+        assert behind.stored[f"big{more}"] == (tmp_path / "big").read_bytes()
+    assert sorted(behind.paths) == ["big", "big--inplace", "big--sparse", "f"], "one upload each"
+
+
 def test_truncate(folder: Path, behind: Folder) -> None:
     """truncate of a closed file is a save of its own."""
     (folder / "f").write_bytes(b"0123456789")
