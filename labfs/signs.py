@@ -120,15 +120,17 @@ def judge(name: str, maker: Maker, beside: Container[str], known: Known) -> Draf
         return Draft.TEMPORARY
     if _has_pid(name, maker.pid) or (_is_tempish(rest) and odd) or (hidden and _ends_so(name)):
         return Draft.TEMPORARY
-    if maker.exclusive and _NUMBER.search(rest) and _extends_argument(name, maker):
+    if (_is_tempish(rest) or (maker.exclusive and _NUMBER.search(rest))) and _extends_argument(name, maker):
         return Draft.SPILLED
     return None
 
 
 def judge_folder(name: str, maker: Maker) -> bool:
     """Whether a new folder is a program's own, for its drafts: as mkdtemp makes it, or private and hidden."""
-    if not maker.private or maker.program in FINAL:
+    if maker.program in FINAL or maker.program in SHELLS:
         return False
+    if not maker.private:
+        return _has_pid(name, maker.pid)
     return name.startswith(".") or ((looks_random(name) or _is_tempish(name)) and not maker.names(name))
 
 
