@@ -20,8 +20,7 @@ PIDS = {"joblib": 336, "sambamba-sort": 11349}  # of programs that write theirs 
 
 # Products that are not saved when they are closed.
 LATE = {
-    "snakemake": r"\.snakemake/(incomplete|metadata)/.+",  # private, and drawn by lot: a minute after its end
-    "python-mkstemp-kept": r"result-u7yi47sf\.csv",  # the same
+    "python-mkstemp-kept": r"result-u7yi47sf\.csv",  # private, and drawn by lot: a minute after its end
     "aria2c": r"huge\.bin",  # when its mark is removed, which is after its close
     "aria2c-interrupted": r"huge\.bin",
     "joe": r"doc\.txt~",  # a backup: stays here
