@@ -194,6 +194,9 @@ def umount(mountpoint: str) -> None:
         click.echo(f"{where} was left behind by a labfs that died; it is unmounted now.")
     else:
         _drain(place)
+        drafts = _uploads(place, "draft")
+        if drafts:
+            click.echo(f"{len(drafts)} draft(s) end with the mount, and are saved under the name that they have.")
         if not mounts.unmount(where):
             raise ConfigError(f"{where} is in use by {_users(where)}; close it and try again.")
         _wait_for_end(place)
@@ -207,7 +210,7 @@ def _drain(place: mounts.Place) -> None:
     """Wait while uploads are under way, saying which; files that programs still write do not count."""
     said = ""
     while True:
-        under_way = [u for u in control.ask(place.socket, {"op": "status"})["uploads"] if u["state"] == "uploading"]
+        under_way = _uploads(place, "uploading")
         if not under_way:
             return
         text = ", ".join(f"{u['path']} ({size(u['sent'])} of {size(u['size'])})" for u in under_way[:3])
@@ -215,6 +218,10 @@ def _drain(place: mounts.Place) -> None:
             click.echo(f"Waiting for {len(under_way)} upload(s): {text}")
         said = text
         time.sleep(0.5)
+
+
+def _uploads(place: mounts.Place, state: str) -> list[dict[str, Any]]:
+    return [u for u in control.ask(place.socket, {"op": "status"})["uploads"] if u["state"] == state]
 
 
 def _users(where: str) -> str:
@@ -274,6 +281,9 @@ def _describe(mount: dict[str, Any]) -> Iterator[str]:
     if mount["local_files"]:
         yield f"  {mount['local_files']} temporary file(s) stay on this machine"
     for upload in mount["uploads"]:
+        if upload["state"] == "draft":
+            yield f"  draft: {upload['path']}, {size(upload['size'])}, waits for its last name"
+            continue
         yield f"  {upload['state']}: {upload['path']}, {size(upload['sent'])} of {size(upload['size'])}"
     for problem in mount["errors"][:5]:
         yield f"  {problem['path']}: {problem['reason']}"

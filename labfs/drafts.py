@@ -92,14 +92,16 @@ class Drafts:
 
     # -- what becomes one ------------------------------------------------------------------------------
 
-    def made(self, node: Node, maker: Maker) -> None:
+    def judge(self, parent: Node, name: str, maker: Maker) -> Draft | None:
+        """Say what kind of draft a file that is to be made is, as far as its making tells."""
+        return judge(name, maker, parent.children, self.known)
+
+    def made(self, node: Node, kind: Draft | None, maker: Maker) -> None:
         """Take note of a new file; what it is, is settled when it is closed."""
-        assert node.parent is not None
-        beside = node.parent.children.keys() - {node.name}
         if self._in_folder(node):
             self._made[node] = self.known.kind(node.name) or Draft.PRIVATE, maker
         elif not node.local:
-            self._made[node] = judge(node.name, maker, beside, self.known), maker
+            self._made[node] = kind, maker
 
     def made_folder(self, node: Node, maker: Maker) -> None:
         """Take note of a program's own folder: all that is in it are drafts."""

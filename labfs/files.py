@@ -91,10 +91,12 @@ class Files:
         if known is not None:
             return await self.open(known, read=True, write=True, truncate=truncate, append=append)
         local = rules.stays_local(parent, name, maker.program)
+        kind = None if local else self.drafts.judge(parent, name, maker)
         if not local:
             self._tell(f"{parent.path.rstrip('/')}/{name}")
             names.for_saving(name)
             rules.check_holds(parent, Accept.FILE, name)
+        if not local and kind is None:  # a draft may be written beside the only file that has room
             rules.check_room(parent, name)
         node = Node(name, parent, parent.site, is_dir=False, local=local)
         # What was moved aside as a backup is what this save takes the place of.
@@ -104,7 +106,7 @@ class Files:
         self.saves.begin(node, None, hidden.entry if hidden else None)
         self._tree.attach(node, parent, name)
         if hidden is None:
-            self.drafts.made(node, maker)
+            self.drafts.made(node, kind, maker)
         handle = Handle(node, readable=True, writable=True, append=append)
         self._handles[node].add(handle)
         return handle

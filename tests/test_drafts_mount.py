@@ -14,7 +14,10 @@ from pathlib import Path
 import five_stage
 import pytest
 from places import SITES, Place
+from player import Player
 from stage import Mount, Sandbox, run
+
+from scripts import SCRIPTS
 
 pytestmark = pytest.mark.mount
 
@@ -243,3 +246,18 @@ def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
             pass
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["jupyter", "jetbrains", "office", "perl", "zip-u", "qsavefile-over", "tar-over"])
+def test_a_field_that_holds_one_file_takes_saves_through_drafts(
+    name: str, lab: five_stage.Lab, mount: Mount, tmp_path: Path
+) -> None:
+    record, script, doc = lab.redcap.record(), SCRIPTS[name], f"{name}.dat"
+    lab.redcap.put("biobank", doc, bytes(script.before or 0), record=record, field="counts")
+    mount.refresh(mount.path / "redcap")
+    field = mount.path / "redcap" / "biobank" / record / "counts"
+    (tmp_path / doc).write_bytes(bytes(script.before or 0))
+    Player(field, doc, mounted=True).play(script)
+    Player(tmp_path, doc, mounted=False).play(script)
+    assert list(lab.redcap.stored(record).values()) == [(doc, (tmp_path / doc).read_bytes())]
+    assert os.listdir(field) == [doc]
