@@ -46,11 +46,11 @@ class Lab:
                 self.redcap.put("biobank", name, data, record=self.record, field="counts")
 
     def requests(self, quiet_s: float = 0.1) -> int:
-        """Return the number of requests since the last call, once there were none for a while."""
+        """Return the number of requests since the last call, once all are answered and none came for a while."""
         total = -1
-        while total != (counted := sum(self.sandbox.requests().values())):
+        while total != (counted := sum(self.sandbox.requests().values())) or not self.sandbox.settled():
             total = counted
-            time.sleep(quiet_s)  # an answer is counted a moment after it is sent
+            time.sleep(quiet_s)
         self.sandbox.reset()
         return total
 

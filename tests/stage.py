@@ -75,6 +75,11 @@ class Sandbox:
         found: list[dict[str, Any]] = self._http.get(f"{self.control}/log").json()
         return found
 
+    def settled(self) -> bool:
+        """Whether all that the services were asked since the reset is carried out, answered and counted."""
+        report = self.report()
+        return len(self.log()) <= report["total"] and not report.get("late")
+
     def api(self, method: str, path: str, **options: Any) -> Any:
         """Ask the service itself; return the `Response` of its answer."""
         headers = {"x-access-token": self.token, **options.pop("headers", {})}

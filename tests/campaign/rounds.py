@@ -264,12 +264,7 @@ class Campaign:
 
     def settle(self) -> None:
         """Wait until the services have carried out all that they were asked."""
-
-        def done() -> bool:
-            report = self.sandbox.report()
-            return len(self.sandbox.log()) <= report["total"] and not report.get("late")
-
-        until(done, 20.0, 0.05)
+        until(self.sandbox.settled, 20.0, 0.05)
 
     def quiet(self) -> None:
         """Wait until no save waits or is under way; what waits for a while is asked for."""
