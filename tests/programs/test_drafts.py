@@ -171,7 +171,7 @@ def test_jupyter_makes_a_notebook_and_each_save_of_it_is_one_upload(place: Place
         assert place.uploads() == 1
         saved = place.stored()["nb.ipynb"]
         assert saved is not None
-        assert json.loads(saved)["cells"][0]["source"] == text
+        assert "".join(json.loads(saved)["cells"][0]["source"]) == text
         assert set(place.names() - before) <= {"nb.ipynb"}, "nothing else is on the server"
 
 
