@@ -14,7 +14,8 @@ holds that law and checks that every module is named here).
                    moves   outbox             presigned         bytes behind a presigned address
                       └─ files ┘            direct · forms      … or behind the site's own; bodies of forms
                          │                        │
-                       saves                   client           credentials, limits, retries, deadlines
+                       drafts                  client           credentials, limits, retries, deadlines
+                       saves     signs            │
        ┌───────────┬─────┴─────┬───────┐          │
    replacing   conflicts    sources  waiting  bulk · breaker · pace   with verdicts, all that knows httpx
        └─────┬─────┴─ rules ───┤       │      verdicts
@@ -22,7 +23,7 @@ holds that law and checks that every module is named here).
        ┌─────┴──────┐          │       │          │
     layout  seen   node        │       │          │
     names measuring  └ writer ─┤       │          │
-     sizes       listing  │  reader    │          │
+     sizes dates listing  │  reader    │          │
        │                spool  └─┬──┬──┴───┐      │
        │                notes  blocks refetch copies
        │                  │      proof   digests  │
@@ -44,6 +45,7 @@ moves     removing and renaming                node      one place in the tree
 tree      path → node, listings                names     server names ⇄ file names
 seen      the order of equal names             waiting   the saves that wait, by path
 scratch   which names stay on this machine     writer    one file on its way to a server
+signs     what tells a draft from a product    drafts    files whose name is not the last yet
 reader    one file being read, read-ahead      spool     written bytes on disk
 blocks    fetched bytes in memory              proof     that what was read is what the server has
 backend   the contract of a system             errors    every failure, its errno
@@ -54,10 +56,10 @@ direct    bytes behind the site's own address  forms     a file in a multipart/f
 sizes     bytes that a listing does not tell   pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile   listing   what several wait for
-closes    that failed, until the release       notes     the journal of the spool
+closes    whose, and those that failed       notes     the journal of the spool
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
-folders   open ones, while names change
+folders   open ones, while names change        dates     when a version without one was first seen
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

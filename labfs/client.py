@@ -26,7 +26,7 @@ import trio
 from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
-from labfs.bulk import Ask, Bulk
+from labfs.bulk import Ask, Bulk, trusted
 from labfs.errors import Malformed, Unanswered, Unavailable
 from labfs.pace import Pace
 from labfs.verdicts import is_page, now_s, refusal, translated
@@ -126,7 +126,7 @@ class Client:
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
         self._usual = httpx.Timeout(timeout_s, pool=None)
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
-        self._api = httpx.AsyncClient(timeout=self._usual, limits=limits, transport=transport)
+        self._api = httpx.AsyncClient(timeout=self._usual, limits=limits, transport=transport, verify=trusted())
         self._bulk = Bulk(timeout_s, bulk_transport)
 
     async def aclose(self) -> None:

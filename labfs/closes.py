@@ -1,4 +1,7 @@
-"""Closes that failed: who looks next waits for the release that follows, and sees what the server has.
+"""Who closes a file, and closes that failed.
+
+FUSE tells of a close neither whose it is nor how many copies of the descriptor are left; that is asked of /proc.
+After a close that failed: who looks next waits for the release that follows, and sees what the server has.
 
 The kernel answers close() when the flush is answered and sends the release after that. In between the file still
 shows what could not be saved, with its length, though the program has been told that it was not.
@@ -11,11 +14,47 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from labfs import holders
 from labfs.errors import LabfsError
+from labfs.files import Files, Handle
+from labfs.inodes import Inodes
 from labfs.node import Node
 from labfs.tree import Tree
 
 RELEASE_S = 1.0  # for a release to follow; a descriptor that nobody sees may keep it away
+
+
+class Closers:
+    """The programs that close `files`, as far as /proc shows them."""
+
+    def __init__(self, files: Files, inodes: Inodes[Node]) -> None:
+        self._files = files
+        self._inodes = inodes
+        self.device: str | None = None  # of the mount, major:minor, once that is known
+
+    async def left(self, handle: Handle) -> bool:
+        """Whether copies of a handle's descriptor are left: then a later flush is the last one."""
+        node = handle.node
+        if not handle.writable or node.local or node.writer is None or not node.writer.dirty:
+            return False
+        if self._files.writers(node) > 1:
+            return False  # nobody can tell whose the other copies are: each close saves
+        inode = self._inodes.number(node)
+        return await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name, self.device) > 0
+
+    async def was_killed(self, handle: Handle) -> bool:
+        """Whether the process that opened a handle to write is closing it since a signal ends it."""
+        node = handle.node
+        if not handle.writable or not handle.pid or node.writer is None or not node.writer.dirty:
+            return False
+        return await trio.to_thread.run_sync(holders.killed, handle.pid)
+
+    async def goes_on(self, handle: Handle) -> bool:
+        """Whether something goes on writing to a file after this close: another handle, or a memory map."""
+        node = handle.node
+        if self._files.writers(node) > 1:
+            return True
+        return await trio.to_thread.run_sync(holders.mapped, self._inodes.number(node), node.name, self.device)
 
 
 class FailedCloses:

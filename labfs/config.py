@@ -10,7 +10,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +61,8 @@ class Config:
     sites: tuple[SiteSettings, ...]
     cache_bytes: int = 128 * 1024 * 1024
     copies_bytes: int = 4096 * 1024 * 1024
+    draft_s: float = 60.0  # for a draft to get its last name
+    draft_names: tuple[str, ...] = ()  # patterns of names that are a draft's, besides those that labfs knows
 
     def only(self, names: tuple[str, ...]) -> Config:
         """Return the configuration with just these sites; all of them if none is named."""
@@ -68,9 +70,7 @@ class Config:
         for name in names:
             if name not in known:
                 raise ConfigError(f"There is no site “{name}” in {self.path}; it has: {', '.join(known)}.")
-        return Config(
-            self.path, tuple(known[name] for name in names) or self.sites, self.cache_bytes, self.copies_bytes
-        )
+        return replace(self, sites=tuple(known[name] for name in names) or self.sites)
 
 
 def default_path() -> Path:
@@ -118,16 +118,16 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The configuration {path} is not valid TOML: {error}.") from error
-    unknown = set(data) - {"sites", "cache"}
+    unknown = set(data) - {"sites", "cache", "drafts"}
     if unknown:
-        raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are sites and cache.")
+        raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are sites, cache and drafts.")
     tables = data.get("sites")
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{path} names no site; add a section such as [sites.hub] with kind, url and token.")
     sites = tuple(_site(path, name, table) for name, table in tables.items())
     if any(_has_literal(table) for table in tables.values()):
         _check_private(path)
-    return Config(path, sites, *_cache_bytes(path, data.get("cache", {})))
+    return Config(path, sites, *_cache_bytes(path, data.get("cache", {})), *_drafts(path, data.get("drafts", {})))
 
 
 def _site(path: Path, name: str, table: Any) -> SiteSettings:
@@ -277,6 +277,18 @@ def _from_keyring(where: str, site: str, key: str) -> str:
 def _check_private(path: Path) -> None:
     if path.stat().st_mode & 0o077:
         raise ConfigError(f"{path} holds a secret and others may read it; run: chmod 600 {path}")
+
+
+def _drafts(path: Path, table: Any) -> tuple[float, tuple[str, ...]]:
+    """Return the seconds that a draft waits for its last name, and patterns of names that are a draft's."""
+    if not isinstance(table, dict) or set(table) - {"names", "seconds"}:
+        raise ConfigError(f"{path}: the section drafts takes names and seconds and nothing else.")
+    seconds, patterns = table.get("seconds", 60), table.get("names", [])
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= 86_400:
+        raise ConfigError(f"{path}: in the section drafts seconds must be a number from 1 to 86,400.")
+    if not isinstance(patterns, list) or not all(isinstance(one, str) and one.strip("*?") for one in patterns):
+        raise ConfigError(f'{path}: in the section drafts names must be a list of patterns, such as ["*.mine"].')
+    return float(seconds), tuple(patterns)
 
 
 def _cache_bytes(path: Path, table: Any) -> tuple[int, int]:

@@ -12,11 +12,12 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import trio
+from typing import TYPE_CHECKING, Any
 
 from labfs.errors import ConfigError, DiskFailed, LabfsError
+
+if TYPE_CHECKING:
+    import trio
 
 Request = dict[str, Any]
 LONGEST = 1024 * 1024
@@ -50,6 +51,8 @@ def ask(path: Path, request: Request, timeout_s: float = 20.0) -> dict[str, Any]
 
 async def listen(path: Path, handle: Callable[[Request], Awaitable[dict[str, Any]]]) -> None:
     """Answer requests until cancelled; a mistake in one is its sender's."""
+    import trio  # here, since a command line only asks, and would wait a fifth of a second for it
+
     path.unlink(missing_ok=True)
     listener = trio.socket.socket(socket.AF_UNIX)
     with _short(path) as short:

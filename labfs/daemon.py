@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import grp
 import logging
 import os
+import pwd
 import resource
 import signal
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from labfs.copies import Copies
 from labfs.errors import ConfigError, LabfsError
 from labfs.fuse import Door
 from labfs.seen import Seen
+from labfs.signs import Known
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs
@@ -80,19 +83,23 @@ class Daemon:
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
                 seen = Seen(self._place.directory / "seen.sqlite")
-                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies)
-                door = self._door = Door(self._vfs)
+                known = Known(self._config.draft_names)
+                self._vfs = Vfs(
+                    nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies, known, self._config.draft_s
+                )
+                door = self._door = Door(self._vfs, self._place.mountpoint)
                 self._mount(door)
                 try:
                     nursery.start_soon(self._watch_signals)
                     nursery.start_soon(self._vfs.outbox.run)
+                    nursery.start_soon(self._vfs.drafts.run)
                     nursery.start_soon(self._widen, door)
                     nursery.start_soon(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
                     # A task waits for each request under way, also for each of many closes on a slow site.
                     with self._serving:  # what is being saved is waited for, but not for ever
                         await pyfuse3.main(max_tasks=10_000)
-                    await self._vfs.saves.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
+                    await self._vfs.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
                 finally:
                     pyfuse3.close(unmount=True)
                     nursery.cancel_scope.cancel()
@@ -128,14 +135,15 @@ class Daemon:
         if self._read_only:
             options.add("ro")
         try:
-            pyfuse3.init(door, self._place.mountpoint, options)
+            with mounts.hearing() as said:
+                pyfuse3.init(door, self._place.mountpoint, options)
         except RuntimeError as error:
-            raise ConfigError(f"{self._place.mountpoint} cannot be mounted; the log says why.") from error
+            raise mounts.refusal(self._place.mountpoint, said) from error
 
     async def _widen(self, door: Door) -> None:
         await door.greeted.wait()
         there = mounts.mounted_at(self._place.mountpoint)
-        door.device = there.device if there is not None else None
+        door.closers.device = there.device if there is not None else None
         await trio.sleep(0.1)  # the kernel sets its own values when it has our greeting
         mounts.widen_read_ahead(self._place.mountpoint)
         if not mounts.widen_background(self._place.mountpoint):
@@ -149,6 +157,7 @@ class Daemon:
 
     def _welcome(self, doubts: list[str]) -> str:
         names = ", ".join(site.name for site in self._config.sites)
+        doubts = [*doubts, *([] if self._allow_other else _shut_out())]
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
         kept = self._vfs.saves.spool.leftovers()
         if kept:
@@ -228,6 +237,16 @@ class Daemon:
 
 def _first(error: BaseException) -> BaseException:
     return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _shut_out() -> list[str]:
+    """Say that the kernel lets in this user's programs of one group only, where that is not his usual one."""
+    try:
+        usual, now = pwd.getpwuid(os.getuid()).pw_gid, os.getgid()
+        name = grp.getgrgid(now).gr_name
+    except KeyError:  # an account without a name has no usual group either
+        return []
+    return [] if now == usual else [f"programs of the group {name} alone can use it; --allow-other lets others in."]
 
 
 def _site(settings: SiteSettings, site: Site) -> dict[str, Any]:

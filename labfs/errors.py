@@ -11,6 +11,7 @@
     ├── NotPermitted          EPERM         nobody may, here
     ├── ReadOnly              EROFS
     ├── Invalid               EINVAL
+    ├── NotUnicode            EILSEQ        a new name that is no text
     ├── NameTooLong           ENAMETOOLONG
     ├── TooLarge              EFBIG
     ├── NoSpace               ENOSPC
@@ -89,6 +90,14 @@ class Invalid(LabfsError):
     errno = errno.EINVAL
 
 
+class Empty(Invalid):
+    """A system takes no file without bytes."""
+
+
+class NotUnicode(LabfsError):
+    errno = errno.EILSEQ
+
+
 class NameTooLong(LabfsError):
     errno = errno.ENAMETOOLONG
 
@@ -120,6 +129,10 @@ class Busy(LabfsError):
 class Archived(LabfsError):
     # HSM file systems answer EAGAIN for a file on tape; no other errno says "later" so plainly.
     errno = errno.EAGAIN
+
+
+class Unfinished(LabfsError):
+    """The program that wrote a file did not finish it."""
 
 
 class Unsupported(LabfsError):

@@ -13,11 +13,13 @@ import trio
 
 from labfs import names, rules
 from labfs.backend import Accept, Buffer
-from labfs.errors import Exists, Invalid, IsDirectory, LabfsError
+from labfs.drafts import Drafts
+from labfs.errors import Empty, Exists, Invalid, IsDirectory, LabfsError
 from labfs.node import Node
 from labfs.reader import Readers
 from labfs.reasons import Reasons
 from labfs.saves import Saves
+from labfs.signs import NOBODY, Known, Maker
 from labfs.sources import Sources, View
 from labfs.spool import Spool
 from labfs.tree import Tree
@@ -31,15 +33,19 @@ class Handle:
         self.readable = readable
         self.writable = writable
         self.append = append
+        self.pid = 0  # of the process that opened it, where that is known
         self.view: View | None = None  # of what the server has, once it is read
 
 
 class Files:
     """The open files of a tree; `spool` takes what is written to them."""
 
-    def __init__(self, tree: Tree, readers: Readers, spool: Spool, reasons: Reasons) -> None:
+    def __init__(
+        self, tree: Tree, readers: Readers, spool: Spool, reasons: Reasons, known: Known, draft_s: float
+    ) -> None:
         self.sources = Sources(tree, readers)
         self.saves = Saves(tree, self.sources, spool, reasons, self.writers)
+        self.drafts = Drafts(tree, self.saves, self.sources, known, draft_s)
         self._tree = tree
         self._handles: defaultdict[Node, set[Handle]] = defaultdict(set)
 
@@ -66,6 +72,7 @@ class Files:
             handle.view = View(self.sources, node)
             await handle.view.open()
         self._handles[node].add(handle)
+        self.drafts.used(node)
         return handle
 
     async def create(
@@ -73,18 +80,17 @@ class Files:
         parent: Node,
         name: str,
         *,
-        program: str = "",
-        exclusive: bool = False,
+        maker: Maker = NOBODY,
         truncate: bool = False,
         append: bool = False,
     ) -> Handle:
         """Make a file and open it for reading and writing; the server hears of it at the commit."""
         known = (await self._tree.children(parent)).get(name)
-        if known is not None and exclusive:
+        if known is not None and maker.exclusive:
             raise Exists(f"There already is a “{name}” in {parent.path}.")
         if known is not None:
             return await self.open(known, read=True, write=True, truncate=truncate, append=append)
-        local = rules.stays_local(parent, name, program)
+        local = rules.stays_local(parent, name, maker.program)
         if not local:
             self._tell(f"{parent.path.rstrip('/')}/{name}")
             names.for_saving(name)
@@ -92,11 +98,13 @@ class Files:
             rules.check_room(parent, name)
         node = Node(name, parent, parent.site, is_dir=False, local=local)
         # What was moved aside as a backup is what this save takes the place of.
-        replaces = None if local else parent.hidden.get(name)
-        if replaces is not None:
+        hidden = None if local else parent.hidden.get(name)
+        if hidden is not None:
             rules.check_replaces(node)
-        self.saves.begin(node, None, replaces)
+        self.saves.begin(node, None, hidden.entry if hidden else None)
         self._tree.attach(node, parent, name)
+        if hidden is None:
+            self.drafts.made(node, maker)
         handle = Handle(node, readable=True, writable=True, append=append)
         self._handles[node].add(handle)
         return handle
@@ -136,7 +144,7 @@ class Files:
         try:
             await self.resize(node, size)
             if self.writers(node) == 1:
-                await self.saves.save(node)
+                await self._save(node)
         finally:
             await self.release(handle)
 
@@ -150,10 +158,27 @@ class Files:
             node.writer.refuse(error)
             raise
 
-    async def flush(self, handle: Handle, *, shared: bool) -> None:
-        """Save what was written, unless other descriptors still `share` this handle's open file."""
-        if handle.writable and not shared:
-            await self.saves.save(handle.node)
+    async def flush(self, handle: Handle, *, shared: bool, killed: bool = False) -> None:
+        """Save what was written, unless other descriptors still `share` this handle's open file.
+
+        What a process wrote that was `killed` is not whole, and so it is not saved.
+        """
+        node = handle.node
+        if killed and handle.writable and not shared:
+            if self.writers(node) == 1:
+                self.saves.abandon(node)
+        elif handle.writable and not shared:
+            await self._save(node)
+
+    async def _save(self, node: Node) -> None:
+        """Save what was closed, unless it is a draft."""
+        if self.drafts.closed(node):
+            return
+        try:
+            await self.saves.save(node)
+        except Empty:
+            if not self.drafts.refused(node):
+                raise
 
     async def fsync(self, handle: Handle) -> None:
         """Make what was written so far survive a power cut, in the spool."""
@@ -164,6 +189,7 @@ class Files:
         """Close for good. Late writes (a memory map's) are saved; a save that failed keeps its bytes."""
         node = handle.node
         self._handles[node].discard(handle)
+        self.drafts.used(node)
         if handle.writable and not self.writers(node):
             await self.saves.finish_writing(node)
         if self._handles[node]:
@@ -199,6 +225,7 @@ class Files:
     def drop(self, node: Node) -> None:
         """Take a file out of the tree; its bytes live on while it is open."""
         self._tree.detach(node)
+        self.drafts.forget(node)
         node.unlinked = True
         if not self._handles.get(node):
             self.saves.discard(node)

@@ -16,26 +16,29 @@ import mmap
 import os
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from labfs import holders, names
+from labfs import holders
 from labfs.answers import Repeats, Walks, answered, entry_attributes
-from labfs.closes import FailedCloses
-from labfs.errors import Invalid, NameTooLong, NoRoom, NotFound
+from labfs.closes import Closers, FailedCloses
+from labfs.errors import Invalid, NoRoom, NotFound
 from labfs.files import Handle
 from labfs.folders import Folder
 from labfs.inodes import Inodes
 from labfs.kernel import Kernel
+from labfs.names import looked_for, shown, to_be_made
 from labfs.node import Node
 from labfs.refusals import Refusals
 from labfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
 BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
+TWO_PLACES = {"rename": 2, "link": 1}  # → where the second one begins in their arguments
 WALKED = {"lookup", "getattr", "open", "opendir", "create"}
 QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
 
@@ -46,8 +49,9 @@ class Door(Refusals):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, vfs: Vfs) -> None:
+    def __init__(self, vfs: Vfs, mountpoint: str = "") -> None:
         super().__init__()
+        self._mountpoint = mountpoint.rstrip("/")
         self._vfs = vfs
         self._inodes: Inodes[Node] = Inodes(vfs.root)
         self._files: dict[int, Handle] = {}
@@ -55,10 +59,10 @@ class Door(Refusals):
         self._numbers = iter(range(1, 1 << 62))
         self._kernel = Kernel(self._inodes)
         self._failed = FailedCloses(vfs.tree)
+        self.closers = Closers(vfs.files, self._inodes)
         self.repeats = Repeats()
         self._walks = Walks()
         self._owner = (os.getuid(), os.getgid())
-        self.device: str | None = None  # of the mount, major:minor, once that is known
         self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
 
     def init(self) -> None:
@@ -66,12 +70,16 @@ class Door(Refusals):
 
     def failure(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
         """Return the errno as an answer; keep the reason where the user can find it."""
-        path = self._place(args, request in BY_HANDLE)
+        places = [self._place(args, request in BY_HANDLE)]
+        if request in TWO_PLACES:
+            places.append(self._place(args[TWO_PLACES[request] :], by_handle=False))
+        path = " → ".join(places)
         if number in QUIET and not isinstance(error, NoRoom):
             log.debug("%s %s: %s", request, path, error)
         else:
             log.warning("%s %s: %s", request, path, error)
-            self._vfs.reasons.note(path, error)
+            for place in places:
+                self._vfs.reasons.note(place, error)
         return FUSEError(number)
 
     def subject(self, request: str, args: tuple[Any, ...]) -> tuple[Hashable, range] | None:
@@ -98,7 +106,7 @@ class Door(Refusals):
         except KeyError:
             return "?"
         named = len(args) > 1 and isinstance(args[1], bytes)
-        return f"{path.rstrip('/')}/{args[1].decode(errors='replace')}" if named else path
+        return f"{path.rstrip('/')}/{shown(args[1])}" if named else path
 
     # -- names and attributes --------------------------------------------------------------------------
 
@@ -109,7 +117,7 @@ class Door(Refusals):
         elif name == b"..":
             node = self._node(parent).parent or self._vfs.root
         else:
-            folder, known = self._node(parent), _text(name)
+            folder, known = self._node(parent), looked_for(name)
             await self._failed.settle(folder.children.get(known) if folder.is_dir else None)
             node = await self._vfs.lookup(folder, known)
             await self._vfs.measure(node)
@@ -217,15 +225,19 @@ class Door(Refusals):
     async def mkdir(
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._handed_out(await self._vfs.mkdir(self._node(parent), _text(name)))
+        maker = await trio.to_thread.run_sync(partial(holders.maker, ctx.pid, mode=mode, umask=ctx.umask))
+        return self._handed_out(await self._vfs.mkdir(self._node(parent), to_be_made(name), maker))
 
     @answered()
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        await self._vfs.rmdir(self._node(parent), _text(name))
+        await self._vfs.rmdir(self._node(parent), looked_for(name))
 
     @answered(None)
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        await self._vfs.unlink(self._node(parent), _text(name))
+        folder, maker = self._node(parent), await trio.to_thread.run_sync(holders.maker, ctx.pid)
+        called = looked_for(name)
+        path = f"{self._mountpoint}{folder.path.rstrip('/')}/{called}"
+        await self._vfs.unlink(folder, called, maker, path)
 
     @answered(None)
     async def rename(
@@ -241,7 +253,8 @@ class Door(Refusals):
             raise Invalid("Two names cannot be exchanged here.")
         old, new = self._node(parent_inode_old), self._node(parent_inode_new)
         replace = not flags & pyfuse3.RENAME_NOREPLACE
-        await self._vfs.rename(old, _text(name_old), new, _text(name_new), replace=replace)
+        maker = await trio.to_thread.run_sync(holders.maker, ctx.pid)
+        await self._vfs.rename(old, looked_for(name_old), new, to_be_made(name_new), replace=replace, maker=maker)
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -249,15 +262,17 @@ class Door(Refusals):
     async def create(
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: pyfuse3.RequestContext
     ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
-        program = await trio.to_thread.run_sync(holders.program, ctx.pid)
+        exclusive = bool(flags & os.O_EXCL)
+        look = partial(holders.maker, ctx.pid, exclusive=exclusive, mode=mode, umask=ctx.umask)
+        maker = await trio.to_thread.run_sync(look)
         handle = await self._vfs.files.create(
             self._node(parent),
-            _text(name),
-            program=program,
-            exclusive=bool(flags & os.O_EXCL),
+            to_be_made(name),
+            maker=maker,
             truncate=bool(flags & os.O_TRUNC),
             append=bool(flags & os.O_APPEND),
         )
+        handle.pid = maker.pid
         return self._opened(handle), self._handed_out(handle.node)
 
     @answered()
@@ -272,6 +287,8 @@ class Door(Refusals):
             truncate=bool(flags & os.O_TRUNC),
             append=bool(flags & os.O_APPEND),
         )
+        if handle.writable:
+            handle.pid = await trio.to_thread.run_sync(holders.process, ctx.pid)
         if flags & os.O_TRUNC:
             self._kernel.told(node, 0)
         else:
@@ -291,7 +308,7 @@ class Door(Refusals):
         # Any buffer will do: pyfuse3 passes its address on. A copy to `bytes` would be one too many.
         return cast(bytes, data)
 
-    @answered()
+    @answered(None)  # it goes to this machine's disk
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._files[fh]
         told = self._kernel.size(handle.node)
@@ -305,11 +322,12 @@ class Door(Refusals):
     @answered(None)
     async def flush(self, fh: FileHandleT) -> None:
         handle = self._files[fh]
-        shared = await self._shared(handle)
+        shared = await self.closers.left(handle)
+        killed = await self.closers.was_killed(handle)
         try:
-            await self._vfs.files.flush(handle, shared=shared)
+            await self._vfs.files.flush(handle, shared=shared, killed=killed)
         except Exception:
-            if not await self._kept_open(handle):
+            if not await self.closers.goes_on(handle):
                 self._failed.add(handle.node)
                 await self._kernel.doubt(handle.node)
             raise
@@ -335,24 +353,6 @@ class Door(Refusals):
     async def renew(self, node: Node) -> None:
         """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
         await self._kernel.renew(node)
-
-    async def _shared(self, handle: Handle) -> bool:
-        """Whether copies of this handle's descriptor are left: then a later flush is the last one."""
-        node = handle.node
-        if not handle.writable or node.local or node.writer is None or not node.writer.dirty:
-            return False
-        if self._vfs.files.writers(node) > 1:
-            return False  # nobody can tell whose the other copies are: each close saves
-        inode = self._inodes.number(node)
-        left = await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name, self.device)
-        return left > 0
-
-    async def _kept_open(self, handle: Handle) -> bool:
-        """Whether something goes on writing to a file after this close: another handle, or a memory map."""
-        node = handle.node
-        if self._vfs.files.writers(node) > 1:
-            return True
-        return await trio.to_thread.run_sync(holders.mapped, self._inodes.number(node), node.name, self.device)
 
     # -- bookkeeping -----------------------------------------------------------------------------------
 
@@ -380,12 +380,3 @@ class Door(Refusals):
         found = replace(found, size=max(found.size, self._kernel.least(node)))
         self._kernel.told(node, found.size)
         return entry_attributes(found, self._inodes.number(node), self._owner)
-
-
-def _text(name: bytes) -> str:
-    if len(name) > names.LONGEST:
-        raise NameTooLong(f"A name can have {names.LONGEST} bytes at most.")
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        raise Invalid("A name must be valid UTF-8.") from None

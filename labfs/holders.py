@@ -11,6 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+
+from labfs.signs import Maker
+
+MOST_OPEN = 256  # descriptors of a process that are looked at
+FLAGS, EXIT_CODE = 9, 52  # fields of /proc/PID/stat
+EXITING, SIGNALED = 0x4, 0x400  # include/linux/sched.h: PF_EXITING, PF_SIGNALED
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +59,57 @@ def program(task: int) -> str:
     A thread may have a name of its own; LibreOffice saves from such threads. The kernel cuts names after 15 bytes,
     also within a letter.
     """
+    return _read(f"/proc/{process(task)}/comm").strip()
+
+
+def maker(task: int, *, exclusive: bool = False, mode: int | None = None, umask: int = 0) -> Maker:
+    """Return what can be seen of the process that a thread belongs to, and of how it makes a file or folder. Blocks.
+
+    `mode` is what it asks for, less the `umask`, as FUSE tells it.
+    """
+    pid = process(task)
+    if not pid:
+        return Maker(exclusive=exclusive)
+    return Maker(
+        pid=pid,
+        program=program(pid),
+        arguments=tuple(_read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0")),
+        directory=_readlink(f"/proc/{pid}/cwd"),
+        reading=frozenset(link.rpartition("/")[2] for _, _, link in islice(_of(pid), MOST_OPEN)),
+        exclusive=exclusive,
+        private=mode is not None and not mode & 0o077 and umask & 0o077 != 0o077,
+        runs=lambda: os.path.exists(f"/proc/{pid}"),
+    )
+
+
+def process(task: int) -> int:
+    """Return the process that a thread belongs to, 0 where it cannot be known."""
     try:
         with open(f"/proc/{task}/status", errors="replace") as file:
-            process = next(line.split()[1] for line in file if line.startswith("Tgid:"))
-        with open(f"/proc/{process}/comm", errors="replace") as file:
-            return file.read().strip()
+            return int(next(line.split()[1] for line in file if line.startswith("Tgid:")))
     except (OSError, StopIteration):
+        return 0
+
+
+def killed(pid: int) -> bool:
+    """Whether a process is ending by a signal just now, so that what it was writing may not be whole. Blocks.
+
+    Its descriptors are closed after its exit code is known, in whose low bits the signal is (proc(5), `stat`); of
+    another user's process only the kernel's flags are told.
+    """
+    # After the name, which may hold blanks and brackets, the state is the first field and the third of all.
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    if len(fields) < EXIT_CODE - 2:
+        return False
+    flags, code = int(fields[FLAGS - 3]), int(fields[EXIT_CODE - 3])
+    return bool(flags & EXITING) and (bool(code & 0x7F) if code else bool(flags & SIGNALED))
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
         return ""
 
 

@@ -6,12 +6,16 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,11 @@ from typing import Any
 from labfs.config import cache_dir, state_dir
 from labfs.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 FSTYPE = "fuse.labfs"
 LOOK_S = 5.0  # for a mount to show that it lives
+ALLOWS_OTHERS = "user_allow_other"  # the line that lets ordinary users use the option; root needs none
 ELSEWHERE = "by a labfs of another user or with another LABFS_STATE_DIR"
 
 
@@ -199,6 +206,35 @@ def _check_own(mountpoint: str) -> None:
     for what, kept in (("state", state_dir()), ("cache", cache_dir())):
         if f"{kept}/".startswith(mountpoint.rstrip("/") + "/"):
             raise ConfigError(f"labfs keeps its {what} in {kept}, which this mount would hide; mount elsewhere.")
+
+
+@contextmanager
+def hearing() -> Iterator[list[str]]:
+    """Log what libfuse and fusermount3 write to stderr meanwhile; give it, line by line, at the end."""
+    said: list[str] = []
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as ear:
+        os.dup2(ear.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            ear.seek(0)
+            said += ear.read().decode(errors="replace").splitlines()
+            for line in said:
+                log.warning("%s", line)
+
+
+def refusal(mountpoint: str, said: list[str]) -> ConfigError:
+    """Return why a mount could not be made, after what libfuse and fusermount3 `said`."""
+    if any(ALLOWS_OTHERS in line for line in said):
+        return ConfigError(
+            f"--allow-other needs the line {ALLOWS_OTHERS} in /etc/fuse.conf of this machine, which an administrator"
+            " can add; without --allow-other you alone can use the mount."
+        )
+    why = said[0].removeprefix("fusermount3: ").removeprefix("fuse: ") if said else "the kernel refuses it"
+    return ConfigError(f"{mountpoint} cannot be mounted: {why.rstrip('.')}.")
 
 
 def left_behind(mountpoint: str) -> bool:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from labfs.backend import Entry
-from labfs.errors import Invalid, NameTooLong
+from labfs.errors import Invalid, NameTooLong, NotFound, NotUnicode
 
 LONGEST = 255  # bytes, the limit of Linux file systems
 
@@ -46,6 +46,34 @@ def original(name: str) -> str:
         return "%" + name[3:] if match[1] else (match[2] or "").replace("%", "").replace("2E", ".")
     pieces = re.split(f"({_ESCAPED_PERCENT.pattern}|{_ESCAPE.pattern})", name)
     return "".join(_decoded(piece) if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def looked_for(name: bytes) -> str:
+    """Return a file name that somebody looks for as text. Raises NotFound where it is none: nothing is called so."""
+    try:
+        return _fitting(name).decode()
+    except UnicodeDecodeError:
+        raise NotFound(f"There is no “{shown(name)}”: all names here are UTF-8.") from None
+
+
+def to_be_made(name: bytes) -> str:
+    """Return the file name of what is to be made as text. Raises NotUnicode where it is none."""
+    try:
+        return _fitting(name).decode()
+    except UnicodeDecodeError:
+        sentence = f"“{shown(name)}” is not UTF-8, as names in lab systems are: rename it before you copy it here."
+        raise NotUnicode(sentence) from None
+
+
+def _fitting(name: bytes) -> bytes:
+    if len(name) > LONGEST:
+        raise NameTooLong(f"A name can have {LONGEST} bytes at most.")
+    return name
+
+
+def shown(name: bytes) -> str:
+    r"""Return a file name for people and logs; bytes that are not UTF-8 are told as `\xff`."""
+    return name.decode(errors="backslashreplace")
 
 
 def meant(path: str, given: str | None) -> str:

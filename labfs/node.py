@@ -6,7 +6,8 @@ it; what the server says about it is its `entry`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from labfs import names
 from labfs.backend import Entry, Site
@@ -15,6 +16,14 @@ from labfs.listing import Listing
 from labfs.writer import Writer
 
 Version = tuple[str, str | None]  # of an entry: where a place has one id, another file in it is another version
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A file of the server that is out of sight here until another has its name, or the time for that is over."""
+
+    entry: Entry
+    over: Callable[[], bool]
 
 
 class Node:
@@ -41,6 +50,7 @@ class Node:
         "parent",
         "recent",
         "saves",
+        "seen_ns",
         "serial",
         "site",
         "stamp",
@@ -73,6 +83,7 @@ class Node:
         self.writer: Writer | None = None
         self.text: bytes | None = None  # content of a node that labfs itself writes
         self.modified_ns: int | None = None  # set by the user; the server keeps its own date
+        self.seen_ns: int | None = None  # when its version was first seen or saved here; None where the server tells
         self.older = False  # not the newest version of its path: to read only
         self.saves = 0  # how often this mount saved it
         self.generation = 0  # grows when the bytes changed behind the reader's back
@@ -84,7 +95,7 @@ class Node:
         if is_dir:
             self.children: dict[str, Node] = {}
             self.unlisted: dict[str, Node] = {}
-            self.hidden: dict[str, Entry] = {}  # names that were moved aside here → what the server has there
+            self.hidden: dict[str, Hidden] = {}  # names that were moved aside here → what the server has there
             self.listed_at = float("-inf")
             self.listing: Listing | None = None  # the one under way
             self.recent: dict[str, Node] = {}  # id → what was saved here, until a listing shows it or it is old

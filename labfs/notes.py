@@ -18,9 +18,11 @@ from typing import Any
 from labfs.errors import FULL
 
 FORMAT = 1  # of the notes
-STATES = ("local", "writing", "sending", "replacing", "waiting", "failed", "saved")
-CLOSED = ("sending", "waiting", "failed", "saved")  # states of saves that were closed
+STATES = ("local", "draft", "writing", "sending", "replacing", "waiting", "failed", "saved")
+CLOSED = ("draft", "sending", "waiting", "failed", "saved")  # states of saves that were closed
 NEVER_CLOSED = ("labfs ended before it was closed", "it was still being written when labfs ended")
+NEVER_NAMED = "its program did not give it its last name before labfs ended, and may not have finished it"
+KILLED = "the program that wrote it was killed, so that it may not be whole"
 OVERTAKEN = "the file was saved again since"
 GONE = ".gone"  # of a note whose file is being removed: from then on neither is there
 RESERVE = "reserve"  # a file without use but its size

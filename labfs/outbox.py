@@ -47,7 +47,8 @@ class Outbox:
         self._waiting = files.saves.waiting
         self._replacing = files.saves.replacing
         self._sites = sites
-        self._hurry_until = float("-inf")
+        self._pauses: dict[str, trio.CancelScope] = {}  # by site
+        self._asked = 0  # so many times somebody had things sent again
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -73,8 +74,10 @@ class Outbox:
         for note in chosen:
             if name is not None or note["state"] == "failed":  # what waits already does so as it was asked for
                 self._spool.mark(note, **_again(note, insisted=name is not None, over=over))
-        self._hurry_until = trio.current_time() + 1.0
         self._waiting.changed()
+        self._asked += 1
+        for pause in self._pauses.values():
+            pause.cancel()  # somebody waits
         return len(chosen)
 
     async def plan(self, name: str) -> dict[str, Any]:
@@ -126,13 +129,15 @@ class Outbox:
         wait_s, again_s = 0.0, FIRST_TRY_S  # what an earlier mount left goes at once
         while True:
             news = self._waiting.news
-            with trio.move_on_after(wait_s):
+            with trio.move_on_after(wait_s) as self._pauses[site.name]:
                 await news.wait()
-                if trio.current_time() > self._hurry_until:
-                    await trio.sleep(FIRST_TRY_S)
+                await trio.sleep(FIRST_TRY_S)
+            asked = self._asked
             left, more = await self._round(site)
             again_s = min(2 * again_s, LONGEST_WAIT_S) if left else FIRST_TRY_S
             wait_s = FIRST_TRY_S if more else again_s if left else float("inf")
+            if asked != self._asked:
+                wait_s = 0.0  # while this round was under way
 
     async def _round(self, site: Site) -> tuple[bool, bool]:
         """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
@@ -148,7 +153,8 @@ class Outbox:
             for note in self._waiting.strays(site.name):
                 if not await self._tried(note, self._swept):
                     left.add(note["file"])
-            more = {note["file"] for note in self._due(site)} - left
+            waiting = [*self._waiting.duties(site.name), *self._due(site), *self._waiting.strays(site.name)]
+            more = {note["file"] for note in waiting} - left
         except OSError as error:
             log.error("The outbox cannot be read: %s", error)
             return True, False

@@ -37,7 +37,8 @@ class Reasons:
 
     def of(self, path: str) -> str | None:
         """Return date and sentence of the last error at a path."""
-        reason = self._by_path.get(path)
+        # Where a path is asked for by a name that is not UTF-8, it is remembered as it is shown.
+        reason = self._by_path.get(path.encode(errors="surrogateescape").decode(errors="backslashreplace"))
         return None if reason is None else str(reason)
 
     def latest(self, count: int = 20) -> list[Reason]:

@@ -11,22 +11,30 @@ import errno
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileNameT, FUSEError, InodeT, ModeT, RequestContext, XAttrNameT
 
+from labfs import answers
+from labfs.answers import answered
+from labfs.errors import NotPermitted
+from labfs.names import to_be_made
 
-class Refusals(pyfuse3.Operations):
+
+class Refusals(pyfuse3.Operations, answers.Door):
     """The requests that are always refused."""
 
+    @answered()
     async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        raise FUSEError(errno.EPERM)
+        raise NotPermitted(f"“{to_be_made(name)}” cannot be a symbolic link: no lab system has any.")
 
+    @answered()
     async def link(
         self, inode: InodeT, new_parent: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        raise FUSEError(errno.EPERM)
+        raise NotPermitted(f"“{to_be_made(new_name)}” cannot be a hard link: no lab system has any.")
 
+    @answered()
     async def mknod(
         self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        raise FUSEError(errno.EPERM)
+        raise NotPermitted(f"“{to_be_made(name)}” cannot be a pipe, socket or device: no lab system has any.")
 
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         raise FUSEError(errno.EOPNOTSUPP)

@@ -116,7 +116,9 @@ class Replacing:
         if duty is None:
             return
         try:
-            duty.describe(state="replacing" if passing else "failed", error=f"its old file is still there: {error}")
+            arrived = self._arrived(site, str(duty.path), duty.note)
+            reason = f"its old file is still there: {error}"
+            duty.describe(state="replacing" if passing else "failed", error=reason, arrived=arrived)
         except OSError as failure:
             log.error("The note of %s cannot be written: %s", duty.path, failure)
         self._waiting.changed()
@@ -139,8 +141,19 @@ class Replacing:
     async def _is_replaced(self, site: Site, parent: Node, note: Note) -> bool:
         """Whether another file has the place; only then the old one goes. Raises NotFound."""
         name = names.meant(note["path"], note.get("name"))
-        if note["arrived"] in {entry.id for entry in self._tree.named(parent, name)}:
+        arrived = self._arrived(site, note["file"], note)
+        if arrived in {entry.id for entry in self._tree.named(parent, name)}:
             return True
         if note.get("renamed"):
             return False
-        return (await site.backend.stat(note["arrived"])).name == name  # which no list may show yet
+        try:
+            return (await site.backend.stat(arrived)).name == name  # which no list may show yet
+        except NotFound:
+            if arrived == self._arrived(site, note["file"], note):
+                raise
+            return True  # another save has taken its place meanwhile
+
+    def _arrived(self, site: Site, file: str, note: Note) -> str:
+        """Return what has the place of a file now: it may have been saved again since `note` was read."""
+        notes = self._waiting.duties(site.name)
+        return str(next((now["arrived"] for now in notes if now["file"] == file), note["arrived"]))

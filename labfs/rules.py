@@ -40,6 +40,12 @@ def why_read_only(node: Node) -> str | None:
     return None
 
 
+def takes_files(parent: Node) -> bool:
+    """Whether files can be made in a directory."""
+    entry = parent.home.entry
+    return why_read_only(parent) is None and entry is not None and Accept.FILE in entry.accepts
+
+
 def check_writable(node: Node) -> None:
     """Raises ReadOnly or NotPermitted for a file that cannot be changed."""
     if node.text is not None:
@@ -131,11 +137,11 @@ def _check_offered(parent: Node, entry: Entry, what: Accept, name: str) -> None:
 
 
 def state(node: Node) -> str | None:
-    """Say how far a file is: local, unsaved, uploading, saved or archived."""
+    """Say how far a file is: local, a draft, unsaved, uploading, saved or archived."""
     if node.is_dir or node.text is not None:
         return None
     if node.local:
-        return "local"
+        return "draft" if node.writer is not None and node.writer.spool.note["state"] == "draft" else "local"
     if node.writer is not None and (node.writer.dirty or node.writer.committing):
         return "uploading" if node.writer.committing else "unsaved"
     return "archived" if node.entry and node.entry.unreadable else "saved"

@@ -19,9 +19,9 @@ import trio
 from labfs import names, rules
 from labfs.backend import Entry, Target
 from labfs.conflicts import unchanged
-from labfs.errors import LabfsError
+from labfs.errors import LabfsError, Unfinished
 from labfs.node import Node
-from labfs.notes import NEVER_CLOSED
+from labfs.notes import KILLED, NEVER_CLOSED, NEVER_NAMED
 from labfs.reader import Reader
 from labfs.reasons import Reasons
 from labfs.replacing import Replacing
@@ -71,7 +71,8 @@ class Saves:
     def relabel(self, node: Node, **news: Any) -> None:
         """Write down where the bytes of a file belong now that its name has changed."""
         if node.writer is not None:
-            state = "local" if node.local else "writing"
+            kept = "draft" if node.writer.spool.note["state"] == "draft" else "local"
+            state = kept if node.local else "writing"
             begun = begun_on(node.writer.opened)
             node.writer.spool.describe(**{"path": node.path, "state": state, **begun, **news})
 
@@ -90,6 +91,10 @@ class Saves:
     def local(self) -> list[Node]:
         """Return the files that stay on this machine."""
         return [node for node in self._writing if node.local]
+
+    def open(self, node: Node) -> bool:
+        """Whether a program may write to a file still."""
+        return self._writers(node) > 0
 
     # -- saving --------------------------------------------------------------------------------------
 
@@ -222,6 +227,27 @@ class Saves:
                 self.discard(node)
         self.waiting.settle()
 
+    async def give_up(self, node: Node, error: Exception) -> None:
+        """Keep the bytes of a file in the outbox that nobody has open and no server will take, and say why."""
+        self._reasons.note(node.path, error)
+        if node.writer is not None:
+            node.writer.error = error
+            await self._let_go(node, node.writer)
+        else:
+            self._tree.detach(node)
+
+    async def leave(self, node: Node, *, unfinished: bool) -> None:
+        """Keep the bytes of a file for the next mount, or for a person where it is unfinished."""
+        assert node.writer is not None
+        node.writer.error = Unfinished(NEVER_NAMED) if unfinished else None
+        await self._set_aside(node, node.writer)
+
+    def abandon(self, node: Node) -> None:
+        """Have a file that its writer did not finish, since it was killed, not be saved when it is released."""
+        if node.writer is not None and node.writer.dirty and not node.local:
+            node.writer.error = Unfinished(KILLED)
+            self._reasons.note(node.path, node.writer.error)
+
     async def _let_go(self, node: Node, writer: Writer) -> None:
         """Take the writer off a file, unless that was opened again meanwhile; what is not saved goes to the outbox."""
         if node.writer is not writer or self._writers(node):
@@ -242,6 +268,7 @@ class Saves:
         reason = str(writer.error or NEVER_CLOSED[1])
         # An upload that was broken off by a shutdown goes on with the next mount.
         closed = not self._writers(node) or writer.spool.note["state"] == "sending"
+        closed = closed and not isinstance(writer.error, Unfinished)
         passing = closed and (writer.error is None or _passing(writer))
         if not writer.size and not passing:
             writer.spool.discard()

@@ -16,7 +16,7 @@ _ALWAYS = re.compile(
     r"""
       \.~lock\..+\#            # LibreOffice locks
     | ~\$.+                    # Microsoft Office locks
-    | \..+\.sw[a-px]           # vim swap files; it tries .swx for long names
+    | (\..+)?\.sw[a-px]x?      # vim swap files; it tries .swx for long names
     | 4913                     # vim tries whether it may create files
     | \.\#.+ | \#.+\#          # Emacs locks and auto-saves
     | .+~                      # backups of vim, Emacs, gedit

@@ -20,6 +20,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from labfs.backend import Entry
+from labfs.dates import Dates
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Seen:
             "CREATE TABLE IF NOT EXISTS seen (number INTEGER PRIMARY KEY, site TEXT, id TEXT, place REAL, age INTEGER,"
             " UNIQUE (site, id))"
         )
+        self.dates = Dates(self._db, self._lock)
 
     def note(self, site: str, entries: Iterable[Entry]) -> None:
         """Remember things as seen now, if they were not before. Blocks."""

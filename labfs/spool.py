@@ -5,6 +5,7 @@ belong and how far they are, so that nobody needs labfs's memory to know it. A p
 and nothing else. The notes are the journal (`notes`). Their states:
 
     local      stays on this machine, and ends with the mount
+    draft      closed, and stays on this machine until its program gives it its last name; sent if none comes
     writing    a program has it open; after a crash it is unfinished, also what was synced of it
     sending    closed, and on its way; whether the server has it is found out after a crash
     waiting    to be sent as soon as the server answers
@@ -41,6 +42,7 @@ from labfs.notes import (
     CLOSED,
     FORMAT,
     NEVER_CLOSED,
+    NEVER_NAMED,
     OVERTAKEN,
     finish_removals,
     is_duty,
@@ -172,11 +174,13 @@ class SpoolFile:
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`. Raises OSError, ENOSPC above all."""
         view = memoryview(data)
-        with told():
+        try:  # rather than `told`, which costs as much as a small write
             while view:
                 written = os.pwrite(self.fd, view, offset)
                 offset += written
                 view = view[written:]
+        except OSError as error:
+            raise DiskFailed(error.errno, error.strerror) from error
 
     def cut(self, size: int) -> None:
         """Drop what a write that failed left beyond the end."""
@@ -308,11 +312,15 @@ class Spool:
                 remove(data)  # it died before it wrote a note
             else:
                 log.warning("%s: %s", data, note["error"])
-        elif state in ("local", "saved") or (state == "writing" and not note["bytes"]):
+        elif state in ("local", "saved") or (state in ("draft", "writing") and not note["bytes"]):
             remove(data)
+        elif state == "draft" and note.get("unfinished"):
+            self.mark(note, state="failed", error=NEVER_NAMED)
+        elif state == "draft" and not overtaken:
+            self.mark(note, state="waiting", error="labfs ended before it was given its last name")
         elif state == "writing":
             self.mark(note, state="failed", error=NEVER_CLOSED[0], unfinished=True)
-        elif state in ("sending", "waiting") and overtaken:
+        elif state in ("draft", "sending", "waiting") and overtaken:
             self.mark(note, state="failed", error=OVERTAKEN, overtaken=True)
         elif state == "failed" and overtaken and not is_duty(note) and not unfinished(note):
             self.mark(note, overtaken=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
 from labfs.layout import Layout, fold
 from labfs.listing import Listing
 from labfs.measuring import Measuring
-from labfs.node import Node
+from labfs.node import Hidden, Node
 from labfs.seen import Seen
 from labfs.sizes import Sizes
 
@@ -31,6 +31,7 @@ LISTING_S = 30.0  # for which a listing is believed
 RENEWAL_S = 2.0  # to wait for a newer listing before the last one is shown again
 MANY = 5000  # entries, which take too long to lay out while others wait
 LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever waits for both has his answer in time
+ASIDE_S = 60.0  # for something newer to take the name of what was moved aside
 SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
 
@@ -47,14 +48,19 @@ class Tree:
         self.measuring = Measuring(sizes)
         self.root = Node("", None, None, is_dir=True)
         self.root.listed_at = float("inf")
+        self.root.seen_ns = seen.dates.meet("", [Entry(id="", name="", is_dir=True)]).get("")
         for site in sites:
-            self.root.children[site.name] = Node(site.name, self.root, site, is_dir=True, entry=site.backend.root)
+            node = Node(site.name, self.root, site, is_dir=True, entry=site.backend.root)
+            node.seen_ns = seen.dates.meet(site.name, [site.backend.root]).get(site.backend.root.id)
+            self.root.children[site.name] = node
 
     async def children(self, node: Node) -> dict[str, Node]:
         """Return the nodes in a directory by name, listed anew if the last listing is too old and that works."""
         if not node.is_dir:
             raise NotDirectory(f"“{node.name}” is not a directory.")
         container = node.container
+        if node.hidden:
+            self._show_again(node)
         if self._fresh(container):
             return node.children
         listing = self._renewal(container)
@@ -137,9 +143,24 @@ class Tree:
         node.entry, node.committed_at = entry, trio.current_time()
         node.parent.container.recent[entry.id] = node
         self._seen.saved(node.site.name, entry, over)
+        self._date(node, node.site.name, entry)
         for other in list(node.parent.children.values()):  # a listing came before the answer
             if other is not node and other.entry is not None and other.entry.id == entry.id and not other.local:
                 self.detach(other)
+
+    def _date(self, node: Node, site: str, entry: Entry) -> None:
+        dates, writer = self._seen.dates, node.writer
+        if writer is None:
+            node.seen_ns = dates.meet(site, [entry]).get(entry.id)
+        else:
+            date = writer.modified_ns if node.modified_ns is None else node.modified_ns
+            node.seen_ns = dates.saved(site, entry, date)
+
+    def redate(self, node: Node, date: int) -> None:
+        """Show the date, in nanoseconds, that a user gave; remember it where the server keeps none."""
+        node.modified_ns = date
+        if node.site is not None and node.entry is not None and (node.writer is None or not node.writer.dirty):
+            self._seen.dates.set(node.site.name, node.entry, date)
 
     def distrust(self, node: Node) -> None:
         """Believe a listing that does not show what was saved here: its bytes are not there any more."""
@@ -154,12 +175,27 @@ class Tree:
         files = [node.entry for node in nodes if node.entry is not None and not (node.is_dir or node.local)]
         return [entry for entry in files if entry.name == name]
 
-    def hide(self, node: Node) -> None:
-        """Take a server's file out of sight, here, until something newer has its name."""
+    def hide(self, node: Node, over: Callable[[], bool] | None = None) -> None:
+        """Take a server's file out of sight, here, until something newer has its name, or it is `over`."""
         assert node.parent is not None
         assert node.entry is not None
         self.detach(node)
-        node.parent.hidden[node.name] = node.entry
+        until = trio.current_time() + ASIDE_S
+        node.parent.hidden[node.name] = Hidden(node.entry, over or (lambda: trio.current_time() >= until))
+
+    def _show_again(self, parent: Node) -> None:
+        """Show what was hidden in a directory to make room for what did not come."""
+        for name, hidden in list(parent.hidden.items()):
+            if hidden.over():
+                self.show_again(parent, name)
+
+    def show_again(self, parent: Node, name: str) -> None:
+        """Show a file that was hidden."""
+        hidden = parent.hidden.pop(name, None)
+        if hidden is not None and name not in parent.children:
+            log.info("Nothing took the place of “%s” in %s, so it is there again.", name, parent.path)
+            parent.children[name] = Node(name, parent, parent.site, is_dir=False, entry=hidden.entry)
+            self.expire(parent)
 
     @staticmethod
     def _fresh(container: Node) -> bool:
@@ -200,9 +236,10 @@ class Tree:
                 self.expire(container.parent)
             raise
         entries = self._corrected(container, [*entries, *await self._unlisted(container, entries, began)])
-        lay_out = partial(self._lay_out, container.site, entries)
-        layout = lay_out() if len(entries) < MANY else await trio.to_thread.run_sync(lay_out)
-        self._settle(container, layout, began)
+        lay_out = partial(self._lay_out, container.site, container.entry, entries)
+        layout, dates = lay_out() if len(entries) < MANY else await trio.to_thread.run_sync(lay_out)
+        container.seen_ns = dates.get(container.entry.id)
+        self._settle(container, layout, began, dates)
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
         container.doubt = None
@@ -238,13 +275,13 @@ class Tree:
         container.gone &= {(entry.id, entry.version) for entry in entries}
         return [e for e in entries if e.id not in doomed and (e.id, e.version) not in container.gone]
 
-    def _lay_out(self, site: Site, entries: list[Entry]) -> Layout:
+    def _lay_out(self, site: Site, directory: Entry, entries: list[Entry]) -> tuple[Layout, Mapping[str, int]]:
         self._seen.note(site.name, entries)
-        return fold(
-            entries, self._seen.of(site.name), keeps_versions=site.backend.capabilities.replace is Replace.NEWER
-        )
+        keeps_versions = site.backend.capabilities.replace is Replace.NEWER
+        layout = fold(entries, self._seen.of(site.name), keeps_versions=keeps_versions)
+        return layout, self._seen.dates.meet(site.name, entries, directory)
 
-    def _settle(self, node: Node, layout: Layout, began: float) -> None:
+    def _settle(self, node: Node, layout: Layout, began: float, dates: Mapping[str, int]) -> None:
         """Make the node's children what a listing begun then says, keeping nodes that are still there."""
         before = node.children
         node.children = {}
@@ -254,21 +291,23 @@ class Tree:
                 child = Node(name, node, node.site, is_dir=True)
             child.local = child.made_here = False
             node.children[name] = child
-            self._settle(child, folder, began)
+            self._settle(child, folder, began, dates)
         for name, entry in layout.entries.items():
-            if name in node.hidden and node.hidden[name].id == entry.id:
+            if name in node.hidden and node.hidden[name].entry.id == entry.id and not node.hidden[name].over():
                 continue
             node.hidden.pop(name, None)
             child = self._renewed(before.get(name), name, node, entry, began)
+            child.seen_ns = dates.get(entry.id)
             node.children[name] = child
             if entry.complete:
-                self._settle(child, layout.complete[name], began)
+                self._settle(child, layout.complete[name], began, dates)
         node.unlisted = {
             name: self._renewed(node.unlisted.get(name), name, node, entry, began)
             for name, entry in layout.older.items()
         }
         for child in node.unlisted.values():
             child.older = True
+            child.seen_ns = dates.get(child.entry.id) if child.entry is not None else None
         for name, child in before.items():
             if name not in node.children and _ours(child, began):
                 node.children[name] = child

@@ -18,6 +18,7 @@ from labfs import names, rules
 from labfs.backend import Accept, Entry, Site
 from labfs.blocks import Blocks
 from labfs.copies import Copies
+from labfs.drafts import DRAFT_S
 from labfs.errors import (
     Exists,
     NotDirectory,
@@ -31,6 +32,7 @@ from labfs.outbox import Outbox
 from labfs.reader import Readers
 from labfs.reasons import Reasons
 from labfs.seen import Seen
+from labfs.signs import NOBODY, Known, Maker, judge_folder
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import Tree
@@ -62,14 +64,19 @@ class Vfs:
         sizes: Sizes,
         seen: Seen,
         copies: Copies,
+        known: Known | None = None,
+        draft_s: float = DRAFT_S,
     ) -> None:
         self.sites = tuple(sites)
         self.tree = Tree(nursery, self.sites, sizes, seen)
         self.blocks = Blocks(nursery, cache_bytes)
         self.copies = copies
         self.reasons = Reasons()
-        self.files = Files(self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons)
+        self.files = Files(
+            self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons, known or Known(), draft_s
+        )
         self.saves = self.files.saves
+        self.drafts = self.files.drafts
         self.saves.replacing.restore(self.sites)
         self.moves = Moves(self.tree, self.files, self.lookup)
         self.outbox = Outbox(self.tree, self.files, self.sites)
@@ -95,7 +102,7 @@ class Vfs:
         """Return the node at a path that starts at the mount point."""
         node = self.root
         for name in filter(None, path.split("/")):
-            node = await self.lookup(node, name)
+            node = await self.lookup(node, names.looked_for(name.encode(errors="surrogateescape")))
         return node
 
     async def listing(self, node: Node) -> list[Node]:
@@ -105,7 +112,9 @@ class Vfs:
         entry = node.entry
         writable = rules.why_read_only(node) is None
         if node.is_dir:
-            return Attributes(True, writable, 0, self._modified(node, entry.modified_ns if entry else None))
+            home = node.home  # a folder that only files' paths make has the date of what it is in
+            there = home.entry.modified_ns if home.entry is not None else None
+            return Attributes(True, writable, 0, self._modified(node, home.seen_ns if there is None else there))
         if node.text is not None:
             return Attributes(False, False, len(node.text), self._started_ns)
         if node.writer is not None:
@@ -119,8 +128,8 @@ class Vfs:
         return Attributes(False, writable, size, self._modified(node, entry.modified_ns), certain)
 
     def _modified(self, node: Node, there: int | None) -> int:
-        """Return the date that the user gave, else the server's, else that of the mount; 0 is a date as well."""
-        return next(date for date in (node.modified_ns, there, self._started_ns) if date is not None)
+        """Return the date that the user gave, else the server's, else the first sight's, else the mount's; 0 is one."""
+        return next(date for date in (node.modified_ns, there, node.seen_ns, self._started_ns) if date is not None)
 
     def xattrs(self, node: Node) -> dict[str, str]:
         """Return what labfs knows of a node, as the extended attributes `user.labfs.*`."""
@@ -150,17 +159,20 @@ class Vfs:
 
     # -- names ---------------------------------------------------------------------------------------
 
-    async def mkdir(self, parent: Node, name: str) -> Node:
+    async def mkdir(self, parent: Node, name: str, maker: Maker = NOBODY) -> Node:
         """Make a directory: an entity on the server, a folder of files to come, or a local one."""
         if name in await self.tree.children(parent):
             raise Exists(f"There already is a “{name}” in {parent.path}.")
         offered = parent.unlisted.get(name)
         node = offered if offered is not None and offered.is_dir else Node(name, parent, parent.site, is_dir=True)
         made = None
+        own = rules.takes_files(parent) and judge_folder(name, maker)
         if not rules.stays_local(parent, name):
             names.for_saving(name)
         if rules.stays_local(parent, name):
             node.local = True
+        elif own:
+            self.drafts.made_folder(node, maker)
         elif parent.entry is not None and Accept.DIRECTORY in parent.entry.accepts:
             rules.check_holds(parent, Accept.DIRECTORY, name)
             assert parent.site is not None
@@ -186,17 +198,25 @@ class Vfs:
             raise NotPermitted(f"labfs does not delete projects or records, and so not “{name}”.")
         self.tree.detach(node)
 
-    async def unlink(self, parent: Node, name: str) -> None:
+    async def unlink(self, parent: Node, name: str, maker: Maker = NOBODY, path: str = "") -> None:
         """Remove a file: from the server where that is allowed, a local one always."""
-        await self.moves.unlink(parent, name)
+        await self.moves.unlink(parent, name, maker, path)
 
-    async def rename(self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True) -> None:
+    async def rename(
+        self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True, maker: Maker = NOBODY
+    ) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
-        await self.moves.rename(parent, name, into, new, replace=replace)
+        await self.moves.rename(parent, name, into, new, replace=replace, maker=maker)
+
+    async def finish(self, seconds: float) -> None:
+        """Settle drafts and save what is closed, for at most so long, when the mount ends."""
+        until = trio.current_time() + seconds
+        await self.drafts.end(seconds)
+        await self.saves.finish(until - trio.current_time())
 
     def set_modified(self, node: Node, modified_ns: int) -> None:
         """Remember a date that the user gave a file; the server keeps its own."""
-        node.modified_ns = modified_ns
+        self.tree.redate(node, modified_ns)
 
     def uploads(self) -> list[dict[str, Any]]:
         """Return what is on its way to a server, for people to look at; sizes in bytes."""
@@ -208,7 +228,7 @@ class Vfs:
                 "sent": node.writer.sent,
                 "error": self.reasons.of(node.path),
             }
-            for node in self.saves.unsaved()
+            for node in [*self.saves.unsaved(), *self.drafts.all()]
             if node.writer is not None
         ]
 

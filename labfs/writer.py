@@ -28,7 +28,7 @@ PART_TRIES = 4
 FILLED = 1024 * 1024  # bytes of the opened version that are copied at a time
 PROVED_ALONG = 64 * 1024 * 1024  # bytes that are read for their proof alone, at most, where more is not needed
 ABORT_S = 8.0  # for telling the server to forget an upload
-ENDED = ("saved", "sending", "waiting")  # states in which a spool holds what was closed
+ENDED = ("draft", "saved", "sending", "waiting")  # states in which a spool holds what was closed
 
 
 class Writer:

@@ -30,7 +30,7 @@ class Clarity:
         self.url: str = known["sites"]["clarity"]
         self.credentials = known["credentials"]["clarity"]
         auth = (self.credentials["username"], self.credentials["password"])
-        self.http = httpx.Client(base_url=f"{self.url}/api/v2/", auth=auth, trust_env=False, timeout=30)
+        self.http = httpx.Client(base_url=f"{self.url}/api/v2/", auth=auth, trust_env=False, verify=False, timeout=30)
 
     def __enter__(self) -> Clarity:
         self.calm()
@@ -41,7 +41,7 @@ class Clarity:
         self.http.close()
 
     def switch(self, **values: Any) -> None:
-        answer = httpx.post(f"{self.running.control}/switches", json={"clarity": values}, trust_env=False)
+        answer = httpx.post(f"{self.running.control}/switches", json={"clarity": values}, trust_env=False, verify=False)
         answer.raise_for_status()
 
     def calm(self) -> None:

@@ -8,11 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 from stage import Folder, Mount, Sandbox, start_sandbox
+
+# Hundreds of interpreters are started here, and each would compile labfs anew, half a second of it.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 REDCAP_CLIENTS = ("pycap==2.7.0", "redcaplite==2.3.0", "pandas==3.1.1", "requests==2.34.2")
 CLARITY_CLIENTS = {"genologics": "2.0.1", "s4-clarity": "1.8.0", "six": "1.17.0", "requests": "2.34.2"}
@@ -58,6 +65,35 @@ def nothing_waits(request: pytest.FixtureRequest) -> Iterator[None]:
     if "drive" in request.fixturenames:
         mount: Mount = request.getfixturevalue("drive")
         mount.discard()
+
+
+THREADS_S = 0.1  # of real time that virtual time waits for threads: some of them wait for something that only it brings
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """Virtual time that does not run away while threads are at work, as trio's own does.
+
+    On a busy machine all deadlines would be over before a disk has answered.
+    """
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    jump, waits_until = clock.jump, 0.0
+
+    def jump_when_idle(seconds: float) -> None:
+        nonlocal waits_until
+        now = time.monotonic()
+        if not trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+            waits_until = 0.0
+        elif not waits_until:
+            waits_until = now + THREADS_S
+        if now < waits_until:
+            time.sleep(0.0002)
+            return
+        waits_until = 0.0
+        jump(seconds)
+
+    clock.jump = jump_when_idle  # type: ignore[method-assign]
+    return clock
 
 
 @pytest.fixture

@@ -268,6 +268,7 @@ async def opened(
         vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, sizes, seen, copies)
         if outbox:
             nursery.start_soon(vfs.outbox.run)
+            nursery.start_soon(vfs.drafts.run)
         yield vfs, await vfs.resolve("/memory/box")
         nursery.cancel_scope.cancel()
     sizes.close()

@@ -190,10 +190,11 @@ async def serve(mountpoint: Path, state: Path, can: Capabilities) -> None:
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
                 nursery.start_soon(_end, signals)
                 nursery.start_soon(vfs.outbox.run)
+                nursery.start_soon(vfs.drafts.run)
                 nursery.start_soon(listener.listen)
                 print('"ready"', flush=True)  # noqa: T201
                 await pyfuse3.main(max_tasks=10_000)
-                await vfs.saves.finish(10.0)
+                await vfs.finish(10.0)
                 await listener.keep()
         finally:
             pyfuse3.close(unmount=True)

@@ -77,7 +77,7 @@ class Player:
         return result
 
     def _path(self, name: str) -> Path:
-        return self._directory / name.replace("doc", self._document)
+        return self._directory / name.replace("doc", self._document).replace("␣", " ")
 
     # -- calls that name a file
 

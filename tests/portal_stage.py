@@ -32,7 +32,7 @@ class Service:
         self.known: dict[str, str] = known["credentials"]["portal"]
         self.directory = sandbox.directory
         self._control: str = known["control"]
-        self.http = httpx.Client(base_url=f"{self.url}/v1/", trust_env=False, timeout=30)
+        self.http = httpx.Client(base_url=f"{self.url}/v1/", trust_env=False, verify=False, timeout=30)
 
     def close(self) -> None:
         self.calm()

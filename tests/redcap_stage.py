@@ -25,7 +25,7 @@ class Redcap:
         self.site: str = known["sites"]["redcap"]
         self.url = f"{self.site}{known['credentials']['redcap']['path']}"
         self.tokens: dict[str, str] = known["credentials"]["redcap"]["tokens"]
-        self.http = httpx.Client(timeout=30, trust_env=False)
+        self.http = httpx.Client(timeout=30, trust_env=False, verify=False)
         self._control = f"{known['control']}/switches"
 
     def switch(self, **values: Any) -> None:

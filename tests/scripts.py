@@ -1,6 +1,7 @@
 """Saves as programs make them: the calls on the files of the directory, as strace recorded them.
 
-Calls end in `;`. Files that are opened have numbers; `doc` is the name of the document; numbers are bytes.
+Calls end in `;`. Files that are opened have numbers; `doc` is the name of the document; numbers are bytes,
+and `␣` is a blank in a name.
 `!ERRNO` is how a call failed and the program went on, `?ERRNO` where only a mount of labfs refuses it; `*N`
 repeats. Left out are what a program reads elsewhere, empty reads, stats of open files, locks (the kernel keeps
 them) and access lists. Put in are plain writes where bytes go from file to file within the kernel (cp, gio:
@@ -119,6 +120,143 @@ SCRIPTS = {
         """
         open 1 doc rdonly; open 2 sed2Gj88a rdwr,creat,excl 600; read 1 4; fchown 2; close 1; write 2 4; close 2;
         rename doc doc~; rename sed2Gj88a doc;
+        """,
+    ),
+    "jupyter": Script(
+        "python",
+        "jupyter_server 2.21.1, a save through its contents API",
+        4,
+        """
+        stat doc; stat .~doc !ENOENT; open 1 doc rdonly; open 2 .~doc wronly,creat,trunc 666; read 1 4; write 2 4;
+        close 2; close 1; utimens .~doc; chmod .~doc; open 3 doc wronly,creat,trunc 666; write 3 222; fsync 3;
+        close 3; stat .~doc; unlink .~doc;
+        """,
+    ),
+    "jetbrains": Script(
+        "java",
+        "the safe write of JetBrains' IDEs, as it is described",
+        4,
+        """
+        open 1 doc___jb_tmp___ wronly,creat,trunc 666; write 1 8; close 1; rename doc doc___jb_old___;
+        rename doc___jb_tmp___ doc; unlink doc___jb_old___;
+        """,
+    ),
+    "chrome": Script(
+        "chrome",
+        "a download of Chrome, as it is described",
+        None,
+        """
+        open 1 Unconfirmed␣499231.crdownload wronly,creat,excl 666; write 1 1000; close 1;
+        open 2 doc wronly,creat,excl 666; close 2; rename Unconfirmed␣499231.crdownload doc;
+        """,
+    ),
+    "chrome-over": Script(
+        "chrome",
+        "the same over a file",
+        4,
+        """
+        open 1 Unconfirmed␣499231.crdownload wronly,creat,excl 666; write 1 1000; close 1;
+        rename Unconfirmed␣499231.crdownload doc;
+        """,
+    ),
+    "office": Script(
+        "smbd",
+        "a save of Word through Samba, as it is described",
+        4,
+        """
+        open 1 A1B2C3D4.tmp rdwr,creat,excl 744; write 1 9; close 1; rename doc E5F60718.tmp; rename A1B2C3D4.tmp doc;
+        unlink E5F60718.tmp;
+        """,
+    ),
+    "perl": Script(
+        "perl",
+        "perl 5.36 -pi",
+        9,
+        """
+        open 1 doc rdonly; open 2 XXLi09Pm rdwr,creat,excl 600; stat XXLi09Pm; fchmod 2 100644; read 1 9; write 2 9;
+        close 2; rename XXLi09Pm doc; close 1;
+        """,
+    ),
+    "perl-old": Script(
+        "perl",
+        "perl 5.26 -pi, which unlinks the file that it reads and makes it anew, as it is described",
+        9,
+        """
+        open 1 doc rdonly; unlink doc; open 2 doc wronly,creat,excl 600; read 1 9; write 2 9; fchmod 2 0644; close 2;
+        close 1;
+        """,
+    ),
+    "zip-u": Script(
+        "zip",
+        "Info-ZIP 3.0, zip -u",
+        500,
+        """
+        open 1 doc rdonly; close 1; open 2 doc rdonly; read 2 500; close 2; open 3 doc rdwr; close 3;
+        open 4 ziexE72L rdwr,creat,excl 600; open 5 doc rdonly; read 5 500; write 4 700; close 4; close 5; stat doc;
+        unlink doc; rename ziexE72L doc; chmod doc;
+        """,
+    ),
+    "patch": Script(
+        "patch",
+        "GNU patch 2.7.6",
+        9,
+        """
+        stat doc; open 1 doc.ohhdCcc wronly,creat,excl 644; open 2 doc rdonly,nofollow; read 2 9; close 2;
+        stat doc.ohhdCcc; write 1 12; close 1; chmod doc.ohhdCcc; rename doc.ohhdCcc doc;
+        """,
+    ),
+    "qsavefile": Script(
+        "python",
+        "Qt 6.12, QSaveFile of a new document, on a file system without O_TMPFILE",
+        None,
+        """
+        stat doc !ENOENT; open 1 doc.DqBtZd rdwr,creat,excl 666; stat doc.DqBtZd; close 1; unlink doc.DqBtZd;
+        open 2 doc.DdCVlS rdwr,creat,excl 600; stat doc.DdCVlS; fchmod 2 0644; write 2 5000; fsync 2; close 2;
+        rename doc.DdCVlS doc;
+        """,
+    ),
+    "qsavefile-over": Script(
+        "kate",
+        "Qt 6.12, QSaveFile over a document",
+        4,
+        """
+        stat doc; open 1 doc.RUVSqX rdwr,creat,excl 600; stat doc.RUVSqX; fchmod 1 0644; write 1 5000; fsync 1;
+        close 1; rename doc.RUVSqX doc;
+        """,
+    ),
+    "rclone": Script(
+        "rclone",
+        "rclone 1.75.2 copy",
+        None,
+        """
+        open 1 doc.2c97aeb8.partial wronly,creat,trunc 666; write 1 4096; write 1 500; close 1;
+        utimens doc.2c97aeb8.partial; stat doc.2c97aeb8.partial; stat doc !ENOENT; rename doc.2c97aeb8.partial doc;
+        stat doc;
+        """,
+    ),
+    "tar-over": Script(
+        "tar",
+        "GNU tar 1.34 x over a file",
+        4,
+        """
+        open 0 doc wronly,creat,excl 600 !EEXIST; unlink doc; open 1 doc wronly,creat,excl 600; write 1 10240;
+        futimens 1; fchmod 1 0644; close 1;
+        """,
+    ),
+    "unzip-over": Script(
+        "unzip",
+        "UnZip 6.00 -o",
+        4,
+        """
+        stat doc; unlink doc; open 1 doc rdwr,creat,trunc 666; write 1 10240; fchmod 1 100644; close 1; utimens doc;
+        """,
+    ),
+    "java-copy-over": Script(
+        "java",
+        "OpenJDK 17, Files.copy with REPLACE_EXISTING",
+        4,
+        """
+        stat doc; unlink doc; open 1 doc wronly,creat,excl 644; write 1 10; close 1;
         """,
     ),
     "rsync": Script(

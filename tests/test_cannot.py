@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from odm_stage import EMPTY, Service, emptied, quick
-from stage import Folder, Mount, Sandbox, labfs, run
+from stage import Folder, Mount, Sandbox, run, typed
 
 pytestmark = pytest.mark.mount
 
@@ -23,7 +23,7 @@ def refused(command: str, where: Path, words: str, told: Path, sentence: str, dr
     done = run(command, where)
     assert done.returncode != 0, command
     assert words in done.stderr, (command, done.stderr)
-    assert sentence in labfs("why", told, env=drive.env).stdout, command
+    assert sentence in typed("why", told, env=drive.env).stdout, command
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from clarity_stage import DONE, PROJECT, SAMPLE, STEP, Clarity
 from contract import noise
-from stage import Mount, Sandbox, labfs, run
+from stage import Mount, Sandbox, run, typed
 
 pytestmark = pytest.mark.mount
 
@@ -69,7 +69,7 @@ def step(project: Path) -> Path:
 
 
 def why(drive: Mount, path: Path) -> str:
-    return str(labfs("why", path, env=drive.env).stdout)
+    return str(typed("why", path, env=drive.env).stdout)
 
 
 def counted(sandbox: Sandbox, **expected: int) -> None:
@@ -442,7 +442,7 @@ def test_a_record_that_a_crash_left_without_its_bytes_is_filled_by_the_next_moun
         sandbox.faults()
         mount.start()
         for _ in range(100):
-            if not (left := labfs("outbox", "list", env=mount.env).stdout):
+            if not (left := typed("outbox", "list", env=mount.env).stdout):
                 break
             time.sleep(0.1)
         assert left == "", "the record is not taken for what somebody else saved"

@@ -31,16 +31,18 @@ def clarity(running: Sandbox) -> Iterator[Clarity]:
 def test_every_path_wants_credentials_and_challenges_for_them(clarity: Clarity, path: str) -> None:
     powerless = clarity.credentials["powerless"]
     for auth in (None, ("apiuser", "wrong"), ("nobody", "x")):
-        answer = httpx.get(clarity.url + path, auth=auth, trust_env=False)
+        answer = httpx.get(clarity.url + path, auth=auth, trust_env=False, verify=False)
         assert (answer.status_code, answer.content) == (401, b"")
         assert answer.headers["www-authenticate"].startswith("Basic realm=")
-    answer = httpx.get(clarity.url + path, auth=(powerless["username"], powerless["password"]), trust_env=False)
+    answer = httpx.get(
+        clarity.url + path, auth=(powerless["username"], powerless["password"]), trust_env=False, verify=False
+    )
     assert (answer.status_code, answer.content) == (403, b"")
 
 
 @pytest.mark.parametrize("header", ["Bearer x", "Basic", "Basic !!", "Basic /w=="])
 def test_broken_credentials_are_wrong_credentials(clarity: Clarity, header: str) -> None:
-    answer = httpx.get(f"{clarity.url}/api/v2", headers={"Authorization": header}, trust_env=False)
+    answer = httpx.get(f"{clarity.url}/api/v2", headers={"Authorization": header}, trust_env=False, verify=False)
     assert answer.status_code == 401
 
 

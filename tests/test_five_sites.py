@@ -9,19 +9,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import five_stage
 import pytest
 from five_stage import SITES, Lab
-from stage import Mount, Sandbox, labfs, run
+from stage import Mount, Sandbox, labfs, run, typed
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(180)]
 
 FREEZER_S = 20.0  # the kernel gives a process that waits no longer to be frozen
 SLOWER = 6.0  # times as slow is still “as ever” on a busy machine; a timeout is a hundred times
 LEAST_S = 0.05  # that anything may take
+OLD_S = 31.0  # after which a listing is not believed any more
 PACE_S = 1.1  # REDCap's mounts keep a pace: a rest before each look at the clock
 TROUBLES: dict[str, dict[str, object]] = {
     "down": {"action": "reset"},
@@ -35,6 +37,15 @@ CASTS = [("basespace", "clarity", "portal"), ("odm", "redcap", "clarity"), ("por
 def trouble(sandbox: Sandbox, down: str, hanging: str, failing: str) -> None:
     cast = {"down": down, "hanging": hanging, "failing": failing}
     sandbox.faults(*({"service": cast[part], "times": None, **TROUBLES[part]} for part in cast))
+
+
+@dataclass
+class Aged:
+    """Directories that were listed, what they showed, and when."""
+
+    folders: list[Path]
+    known: list[str]
+    at: float
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +65,20 @@ def configured(base: Path, sandbox: Sandbox, *changes: tuple[str, str]) -> Path:
     return config
 
 
+@pytest.fixture(scope="module")
+def aged(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aged]:
+    """A mount with the usual patience, whose listings grow old while the other tests run."""
+    lab.sandbox.faults()
+    lab.put("odm", "there.txt", b"x")  # a study shows what is in it, and nothing else
+    with serving(Mount(tmp_path_factory.mktemp("aged"), lab.sandbox.config)) as mount:
+        folders = [mount.path / lab.places[site].parent for site in SITES]
+        known = [run(f"ls '{folder}'").stdout for folder in folders]
+        assert all(known)
+        yield Aged(folders, known, time.monotonic())
+
+
 @pytest.fixture
-def calm(lab: Lab) -> Iterator[Lab]:
+def calm(lab: Lab, aged: Aged) -> Iterator[Lab]:
     lab.sandbox.faults()
     yield lab
     lab.sandbox.faults()
@@ -145,7 +168,7 @@ def troubled(mount: Mount, *paths: Path) -> list[str]:
         assert told == "", path
         assert "Input/output error" in error or "Host is down" in error or "temporarily" in error, error
     assert time.monotonic() - began < FREEZER_S
-    return [labfs("why", path, env=mount.env).stdout.strip() for path in paths]
+    return [typed("why", path, env=mount.env).stdout.strip() for path in paths]
 
 
 def silent(lab: Lab, site: str, mount: Mount) -> list[Path]:
@@ -310,7 +333,7 @@ def test_what_is_known_of_a_site_is_shown_while_it_hangs(calm: Lab, hasty: Mount
         done = run(f"cat '{folder}/nowhere.txt'")
         assert done.returncode != 0
         assert "No such file" not in done.stderr, f"{site}: nobody knows that it is not there"
-        sentence = labfs("why", folder / "nowhere.txt", env=hasty.env).stdout.strip()
+        sentence = typed("why", folder / "nowhere.txt", env=hasty.env).stdout.strip()
         assert site in sentence, sentence
     calm.sandbox.faults()
     for folder in folders.values():
@@ -324,17 +347,11 @@ def test_what_is_known_of_a_site_is_shown_while_it_hangs(calm: Lab, hasty: Mount
         )
 
 
-def test_a_listing_that_has_grown_old_is_shown_while_the_site_hangs(calm: Lab, tmp_path: Path) -> None:
+def test_a_listing_that_has_grown_old_is_shown_while_the_site_hangs(calm: Lab, aged: Aged) -> None:
     """With the usual patience: a moment for the newer one, then the last one."""
-    calm.put("odm", "there.txt", b"x")  # a study shows what is in it, and nothing else
-    with serving(Mount(tmp_path, calm.sandbox.config)) as mount:
-        folders = [mount.path / calm.places[site].parent for site in SITES]
-        known = [run(f"ls '{folder}'").stdout for folder in folders]
-        assert all(known)
-        calm.sandbox.faults({"action": "stall", "times": None})
-        time.sleep(31)
-        looks = [subprocess.Popen(["ls", folder], stdout=-1, text=True) for folder in folders]
-        began = time.monotonic()
-        assert [look.communicate(timeout=60)[0] for look in looks] == known
-        assert time.monotonic() - began < FREEZER_S / 2, "sooner than a silence is given up"
-        calm.sandbox.faults()
+    calm.sandbox.faults({"action": "stall", "times": None})
+    time.sleep(max(aged.at + OLD_S - time.monotonic(), 0))
+    looks = [subprocess.Popen(["ls", folder], stdout=-1, text=True) for folder in aged.folders]
+    began = time.monotonic()
+    assert [look.communicate(timeout=60)[0] for look in looks] == aged.known
+    assert time.monotonic() - began < FREEZER_S / 2, "sooner than a silence is given up"

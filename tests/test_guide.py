@@ -83,7 +83,11 @@ class Client:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.http = httpx.Client(
-            base_url=f"{sandbox.url}/v1pre3/", headers={"x-access-token": sandbox.token}, trust_env=False, timeout=30
+            base_url=f"{sandbox.url}/v1pre3/",
+            headers={"x-access-token": sandbox.token},
+            trust_env=False,
+            verify=False,
+            timeout=30,
         )
 
     def start(self, record: str, name: str = "f") -> str:

@@ -19,6 +19,8 @@ LAW: dict[str, set[str]] = {
     "backend": {"errors"},
     "names": WAIST,
     "scratch": set(),
+    "signs": set(),
+    "drafts": WAIST | {"names", "node", "rules", "saves", "signs", "sources", "tree"},
     "blocks": WAIST,
     "digests": WAIST,
     "proof": WAIST | {"digests"},
@@ -26,7 +28,8 @@ LAW: dict[str, set[str]] = {
     "notes": {"errors"},
     "spool": {"backend", "errors", "notes"},
     "sizes": {"backend"},
-    "seen": {"backend"},
+    "dates": {"backend"},
+    "seen": {"backend", "dates"},
     "breaker": {"errors"},
     "verdicts": {"errors"},
     "bulk": WAIST | {"verdicts"},
@@ -51,17 +54,18 @@ LAW: dict[str, set[str]] = {
     "saves": WAIST
     | {"conflicts", "names", "node", "notes", "reader", "reasons", "replacing", "rules", "sources", "spool", "tree"}
     | {"waiting", "writer"},
-    "files": WAIST | {"names", "node", "reader", "reasons", "rules", "saves", "sources", "spool", "tree"},
-    "moves": WAIST | {"files", "names", "node", "rules", "spool", "tree"},
+    "files": WAIST
+    | {"drafts", "signs", "names", "node", "reader", "reasons", "rules", "saves", "sources", "spool", "tree"},
+    "moves": WAIST | {"files", "signs", "names", "node", "rules", "spool", "tree"},
     "outbox": WAIST | {"files", "names", "node", "notes", "reader", "rules", "spool", "tree", "waiting"},
     "vfs": WAIST
     | {"blocks", "copies", "files", "moves", "names", "node", "outbox", "reader", "reasons", "rules", "seen", "sizes"}
-    | {"spool", "tree"},
+    | {"drafts", "signs", "spool", "tree"},
     "inodes": set(),
-    "holders": set(),
+    "holders": {"signs"},
     "answers": {"errors", "vfs"},
-    "closes": {"errors", "node", "tree"},
-    "refusals": set(),
+    "closes": {"errors", "files", "holders", "inodes", "node", "tree"},
+    "refusals": {"answers", "errors", "names"},
     "folders": {"node"},
     "kernel": {"errors", "inodes", "node"},
     "fuse": {
@@ -82,7 +86,7 @@ LAW: dict[str, set[str]] = {
     "config": WAIST | {"backends"},
     "mounts": {"config", "errors"},
     "daemon": WAIST
-    | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "seen", "sizes", "spool", "vfs"},
+    | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "seen", "signs", "sizes", "spool", "vfs"},
     "demo": set(),
     "cli_outbox": {"control", "errors", "mounts", "notes"},
     "cli": {"cli_outbox", "config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox"},
@@ -95,7 +99,7 @@ OUTSIDE = {
     "pyreqwest": {"bulk", "verdicts"},
     "pyfuse3": {"answers", "kernel", "refusals", "fuse", "daemon"},
     "cachetools": {"answers", "blocks", "measuring", "reader", "reasons"},
-    "trio": {"blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
+    "trio": {"drafts", "blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
              "daemon", "backends/basespace_saving", "backends/looking", "backends/clarity_files", "backends/clarity_requests", "backends/odm", "backends/portal",
              "backends/portal_rows", "backends/portal_saving", "backends/redcap_projects",
              "backends/redcap_wire"},

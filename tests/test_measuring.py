@@ -15,7 +15,7 @@ import pytest
 import trio.testing
 from five_stage import Lab
 from memory import SYSTEMS, MemoryBackend, opened
-from stage import Mount, Sandbox, labfs, run
+from stage import Mount, Sandbox, run, typed
 
 from labfs.backend import dispensable
 from labfs.client import Client
@@ -142,7 +142,7 @@ def test_a_file_whose_bytes_fail_delays_no_listing(lab: Lab, drive: Mount, sandb
         with pytest.raises(OSError, match=r".+") as caught:
             (place / "broken.bin").read_bytes()
         assert caught.value.errno in (errno.EIO, errno.ENOENT, errno.ESTALE), site
-        assert labfs("why", place / "broken.bin", env=drive.env).stdout.strip(), site
+        assert typed("why", place / "broken.bin", env=drive.env).stdout.strip(), site
         assert "not answered" not in drive.log, "a broken file is no outage"
         sandbox.faults()
         drive.refresh(place)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from portal_stage import ADA, BEN, Service, Team, opened
-from stage import Mount, Sandbox, labfs, run
+from stage import Mount, Sandbox, run, typed
 
 pytestmark = pytest.mark.mount
 
@@ -294,7 +294,7 @@ def test_more_than_a_billion_bytes_are_refused_before_one_is_sent(
     done = run("truncate -s 1000000001 big", material)
     assert "File too large" in done.stderr
     assert not any(entry.startswith("POST") for entry in counted(sandbox))
-    told = labfs("why", material / "big", env=drive.env).stdout
+    told = typed("why", material / "big", env=drive.env).stdout
     assert "at most 1" in told or "bytes at most" in told
     drive.discard()
     assert stored(team) == {}

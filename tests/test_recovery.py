@@ -20,7 +20,7 @@ import pytest
 from clarity_stage import SAMPLE
 from five_stage import Lab
 from odm_stage import EMPTY
-from stage import Mount, Sandbox, labfs
+from stage import Mount, Sandbox, typed
 
 pytestmark = pytest.mark.mount
 
@@ -113,14 +113,18 @@ def kill(mount: Mount) -> None:
 
 
 def outbox(mount: Mount) -> list[str]:
-    return labfs("outbox", "list", env=mount.env).stdout.splitlines()
+    return typed("outbox", "list", env=mount.env).stdout.splitlines()
+
+
+def sending(mount: Mount) -> bool:
+    return any(upload["state"] == "uploading" for upload in mount.status()["uploads"])
 
 
 def quiet(mount: Mount, lines: int = 0, seconds: float = 25) -> list[str]:
-    """Wait until the outbox has so many lines."""
+    """Wait until the outbox has so many lines, and nothing that was in it is under way."""
     until = time.monotonic() + seconds
-    while len(found := outbox(mount)) != lines and time.monotonic() < until:
-        time.sleep(0.3)
+    while (len(found := outbox(mount)) != lines or sending(mount)) and time.monotonic() < until:
+        time.sleep(0.05)
     return found
 
 
@@ -145,7 +149,7 @@ def test_a_kill_between_the_new_file_and_the_end_of_the_old_one(site: str, lab: 
             {
                 **(where.deletion or {}),
                 "action": "delay_s",
-                "argument": 4.0,
+                "argument": 2.5,
                 "skip": 4 * (site == "shelf"),
                 "times": None,
             }
@@ -188,7 +192,7 @@ def test_a_deletion_that_fails_and_a_retry(site: str, lab: Lab, tmp_path: Path) 
         (line,) = quiet(drive, 1)
         assert "old file is still there" in line
         lab.sandbox.faults()
-        assert labfs("outbox", "retry", env=drive.env).returncode == 0
+        assert typed("outbox", "retry", env=drive.env).returncode == 0
         assert quiet(drive) == []
         assert shown(drive, where) == {"rep.txt": b"version two"}
         assert where.stored() == [("rep.txt", b"version two")]
@@ -206,7 +210,7 @@ def test_bytes_that_failed_their_checksum_are_never_sent(lab: Lab, tmp_path: Pat
             more.write(b"append")
         assert caught.value.errno == errno.EIO
         lab.sandbox.faults()
-        assert labfs("outbox", "retry", env=drive.env).returncode == 0
+        assert typed("outbox", "retry", env=drive.env).returncode == 0
         assert quiet(drive) == []
         expected = data + b"append"
         assert [stored == expected or len(stored) == 4_500_000 for _, stored in where.stored()] == [True, True]
@@ -228,16 +232,18 @@ def test_what_was_synced_and_not_closed_replaces_nothing(site: str, lab: Lab, tm
         writer.stdout.close()
         drive.start()
         (line,) = quiet(drive, 1)
-        assert labfs("outbox", "retry", env=drive.env).returncode == 0
-        time.sleep(1.0)
+        assert "\n0 save(s) are sent" in f"\n{typed('outbox', 'retry', env=drive.env).stdout}"
+        time.sleep(0.3)
         assert where.stored() == [("good.txt", b"g" * 24_000)]
-        done = labfs("outbox", "retry", line.split()[0], env=drive.env)
+        done = typed("outbox", "retry", line.split()[0], env=drive.env)
         assert "never closed" in done.stdout
         assert "24,000 bytes" in done.stdout
         assert quiet(drive) == []
+        versions = [b"g" * 24_000, b"h" * 1000] if site == "basespace" else [b"h" * 1000]
         until = time.monotonic() + 15  # what is being sent does not wait any more
-        while where.stored() != [("good.txt", b"h" * 1000)] and time.monotonic() < until:
-            time.sleep(0.1)
+        while (found := [data for _, data in where.stored()]) != versions and time.monotonic() < until:
+            time.sleep(0.05)
+        assert found == versions
         assert shown(drive, where) == {"good.txt": b"h" * 1000}
     if site == "clarity":
         for limsid in lab.clarity.ids(f"samples/{SAMPLE}"):
@@ -260,12 +266,12 @@ def test_a_refused_save_does_not_come_back(change: str, lab: Lab, tmp_path: Path
         else:
             file.unlink()
         expected = {f"{change}.txt": b"version 3"} if change == "save" else {}
-        done = labfs("outbox", "retry", env=drive.env)
+        done = typed("outbox", "retry", env=drive.env)
         assert (done.returncode, "only by name" in done.stdout) == (0, True)
-        time.sleep(1.5)
+        time.sleep(0.5)
         assert {name: data for name, data in where.stored() if name == file.name} == expected
         (line,) = outbox(drive)
-        done = labfs("outbox", "retry", line.split()[0], env=drive.env)
+        done = typed("outbox", "retry", line.split()[0], env=drive.env)
         assert (b"version 3" in expected.values()) == ("is saved over" in done.stdout)
         assert quiet(drive) == []
         assert {name: data for name, data in where.stored() if name == file.name} == {file.name: b"version 2"}
@@ -282,7 +288,7 @@ def test_a_temporary_file_keeps_the_bytes_that_it_shows(lab: Lab, tmp_path: Path
         with pytest.raises(OSError):
             (at / "f~").rename(at / "f")
         (line,) = outbox(drive)
-        done = labfs("outbox", "discard", line.split()[0], env=drive.env)
+        done = typed("outbox", "discard", line.split()[0], env=drive.env)
         assert done.returncode != 0
         assert "still here as" in done.stderr
         assert (at / "f~").read_bytes() == b"shown"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from redcap_stage import Redcap, opened
-from stage import Mount, Sandbox, labfs, run
+from stage import Mount, Sandbox, run, typed
 
 pytestmark = pytest.mark.mount
 
@@ -58,7 +58,7 @@ def refused(command: str, words: str, *, within: Path, told: Path, drive: Mount)
     done = run(command, within)
     assert done.returncode != 0, command
     assert words in done.stderr, (command, done.stderr)
-    assert labfs("why", told, env=drive.env).stdout.strip() or error(told), command
+    assert typed("why", told, env=drive.env).stdout.strip() or error(told), command
 
 
 def only(redcap: Redcap, record: Path) -> tuple[str, bytes]:
@@ -427,7 +427,7 @@ def test_nothing_needs_to_know_the_rights_of_others(
         mine = mount.path / "redcap" / "biobank" / record.name / "counts"
         assert (mine / "f").read_bytes() == b"x"
         refused("cp /etc/hostname f", "Permission denied", within=mine, told=mine / "f", drive=mount)
-        assert labfs("info", mine.parent, env=mount.env).returncode == 0
+        assert typed("info", mine.parent, env=mount.env).returncode == 0
     finally:
         mount.clean_up()
     assert only(redcap, record) == ("f", b"x")
@@ -435,7 +435,7 @@ def test_nothing_needs_to_know_the_rights_of_others(
 
 def test_two_projects_do_not_share_a_token(redcap: Redcap, drive: Mount, sandbox: Sandbox, tmp_path: Path) -> None:
     config = tokens_changed(tmp_path, sandbox, redcap.tokens["trial"], redcap.tokens["biobank"])
-    done = labfs("sites", "-c", config, env=drive.env)
+    done = typed("sites", "-c", config, env=drive.env)
     assert done.returncode != 0
     assert "“biobank” and “trial” have the same token; each project has its own." in done.stderr
 

@@ -87,9 +87,9 @@ def test_a_new_service_is_filled_once_and_soon(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for _ in range(2):  # as at a restart
         service = Service(store, Blobs(store, b"secret"))
-        start = time.monotonic()
+        start = time.process_time()  # on a busy machine it may take longer, but no more work
         service.seed()
-        assert time.monotonic() - start < 1
+        assert time.process_time() - start < 1
     assert store.count("SELECT count(*) FROM redcap_projects") == 6
     assert len(service.site["projects"]) == 6, "a token each"
 

@@ -17,12 +17,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import five_stage
+import others
 import pytest
+import trio
+import trio.testing
 from five_stage import Lab
-from stage import Folder, Mount, Sandbox, labfs, run
+from memory import mounted
+from others import GROUP, OTHER_GROUP, OTHER_USER, USER, Machine, denied
+from stage import Folder, Mount, Sandbox, labfs, run, typed
+from test_drafts import make, maker, system
+from test_outbox import a_while, states
 
 pytestmark = pytest.mark.mount
 
+Clock = trio.testing.MockClock
 MIB = 1024 * 1024
 PAGE = Path(__file__).parent.parent / "SEMANTICS.md"
 FILES = "POST /v1pre3/appresults/{id}/files"
@@ -241,10 +249,10 @@ def test_what_was_not_closed(running: Sandbox, tmp_path: Path) -> None:
         with contextlib.suppress(OSError):
             os.close(descriptor)
         drive.start()
-        done = labfs("outbox", "retry", env=drive.env)
-        (line,) = labfs("outbox", "list", env=drive.env).stdout.splitlines()
+        done = typed("outbox", "retry", env=drive.env)
+        (line,) = typed("outbox", "list", env=drive.env).stdout.splitlines()
         assert (done.returncode, made.stored, "before it was closed" in line) == (0, {}, True)
-        labfs("outbox", "retry", line.split()[0], env=drive.env)
+        typed("outbox", "retry", line.split()[0], env=drive.env)
         for _ in range(100):
             if made.stored:
                 break
@@ -380,6 +388,26 @@ def test_holes(folder: Path, behind: Folder) -> None:
     assert behind.stored == {"f": bytes(2 * MIB) + b"x" + bytes(MIB - 1)}
 
 
+def test_allocating(folder: Path, behind: Folder, tmp_path: Path) -> None:
+    """fallocate fails with EOPNOTSUPP, since no call of it reaches labfs; posix_fallocate writes a byte into each page
+    instead, and `rsync --preallocate` says that it goes on without."""
+    assert "Operation not supported" in run("fallocate -l 1M f.swp", folder).stderr
+    with open(folder / "f", "w+b", buffering=0) as file:
+        file.write(b"begun")
+        os.posix_fallocate(file.fileno(), 0, 4 * MIB)
+        assert os.fstat(file.fileno()).st_size == 4 * MIB
+        assert (folder / "f").read_bytes() == b"begun".ljust(4 * MIB, b"\0")
+        os.posix_fallocate(file.fileno(), 0, MIB)
+        os.pwrite(file.fileno(), b"end", 4 * MIB - 3)
+    assert behind.stored["f"] == b"begun".ljust(4 * MIB - 3, b"\0") + b"end"
+    (tmp_path / "big").write_bytes(noise(MIB) + bytes(MIB) + noise(MIB))
+    for more in ("", "--inplace", "--sparse"):
+        done = run(f"rsync -t --preallocate {more} {tmp_path}/big '{folder}/big{more}'")
+        assert (done.returncode, "do_fallocate" in done.stderr) == (0, True), done.stderr
+        assert behind.stored[f"big{more}"] == (tmp_path / "big").read_bytes()
+    assert sorted(behind.paths) == ["big", "big--inplace", "big--sparse", "f"], "one upload each"
+
+
 def test_truncate(folder: Path, behind: Folder) -> None:
     """truncate of a closed file is a save of its own."""
     (folder / "f").write_bytes(b"0123456789")
@@ -441,6 +469,15 @@ def test_long_names(folder: Path, sandbox: Sandbox) -> None:
         fails(errno.ENAMETOOLONG, os.symlink, "f", long)
         fails(errno.ENAMETOOLONG, os.stat, long / "below")
     assert sandbox.requests() == {}
+
+
+def test_names_that_are_no_text(folder: Path, behind: Folder, drive: Mount) -> None:
+    """Looking for a name that is not UTF-8 fails with ENOENT, making one with EILSEQ and a reason."""
+    typed = folder / os.fsdecode(b"gr\xfc\xdfe.txt")  # more of it in tests/test_names_that_are_no_text.py
+    fails(errno.ENOENT, os.stat, typed)
+    fails(errno.EILSEQ, typed.write_bytes, b"x")
+    assert "is not UTF-8" in labfs("why", typed, env=drive.env).stdout
+    assert behind.paths == []
 
 
 def test_names_that_are_not_taken(drive: Mount, lab: Lab) -> None:
@@ -548,7 +585,7 @@ def test_certain_folders(drive: Mount, lab: Lab) -> None:
     (study / "Other" / ".f.txt.swp").write_bytes(b"x")
     fails(errno.EPERM, os.rename, study / "Other" / ".f.txt.swp", study / "f.txt")
     (study / "Other" / ".f.txt.swp").unlink()
-    assert "“Document”" in labfs("why", study / "Nonsense", env=drive.env).stdout
+    assert "“Document”" in typed("why", study / "Nonsense", env=drive.env).stdout
     assert lab.requests() == 0, "nobody is asked, and nothing is sent"
     (study / "Document" / "in.txt").unlink()
 
@@ -563,6 +600,162 @@ def test_no_links(folder: Path) -> None:
     bind = f"cd '{folder}' && python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('s')\""
     assert "Operation not permitted" in run(bind).stderr
     assert os.listdir(folder) == ["f"]
+
+
+# -- drafts --------------------------------------------------------------------------------------------
+
+
+def draft(path: Path, data: bytes) -> None:
+    """Make a file as mkstemp does."""
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+
+
+def test_draft_shows(folder: Path, behind: Folder, drive: Mount) -> None:
+    """A draft's close succeeds, it stays on this machine, and `labfs status` and its state say so."""
+    draft(folder / "tmpq3x8zk2a", b"data")
+    assert os.getxattr(folder / "tmpq3x8zk2a", "user.labfs.state") == b"draft"
+    assert any(up["path"].endswith("/tmpq3x8zk2a") and up["state"] == "draft" for up in drive.status()["uploads"])
+    (folder / "tmpq3x8zk2a").unlink()
+    assert behind.paths == []
+
+
+def test_draft_renamed(folder: Path, behind: Folder) -> None:
+    """The rename of a draft is its one save, under the identity of what has the new name; a draft that is removed was
+    never sent."""
+    (folder / "f").write_bytes(b"old")
+    draft(folder / "tmpq3x8zk2a", b"new")
+    draft(folder / "tmpr4y9al3b", b"other")
+    (folder / "tmpr4y9al3b").unlink()
+    os.rename(folder / "tmpq3x8zk2a", folder / "f")
+    assert (behind.stored, behind.paths) == ({"f": b"new"}, ["f", "f"])
+
+
+async def test_draft_in_time(tmp_path: Path, autojump_clock: Clock) -> None:
+    """A draft that nobody renames is saved under the name that it has, after 60 seconds without use, or when the mount
+    ends."""
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "a.tmp", b"data")
+        await trio.sleep(55)
+        assert backend.newest() == {}
+        await trio.sleep(10)
+        assert backend.newest() == {"a.tmp": b"data"}
+        await make(vfs, box, "b.tmp", b"data")
+        await vfs.finish(10)
+        assert set(backend.newest()) == {"a.tmp", "b.tmp"}
+
+
+async def test_draft_of_a_running_program(tmp_path: Path, autojump_clock: Clock) -> None:
+    """A program's own drafts, made as mkstemp does or numbered, wait as long as it runs, for a day at most."""
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "tmpq3x8zk2a", b"data", maker(private=True))
+        await make(vfs, box, "run.0001.bam", b"data", maker("samtools", "-T", "run"))
+        await trio.sleep(80_000)
+        assert backend.newest() == {}
+        await trio.sleep(10_000)
+        assert set(backend.newest()) == {"tmpq3x8zk2a", "run.0001.bam"}
+
+
+async def test_draft_after_a_crash(tmp_path: Path, autojump_clock: Clock) -> None:
+    """After a crash a draft that was closed is sent by the next mount, under the name that it had."""
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "a.tmp", b"data")
+    async with mounted(tmp_path, backend):
+        await a_while()
+    assert backend.newest() == {"a.tmp": b"data"}
+
+
+async def test_draft_unfinished(tmp_path: Path, autojump_clock: Clock) -> None:
+    """What its name calls unfinished is never sent by itself; when the mount ends it is in the outbox."""
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "a.part", b"ha")
+        await trio.sleep(80_000)
+        await vfs.finish(10)
+    assert (backend.newest(), states(tmp_path)) == ({}, ["failed"])
+
+
+def test_draft_marked(folder: Path, behind: Folder) -> None:
+    """A file is unfinished as long as its `.aria2` stands beside it."""
+    with open(folder / "big.bin", "wb") as file:
+        file.write(b"half")
+        (folder / "big.bin.aria2").write_bytes(b"map")
+    assert os.getxattr(folder / "big.bin", "user.labfs.state") == b"draft"
+    (folder / "big.bin.aria2").unlink()
+    assert behind.stored == {"big.bin": b"half"}
+
+
+def test_draft_empty(folder: Path, behind: Folder) -> None:
+    """An empty new file that its system does not take stays here until something is written to it, and ends with the
+    mount."""
+    (folder / "new.txt").touch()
+    assert os.listdir(folder) == ["new.txt"]
+    assert behind.paths == []
+    (folder / "new.txt").write_bytes(b"data")
+    assert behind.stored == {"new.txt": b"data"}
+
+
+def test_draft_folder(folder: Path, behind: Folder) -> None:
+    """A private folder with a hidden or random name, or with a process number in it, is a program's own: in it are
+    drafts."""
+    (folder / ".own").mkdir(0o700)
+    (folder / ".own" / "data").write_bytes(b"data")
+    assert behind.paths == []
+    os.rename(folder / ".own" / "data", folder / "data")
+    (folder / ".own").rmdir()
+    assert behind.stored == {"data": b"data"}
+
+
+async def test_draft_beside(tmp_path: Path, autojump_clock: Clock) -> None:
+    """A file of the server that a program moves out of the way of its draft is still there if the draft never takes
+    its name."""
+    backend = system("versions")
+    backend.put("f", b"old")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "tmpq3x8zk2a", b"new")
+        await vfs.rename(box, "f", box, "f.bak", maker=maker(private=True))
+        await vfs.unlink(box, "tmpq3x8zk2a")
+        await a_while()
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+
+
+def test_killed(folder: Path, behind: Folder, drive: Mount) -> None:
+    """What a program wrote that a signal ended is not saved: the file is as it was, and what was written is in the
+    outbox as unfinished."""
+    (folder / "f").write_bytes(b"complete")
+    torn = "import os; os.write(os.open('f', os.O_WRONLY | os.O_TRUNC), b'ha'); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", torn], cwd=folder, check=False).returncode == -9
+    deadline = time.monotonic() + 5
+    while (folder / "f").read_bytes() != b"complete" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (folder / "f").read_bytes() == b"complete"
+    assert behind.paths == ["f"]
+    assert any(note.get("unfinished") for note in drive.status()["spool"]["kept"])
+    drive.discard()
+
+
+def test_replaced(folder: Path, behind: Folder, tmp_path: Path) -> None:
+    """What a program removes to make it anew it replaces, as `cp` would: the old file goes when the new one is there."""
+    (folder / "f").write_bytes(b"old")
+    (tmp_path / "f").write_bytes(b"new")
+    assert run(f"mv '{tmp_path}/f' . && cat f", folder).stdout == "new"
+    assert behind.paths == ["f", "f"]
+
+
+async def test_not_replaced(tmp_path: Path, autojump_clock: Clock) -> None:
+    """If the new one does not come, the old one is there again, when the program has ended or after 10 seconds."""
+    backend = system("versions")
+    backend.put("f", b"old")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await vfs.unlink(box, "f", maker("tar"))
+        assert await vfs.listing(box) == []
+        await trio.sleep(11)
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
+        await vfs.unlink(box, "f", maker("tar", runs=False))
+        assert [node.name for node in await vfs.listing(box)] == ["f"]
 
 
 # -- removing ------------------------------------------------------------------------------------------
@@ -596,14 +789,21 @@ def test_removed_while_open(folder: Path, behind: Folder) -> None:
 
 
 def test_sizes_and_dates(drive: Mount, lab: Lab, folder: Path, behind: Folder) -> None:
-    """Size and date are the server's; where it tells no date, the time of the mount."""
+    """Size and date are the server's; where it tells no date, that of the version's first sight or save here, also in
+    the next mount."""
     behind.put("f", noise(12345))
     drive.refresh(folder)
     assert (folder / "f").stat().st_size == 12345
     assert abs((folder / "f").stat().st_mtime - time.time()) < 60
+    began = time.time()
     lab.put("odm", "dateless.txt", b"x")
     there = at(drive, lab, "odm")
-    assert (there / "dateless.txt").stat().st_mtime == drive.path.stat().st_mtime
+    seen = (there / "dateless.txt").stat().st_mtime
+    assert began < seen < time.time(), "tests/test_dates.py mounts again"
+    (there / "saved.txt").write_bytes(b"x")
+    drive.refresh(there)
+    assert (there / "dateless.txt").stat().st_mtime == seen
+    assert seen < (there / "saved.txt").stat().st_mtime < time.time()
 
 
 def test_modes(folder: Path, behind: Folder, drive: Mount) -> None:
@@ -620,12 +820,12 @@ def test_modes(folder: Path, behind: Folder, drive: Mount) -> None:
 
 
 def test_dates_that_are_set(folder: Path, behind: Folder, sandbox: Sandbox, tmp_path: Path) -> None:
-    """A date that is set lasts as long as the mount; the server keeps its own."""
+    """A date that is set lasts as long as the mount; where the server keeps none, as long as the version."""
     (folder / "f").write_bytes(b"x")
     os.utime(folder / "f", (1e9, 1e9))
     assert (folder / "f").stat().st_mtime == 1e9
     assert behind.paths == ["f"]
-    other = Mount(tmp_path, sandbox.config)
+    other = Mount(tmp_path, sandbox.config, "--site=basespace")
     try:
         other.start()
         assert abs((behind.at(other.path) / "f").stat().st_mtime - time.time()) < 60
@@ -647,7 +847,7 @@ def test_inode_numbers(folder: Path, behind: Folder, sandbox: Sandbox, tmp_path:
     behind.put("in/f", b"x")
     numbers = []
     for _ in range(2):
-        other = Mount(tmp_path, sandbox.config)
+        other = Mount(tmp_path, sandbox.config, "--site=basespace")
         try:
             other.start()
             numbers.append([path.stat().st_ino for path in (behind.at(other.path) / "in/f", behind.at(other.path))])
@@ -721,3 +921,96 @@ def test_away(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> N
     began = time.monotonic()
     assert os.listdir(folder) == ["f"]
     assert time.monotonic() - began < 17
+
+
+# -- who may enter -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def open_house(running: Sandbox) -> Iterator[Machine]:
+    """A machine on which an ordinary user, allowed to, has mounted with --allow-other."""
+    with others.opened("user_allow_other", running) as machine:
+        machine.give(USER)
+        done = machine.mount("--allow-other")
+        assert (done.returncode, done.stderr) == (0, "")
+        yield machine
+
+
+@pytest.fixture
+def record(sandbox: Sandbox) -> Folder:
+    """A record that no mount has listed yet."""
+    made = sandbox.fresh()
+    made.put("theirs.txt", b"what the server has")
+    return made
+
+
+def test_who_may_enter(sandbox: Sandbox, record: Folder) -> None:
+    """The user and the group that made a mount can enter it; others, root and a shell of `sg` too, get EACCES unless it
+    was made with --allow-other."""
+    with others.opened("", sandbox) as machine:
+        labfs_there = f"{sys.executable} -m labfs"
+        mount = f"{labfs_there} mount -c {machine.config} --site=basespace"
+        done = machine.run("sg", "daemon", "-c", f"{mount} {machine.path}")
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert "But: programs of the group daemon alone can use it; --allow-other lets others in." in done.stdout
+        place = record.at(machine.path)
+        copied = machine.run("sg", "daemon", "-c", f"cd '{place}' && stat -c %G theirs.txt && cp theirs.txt mine.txt")
+        assert (copied.stdout, copied.stderr) == ("daemon\n", "")
+        assert sorted(record.paths) == ["mine.txt", "theirs.txt"]
+        assert denied(machine.run("ls", machine.path)), "the same user's other shells"
+        assert machine.labfs("why", place / "theirs.txt", user=0, group=0).returncode == 0, "but labfs answers them"
+        done = machine.run("sg", "daemon", "-c", f"{labfs_there} umount {machine.path}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "But:" not in machine.run("sg", "daemon", "-c", f"{mount} --allow-other {machine.path}").stdout
+        assert machine.run("cat", place / "theirs.txt").stdout == "what the server has"
+
+
+def test_allow_other_is_refused(sandbox: Sandbox) -> None:
+    """An ordinary user needs the line user_allow_other in /etc/fuse.conf for --allow-other, and is told so; root needs
+    none."""
+    with others.opened("#user_allow_other", sandbox) as machine:
+        machine.give(USER)
+        done = machine.mount("--allow-other")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+        assert "--allow-other needs the line user_allow_other in /etc/fuse.conf" in done.stderr
+        (log,) = machine.state.glob("mounts/*/log")
+        assert "option allow_other only allowed if 'user_allow_other' is set" in log.read_text(), "fusermount3's words"
+        done = machine.mount()
+        assert (done.returncode, done.stderr) == (0, ""), "without it the same machine mounts"
+        assert machine.run("ls", machine.path, user=USER, group=GROUP).stdout == "basespace\n"
+        assert denied(machine.run("ls", machine.path, user=OTHER_USER, group=GROUP))
+        assert denied(machine.run("ls", machine.path, user=USER, group=OTHER_GROUP)), "a shell of another group"
+        assert denied(machine.run("ls", machine.path)), "root"
+        assert machine.labfs("umount", machine.path, group=OTHER_GROUP).returncode == 0, "from there it can be ended"
+        # test_who_may_enter mounts with --allow-other as root, on a machine without the line
+
+
+def test_allow_other(open_house: Machine, record: Folder) -> None:
+    """With --allow-other everybody on this machine can read, and only the user who mounted, and root, can write."""
+    place = record.at(open_house.path)
+    open_house.refresh()
+    theirs, mine = place / "theirs.txt", place / "mine.txt"
+    for user, group in [(USER, GROUP), (USER, OTHER_GROUP), (OTHER_USER, GROUP), (0, 0)]:
+        assert open_house.run("cat", theirs, user=user, group=group).stdout == "what the server has", (user, group)
+    owner = open_house.run("stat", "-c", "%u %g %a", theirs, place, user=OTHER_USER, group=GROUP)
+    assert owner.stdout == f"{USER} {GROUP} 644\n{USER} {GROUP} 755\n"
+    for group in (OTHER_GROUP, GROUP):
+        assert denied(open_house.run("cp", theirs, mine, user=OTHER_USER, group=group))
+        assert denied(open_house.run("sh", "-c", f"echo x > '{theirs}'", user=OTHER_USER, group=group))
+    assert record.paths == ["theirs.txt"]
+    for user, group in [(USER, GROUP), (USER, OTHER_GROUP), (0, 0)]:
+        done = open_house.run("cp", theirs, place / f"by {user} {group}", user=user, group=group)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert len(record.paths) == 4
+
+
+def test_duplicates_of_others(open_house: Machine, record: Folder) -> None:
+    """Of duplicates that a program of another user or group has nothing is known: each of its closes saves."""
+    place = record.at(open_house.path)
+    open_house.refresh()
+    for group in (GROUP, OTHER_GROUP):
+        command = f"(/bin/echo one; /bin/echo two) > '{place}/{group}'"
+        done = open_house.run("sh", "-c", command, user=USER, group=group)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert [record.stored[f"{group}"] for group in (GROUP, OTHER_GROUP)] == [b"one\ntwo\n"] * 2
+    assert (record.paths.count(f"{GROUP}"), record.paths.count(f"{OTHER_GROUP}")) == (1, 2)

@@ -22,7 +22,7 @@ import trio
 import trio.testing
 from memory import MemoryBackend
 from redcap_stage import Redcap, opened
-from stage import Folder, Mount, Sandbox, labfs, mounted, run
+from stage import Folder, Mount, Sandbox, labfs, mounted, run, typed
 from test_outbox import AWAY, a_while, save, states
 from test_outbox import mounted as in_memory
 
@@ -104,20 +104,20 @@ def mount(sandbox: Sandbox, tmp_path: Path, disk: Callable[..., Disk]) -> Iterat
 
 
 def kept(mount: Mount) -> list[str]:
-    done = labfs("outbox", "list", env=mount.env)
+    done = typed("outbox", "list", env=mount.env)
     assert done.returncode == 0, done.stderr
     lines: list[str] = done.stdout.splitlines()
     return lines
 
 
 def export(mount: Mount, line: str, target: Path) -> bytes:
-    done = labfs("outbox", "export", line.split()[0], target, env=mount.env)
+    done = typed("outbox", "export", line.split()[0], target, env=mount.env)
     assert done.returncode == 0, done.stderr
     return target.read_bytes()
 
 
 def why(mount: Mount, path: Path) -> str:
-    return str(labfs("why", path, env=mount.env).stdout)
+    return str(typed("why", path, env=mount.env).stdout)
 
 
 def arrives(folder: Folder, name: str, data: bytes, within_s: float = 30.0) -> bool:
@@ -180,12 +180,12 @@ def test_a_full_disk_fails_one_save_and_harms_no_other(
     assert data.startswith(held)
     stick = disk("stick", 64 * KIB)
     if stick.real:
-        done = labfs("outbox", "export", line.split()[0], stick.path / "exported", env=mount.env)
+        done = typed("outbox", "export", line.split()[0], stick.path / "exported", env=mount.env)
         assert "No space left on device" in one_sentence(done)
         assert not (stick.path / "exported").exists(), "half of it would look like all of it"
     assert (at / "small").read_bytes() == b"saved before"
 
-    labfs("outbox", "discard", line.split()[0], env=mount.env)
+    typed("outbox", "discard", line.split()[0], env=mount.env)
     state.clear()
     (at / "big").write_bytes(data)
     assert folder.stored == {"big": data, "small": b"saved before"}
@@ -214,7 +214,7 @@ def test_a_disk_without_any_room_still_takes_notes_and_mounts(
     sandbox.faults()
     mount.start()
     (line,) = kept(mount)
-    assert labfs("outbox", "retry", line.split()[0], env=mount.env).returncode == 0
+    assert typed("outbox", "retry", line.split()[0], env=mount.env).returncode == 0
     assert arrives(folder, "f", b"all of it")
 
 
@@ -495,7 +495,7 @@ def test_a_disk_that_becomes_read_only_stops_saves_and_not_reads(
         assert export(mount, refused, tmp_path / "exported") == b"kept"
     (at / "new").write_bytes(b"more")
     assert folder.stored == {"old": b"what the server has", "new": b"more"}
-    assert "2 save(s)" in labfs("status", env=mount.env).stdout, "one was refused, and one is still owed its note"
+    assert "2 save(s)" in typed("status", env=mount.env).stdout, "one was refused, and one is still owed its note"
     assert "2 save(s) never reached their server" in mount.stop().stderr
     line = next(line for line in kept(mount) if "/open  " in line)
     assert "  waiting  " in line
@@ -558,7 +558,7 @@ def test_a_living_mount_is_not_taken_for_a_dead_one_from_another_state_directory
     assert "mounted already, by a labfs of another user or with another LABFS_STATE_DIR" in one_sentence(
         labfs("mount", "-c", sandbox.config, mount.path, env=other)
     )
-    assert "is served by a labfs of another user" in one_sentence(labfs("umount", mount.path, env=other))
+    assert "is served by a labfs of another user" in one_sentence(typed("umount", mount.path, env=other))
     assert "is mounted by labfs already" in one_sentence(
         labfs("mount", "-c", sandbox.config, mount.path, env=mount.env)
     )
@@ -801,14 +801,14 @@ def test_a_journal_in_ruins_is_mounted_listed_and_exported(mount: Mount, sandbox
         assert export(mount, lines[name], tmp_path / f"{name}.out") == b"precious"
     assert export(mount, lines["link"], tmp_path / "link.out") == b"elsewhere"
     for name in ("gone", "data-is-directory"):
-        done = labfs("outbox", "export", name, tmp_path / "nothing", env=mount.env)
+        done = typed("outbox", "export", name, tmp_path / "nothing", env=mount.env)
         assert wanted[name] in one_sentence(done)
         assert not (tmp_path / "nothing").exists()
-    done = labfs("outbox", "retry", "truncated", env=mount.env)
+    done = typed("outbox", "retry", "truncated", env=mount.env)
     assert one_sentence(done) == f"labfs: truncated cannot be sent: {DAMAGED}."
     (folder.at(mount.path) / "f").write_bytes(b"as ever")
     assert folder.stored == {"good": b"precious", "f": b"as ever"}
-    assert labfs("outbox", "discard", "gone", env=mount.env).returncode == 0
+    assert typed("outbox", "discard", "gone", env=mount.env).returncode == 0
     assert set(wanted) - {"gone"} == {line.split()[0] for line in kept(mount)}
     assert (spool / "notes.txt").exists()
 
@@ -856,6 +856,7 @@ def test_a_signal_while_a_save_is_under_way_loses_nothing(
     until = time.monotonic() + 10
     while not any(upload["state"] == "uploading" for upload in mount.status()["uploads"]):
         assert time.monotonic() < until
+        time.sleep(0.02)
     pid = mount.pid
     os.kill(pid, number)
     if number != signal.SIGHUP:  # whoever is in a hurry says so twice

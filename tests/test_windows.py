@@ -1,4 +1,7 @@
-"""Each row of labfs/WINDOWS.md: the daemon dies there, or an answer is lost, and what was saved is there once."""
+"""Each row of labfs/WINDOWS.md: the daemon dies there, or an answer is lost, and what was saved is there once.
+
+Those of two saves of one name are in test_crossing.py.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from labfs import notes
 from labfs.backend import Entry, Replace
 from labfs.errors import Denied, Invalid, LabfsError, NoBytes, Unanswered, Unavailable
 from labfs.node import Node
+from labfs.signs import Maker
 from labfs.spool import Spool
 from labfs.vfs import Vfs
 
@@ -157,7 +161,10 @@ def rows() -> dict[str, list[str]]:
 
 
 def test_each_row_has_a_test_and_each_test_a_row() -> None:
-    carried = {name for test in globals().values() for name in getattr(test, "rows", ())}
+    import test_crossing  # which imports this module
+
+    tests = [*globals().values(), *vars(test_crossing).values()]
+    carried = {name for test in tests for name in getattr(test, "rows", ())}
     assert carried == set(rows())
 
 
@@ -591,3 +598,37 @@ async def test_a_local_file_ends_with_its_mount(tmp_path: Path, autojump_clock: 
         assert states(tmp_path) == ["local"]
     assert await settled(tmp_path, backend) == {}
     assert states(tmp_path) == []
+
+
+@row("F6", "F7")
+@pytest.mark.parametrize("name", ["tmpq3x8zk2a", "f.part"])
+async def test_a_draft_that_was_closed_is_sent_unless_it_is_unfinished(
+    name: str, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = system("versions")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, name, maker=Maker(7001, "python3", exclusive=True, private=True))
+        await vfs.files.write(handle, 0, b"data")
+        await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        assert states(tmp_path) == ["draft"]
+    unfinished = name == "f.part"
+    assert await settled(tmp_path, backend) == ({} if unfinished else {name: b"data"})
+    assert states(tmp_path) == (["failed"] if unfinished else [])
+
+
+@row("F8", "F9")
+@pytest.mark.parametrize("unlinked", [False, True])
+async def test_what_was_not_finished_leaves_the_old_file(unlinked: bool, tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = system("in place")
+    backend.put("f", b"v1")
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        if unlinked:
+            await vfs.unlink(box, "f", Maker(7001, "tar", ("tar", "xf", "t.tar")))
+        handle = await vfs.files.create(box, "f", truncate=True)
+        await vfs.files.write(handle, 0, b"ha")
+        if not unlinked:
+            await vfs.files.flush(handle, shared=False, killed=True)
+            await vfs.files.release(handle)
+    assert await settled(tmp_path, backend) == {"f": b"v1"}
+    assert states(tmp_path) == ["failed"]

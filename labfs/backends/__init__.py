@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from labfs.backend import Backend, Settings
-from labfs.backends import basespace, clarity, odm, portal, redcap
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One system: the secrets that it needs, and options by name with their values, the usual one first;
-    an option without values takes any text.
+    """One system: its module here, the secrets that it needs, and options by name with their values, the usual one
+    first; an option without values takes any text.
 
     `projects` names the secrets that each project has of its own; such a site lists its projects by alias.
     """
 
     title: str
-    build: Callable[[Settings], Backend]
+    module: str
     secrets: tuple[str, ...]
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     projects: tuple[str, ...] = ()
 
+    def build(self, settings: Settings) -> Backend:
+        """Make a site's backend; must be called where trio runs.
+
+        Its module is imported only now: a command line checks a configuration, and would wait half a second for
+        HTTP libraries that it does not use.
+        """
+        backend: Backend = import_module(f"{__name__}.{self.module}").build(settings)
+        return backend
+
 
 KINDS: dict[str, Kind] = {
-    "basespace": Kind("Illumina BaseSpace Sequence Hub", basespace.build, ("token",)),
-    "clarity": Kind("Illumina Clarity LIMS", clarity.build, ("username", "password")),
+    "basespace": Kind("Illumina BaseSpace Sequence Hub", "basespace", ("token",)),
+    "clarity": Kind("Illumina Clarity LIMS", "clarity", ("username", "password")),
     "odm": Kind(
         "Genestack Open Data Manager",
-        odm.build,
+        "odm",
         ("token",),
         {"audience": ("as-curator", "as-user"), "sign_in": ("token", "bearer")},
     ),
     "portal": Kind(
         "ALSF Resources Portal",
-        portal.build,
+        "portal",
         ("token",),
         {"organizations": ("mine", "all"), "user_id": ()},
     ),
-    "redcap": Kind("REDCap", redcap.build, (), projects=("token",)),
+    "redcap": Kind("REDCap", "redcap", (), projects=("token",)),
 }

@@ -26,7 +26,7 @@ from labfs.backends import basespace_entries as entries
 from labfs.backends.basespace_entries import API, PAGE, Json, response_of
 from labfs.backends.looking import Change, Looking, holds
 from labfs.client import Answer, Client, Patience
-from labfs.errors import Denied, Exists, Garbled, Invalid, Malformed, NotFound, ReadOnly, Stale, Unanswered
+from labfs.errors import Denied, Empty, Exists, Garbled, Invalid, Malformed, NotFound, ReadOnly, Stale, Unanswered
 from labfs.presigned import Presigned
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Saving:
             )
         except Invalid as error:
             if source.size == 0:
-                raise Invalid(f"{self.client.site} does not take empty files ({error}).") from error
+                raise Empty(f"{self.client.site} does not take empty files ({error}).") from error
             raise
         return number_of(response_of(answer))
 

@@ -25,6 +25,7 @@ from campaign.systems import System
 WRITER = Path(__file__).with_name("writer.py")
 SAVED_S = 100.0  # for a program to end
 AIMED_S = 15.0  # for the request that a kill is meant for
+ASKED_S = 1.0  # after which what still waits is asked for: by itself it would try again much later
 QUIET_S = 40.0  # for the outbox to have nothing under way
 REFUSED = {1, 18, 30, 95}  # EPERM, EXDEV, EROFS, EOPNOTSUPP: nothing was begun
 CHECKED = 20  # rounds between two reckonings of every name
@@ -279,10 +280,10 @@ class Campaign:
             if not waiting:
                 return
             time.sleep(0.1)
-            if time.monotonic() > began + 3.0:
+            if time.monotonic() > began + ASKED_S:
                 for side in waiting:
                     side.command("outbox", "retry")
-                time.sleep(1.0)
+                time.sleep(0.3)
 
     def fault(self, kind: str, name: str, text: str) -> None:
         self.found.append(Fault(kind, self.rounds, name, text))

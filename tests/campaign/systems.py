@@ -137,8 +137,8 @@ class BaseSpace(System):
     def _bytes(self, number: str) -> bytes:
         headers = {"x-access-token": self.sandbox.token}
         url = f"{self.sandbox.url}/v1pre3/files/{number}/content"
-        address = httpx.get(url, headers=headers, trust_env=False, timeout=30).headers["location"]
-        return httpx.get(address, trust_env=False, timeout=30).raise_for_status().content
+        address = httpx.get(url, headers=headers, trust_env=False, verify=False, timeout=30).headers["location"]
+        return httpx.get(address, trust_env=False, verify=False, timeout=30).raise_for_status().content
 
 
 class Clarity(System):
@@ -208,7 +208,7 @@ class Portal(System):
         return found
 
     def _bytes(self, address: str) -> bytes | None:
-        answer = httpx.get(address, trust_env=False, timeout=30)
+        answer = httpx.get(address, trust_env=False, verify=False, timeout=30)
         return answer.content if answer.status_code == 200 else None
 
     def _rows(self) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -141,12 +142,25 @@ def jupyter(office: Path, drive: Mount, tmp_path_factory: pytest.TempPathFactory
     surroundings = {**os.environ, "JUPYTER_RUNTIME_DIR": str(home / "run"), "HOME": str(home)}
     with open(home / "log", "w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=surroundings)
-    until(lambda: bool(list((home / "run").glob("jpserver-*.json"))))
-    known = json.loads(next((home / "run").glob("jpserver-*.json")).read_text())
-    with httpx.Client(base_url=known["url"], headers={"Authorization": f"token {TOKEN}"}, timeout=60) as client:
-        yield client
-    server.terminate()
-    server.wait(20)
+    try:
+        until(lambda: answers(home / "run"))
+        with jupyter_client(home / "run") as client:
+            yield client
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def jupyter_client(told: Path) -> httpx.Client:
+    """Return a client of the server that says in that directory where it is."""
+    known = json.loads(next(told.glob("jpserver-*.json")).read_text())
+    return httpx.Client(base_url=known["url"], headers={"Authorization": f"token {TOKEN}"}, timeout=60)
+
+
+def answers(told: Path) -> bool:
+    with contextlib.suppress(StopIteration, ValueError, httpx.TransportError), jupyter_client(told) as client:
+        return client.get("api").is_success
+    return False
 
 
 def contents(place: Place, name: str) -> str:
