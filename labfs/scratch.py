@@ -24,6 +24,7 @@ _ALWAYS = re.compile(
     | \.DS_Store | \._.+       # macOS
     | Thumbs\.db | desktop\.ini
     | \.Trash(-\d+)? | \.directory | \.hidden
+    | \.ipynb_checkpoints      # Jupyter's folder of older saves; it makes one at the first save of a notebook
     | \.xdg-volume-info | autorun\.inf
     | \.fuse_hidden.+ | \.nfs[0-9a-f]{12,}
     """,

@@ -301,7 +301,7 @@ def test_a_number_that_the_kernel_forgot_is_not_given_to_another_node() -> None:
 
 
 @pytest.mark.parametrize("name", [".~lock.a.odt#", "~$a.docx", ".a.swp", ".a.swo", ".a.swx", "4913", "a.txt~", ".#a", "#a#",
-                                  ".DS_Store", "._a", "Thumbs.db", ".Trash-1000", ".goutputstream-XY12Z3"])  # fmt: skip
+                                  ".DS_Store", "._a", "Thumbs.db", ".Trash-1000", ".goutputstream-XY12Z3", ".ipynb_checkpoints"])  # fmt: skip
 def test_temporary_names_stay_local(name: str) -> None:
     assert is_scratch(name, "", ())
 
