@@ -17,7 +17,7 @@ holds that law and checks that every module is named here).
                        saves                   client           credentials, limits, retries, deadlines
        ┌───────────┬─────┴─────┬───────┐          │
    replacing   conflicts    sources  waiting  bulk · breaker · pace   with verdicts, all that knows httpx
-       └─────┬─────┴─ rules ───┤       │      verdicts
+       └─────┬─────┴─ rules ───┤       │      verdicts · codings
            tree      scratch   │       │          │
        ┌─────┴──────┐          │       │          │
     layout  seen   node        │       │          │
@@ -57,7 +57,7 @@ conflicts what somebody else saved meanwhile   listing   what several wait for
 closes    that failed, until the release       notes     the journal of the spool
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
-folders   open ones, while names change
+folders   open ones, while names change        codings   stored bytes, however they are labelled
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

@@ -21,6 +21,7 @@ from pyreqwest.http import HeaderMap
 from pyreqwest.request import SyncRequestBuilder
 
 from labfs.backend import Buffer, Sink
+from labfs.codings import is_stored, total
 from labfs.errors import Malformed, Stale, Unavailable, Unranged
 from labfs.verdicts import refusal, translated
 
@@ -35,7 +36,7 @@ class Ask:
     """A request for file bytes; `credentials` are headers for the url's own origin, `form` makes it a POST.
 
     `explain` turns a refusal's status, headers and body into a sentence; `check` raises if the headers of a
-    200 are not those of a file.
+    200 are not those of a file. `size` is the file's in bytes, where it is known.
     """
 
     url: str
@@ -45,6 +46,7 @@ class Ask:
     form: Mapping[str, str] | None = None
     explain: Callable[[int, Mapping[str, str], bytes], str] = lambda status, headers, body: ""
     check: Callable[[Mapping[str, str]], None] = lambda headers: None
+    size: int | None = None
 
 
 class Bulk:
@@ -64,16 +66,13 @@ class Bulk:
         with self._answer(ask, {"Range": "bytes=0-0"}, (200, 206, 416)) as response:
             if response.status_code == 416:
                 return 0
-            if response.status_code == 206:
-                total = response.headers.get("content-range", "").rpartition("/")[2]
-            else:
-                total = response.headers.get("content-length", "")  # and the body is not waited for
-        return int(total) if total.isdecimal() else None
+            # The body is not waited for.
+            return told(response.status_code, response.headers)
 
     def get(self, ask: Ask, start: int, stop: int) -> Buffer:
         """Return the bytes `[start, stop)`. Raises Unranged if all that lies before them would come along."""
         with self._answer(ask, {"Range": f"bytes={start}-{stop - 1}"}, (200, 206)) as response:
-            _check_body(response, ask)
+            certain = _check_body(response, ask) is not None
             skip = 0
             if response.status_code == 206:
                 wanted = f"bytes {start}-{stop - 1}/"
@@ -81,17 +80,18 @@ class Bulk:
                     raise Unavailable(f"{ask.what} sent another range than it was asked for.")
             else:
                 skip = start
-                if skip > LONGEST_SKIP:
+                if skip > LONGEST_SKIP or not certain:
                     raise Unranged(f"{ask.what} sends files whole only.")
+            if not certain:
+                return _counted(response, stop - start, ask)
             return _collect(response, skip, stop - start, ask.what)
 
     def pour(self, ask: Ask, sink: Sink) -> None:
         """Send the whole file to `sink`, piece by piece as it arrives."""
         with self._answer(ask, {}, (200,)) as response:
-            _check_body(response, ask)
+            certain = _check_body(response, ask) is not None
             ask.check(response.headers)
-            announced = response.headers.get("content-length", "")
-            size = int(announced) if announced.isdecimal() else None
+            size = total(200, response.headers)
             sink.begin(size)
             got = 0
             for chunk in _chunks(response, PIECE):
@@ -99,6 +99,8 @@ class Bulk:
                 if size is not None and got > size:
                     raise Malformed(f"{ask.what} sent more than the {size} bytes that it announced.")
                 sink.write(chunk)
+        if not certain and got != ask.size:
+            raise _packed(ask)
         if size is not None and got < size:
             raise Unavailable(f"{ask.what} sent {got} bytes of the {size} that it announced.")
 
@@ -193,12 +195,24 @@ def _values(headers: HeaderMap, name: str) -> str:
         return ""
 
 
-def _check_body(response: httpx.Response, ask: Ask) -> None:
+def told(status: int, headers: Mapping[str, str]) -> int | None:
+    """Return the size in bytes of the file that an answer is about; None where it is not told."""
+    return total(status, headers) if is_stored(status, headers, None) else None
+
+
+def _check_body(response: httpx.Response, ask: Ask) -> bool | None:
+    """Raises Stale or Malformed for other bytes than the file's. None: only their number will tell."""
     tag = response.headers.get("etag", "").removeprefix("W/").strip('"')
     if ask.version is not None and tag and tag != ask.version:
         raise Stale(f"{ask.what} now holds another version of the file.")
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise Malformed(f"{ask.what} packed the bytes it was asked to send as they are.")
+    stored = is_stored(response.status_code, response.headers, ask.size)
+    if stored is False:
+        raise _packed(ask)
+    return stored
+
+
+def _packed(ask: Ask) -> Malformed:
+    return Malformed(f"{ask.what} packed the bytes it was asked to send as they are.")
 
 
 def _reason(response: httpx.Response) -> bytes:
@@ -208,6 +222,18 @@ def _reason(response: httpx.Response) -> bytes:
         if len(body) >= LONGEST_REASON:
             break
     return bytes(body)
+
+
+def _counted(response: httpx.Response, size: int, ask: Ask) -> Buffer:
+    """Return a body that must end where the part that was asked for ends: packed, it has another length."""
+    body = bytearray()
+    for chunk in _chunks(response, size + 1):
+        body += chunk
+        if len(body) > size:
+            raise _packed(ask)
+    if len(body) < size:
+        raise _packed(ask)
+    return body
 
 
 def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffer:
@@ -225,10 +251,10 @@ def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffe
 
 
 def _chunks(response: httpx.Response, size: int) -> Iterator[Buffer]:
-    """Yield the body; from the Rust transport in one piece if it can be, which saves two copies of it."""
+    """Yield the body as it comes; from the Rust transport in one piece if it can be, which saves two copies of it."""
     native = response.extensions.get("pyreqwest_response")
     if native is None:
-        yield from response.iter_bytes()
+        yield from response.iter_raw()
         return
     while (chunk := native.body_reader.read(min(size, PIECE))) is not None:
         yield chunk

@@ -26,7 +26,7 @@ import trio
 from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
-from labfs.bulk import Ask, Bulk
+from labfs.bulk import Ask, Bulk, told
 from labfs.errors import Malformed, Unanswered, Unavailable
 from labfs.pace import Pace
 from labfs.verdicts import is_page, now_s, refusal, translated
@@ -63,6 +63,11 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     what: str
+
+    @property
+    def announced(self) -> int | None:
+        """The size in bytes of the file that a HEAD was about; None where its answer does not tell it."""
+        return told(200, self.headers)
 
     @property
     def now_s(self) -> float:
@@ -213,18 +218,18 @@ class Client:
         """Have `notice` called with the headers of each answer of a file store; it runs in other threads."""
         self._bulk.notice = notice
 
-    async def fetch(self, url: str, start: int, stop: int, version: str | None) -> Buffer:
+    async def fetch(self, url: str, start: int, stop: int, version: str | None, size: int | None = None) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
 
         Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
         Unranged where ranges are not to be had, and Unavailable when patience ran out over short, cut or
         missing answers.
         """
-        return await self._bulky(url, self._bulk.get, self._there(url, version), start, stop)
+        return await self._bulky(url, self._bulk.get, self._there(url, version, size), start, stop)
 
-    async def fetch_own(self, path: str, start: int, stop: int) -> Buffer:
+    async def fetch_own(self, path: str, start: int, stop: int, size: int | None = None) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind a path of the site, sent with its credentials."""
-        return await self._bulky(self.url, self._bulk.get, self._here(path), start, stop)
+        return await self._bulky(self.url, self._bulk.get, self._here(path, size), start, stop)
 
     async def measure(self, url: str) -> int | None:
         """Return the size in bytes of what lies behind `url`, sent without credentials: one range of a byte."""
@@ -236,16 +241,16 @@ class Client:
         One HEAD; where that is silent, a range of one byte, whose answer names the whole.
         """
         try:
-            told = (await self.call("HEAD", path, headers={"Accept-Encoding": "identity"})).headers
-            if told.get("content-length", "").isdecimal():
-                return int(told["content-length"])
+            answer = await self.call("HEAD", path, headers={"Accept-Encoding": "identity"})
+            if answer.announced is not None:
+                return answer.announced
         except (errors.Unsupported, errors.Denied):
             pass
         return await self._bulky(self.url, self._bulk.total, self._here(path))
 
-    async def pour(self, url: str, version: str | None, sink: Sink) -> None:
+    async def pour(self, url: str, version: str | None, sink: Sink, size: int | None = None) -> None:
         """Send the whole file behind `url` to `sink`, in one pass, asked for without credentials."""
-        await self._pour(url, self._there(url, version), sink)
+        await self._pour(url, self._there(url, version, size), sink)
 
     async def pour_own(
         self,
@@ -254,12 +259,13 @@ class Client:
         *,
         form: Mapping[str, str] | None = None,
         check: Callable[[Mapping[str, str]], None] = lambda headers: None,
+        size: int | None = None,
     ) -> None:
         """Send the whole file behind a path of the site to `sink`, in one pass.
 
         With a `form` it is asked for by a POST. `check` raises if an answer's headers are not a file's.
         """
-        await self._pour(self.url, replace(self._here(path), form=form, check=check), sink)
+        await self._pour(self.url, replace(self._here(path, size), form=form, check=check), sink)
 
     async def _pour(self, url: str, ask: Ask, sink: Sink) -> None:
         while True:
@@ -273,16 +279,16 @@ class Client:
             else:
                 return
 
-    def _there(self, url: str, version: str | None) -> Ask:
-        return Ask(url, f"{self.site}: the file store", version)
+    def _there(self, url: str, version: str | None, size: int | None = None) -> Ask:
+        return Ask(url, f"{self.site}: the file store", version, size=size)
 
-    def _here(self, path: str) -> Ask:
+    def _here(self, path: str, size: int | None = None) -> Ask:
         what = f"{self.site}: {path}"
 
         def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
             return self._explain(Answer(status, headers, body, what))
 
-        return Ask(urljoin(self.url, path), what, credentials=self._credentials(), explain=explain)
+        return Ask(urljoin(self.url, path), what, credentials=self._credentials(), explain=explain, size=size)
 
     async def _bulky(self, url: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run one of the blocking downloads in a thread."""
