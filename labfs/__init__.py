@@ -58,6 +58,8 @@ closes    that failed, until the release       notes     the journal of the spoo
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
 folders   open ones, while names change        codings   stored bytes, however they are labelled
+secrecy   what nobody is shown                 credentials  secrets as configured, fit to be sent
+basic     passwords of any script (backends/)
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

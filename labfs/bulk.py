@@ -39,11 +39,11 @@ class Ask:
     200 are not those of a file. `size` is the file's in bytes, where it is known.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may be signed
     what: str  # for messages
     version: str | None = None  # the entity tag that the bytes must have
-    credentials: Mapping[str, str] = field(default_factory=dict)
-    form: Mapping[str, str] | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
     explain: Callable[[int, Mapping[str, str], bytes], str] = lambda status, headers, body: ""
     check: Callable[[Mapping[str, str]], None] = lambda headers: None
     size: int | None = None
@@ -121,8 +121,12 @@ class Bulk:
                         raise refusal(response.status_code, response.headers, ask.what, reason)
                     yield response
                     return
-            there = urljoin(url, response.headers["location"])
-            if urlsplit(there)[:2] != urlsplit(url)[:2]:
+            try:
+                there = urljoin(url, response.headers["location"])
+                elsewhere = urlsplit(there)[:2] != urlsplit(url)[:2]
+            except ValueError as error:
+                raise Malformed(f"{ask.what} redirects to an address that is none; is the site's url right?") from error
+            if elsewhere:
                 if ask.form is not None:
                     raise Malformed(f"{ask.what} redirects to another address; is the site's url right?")
                 credentials = {}

@@ -15,7 +15,7 @@ import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeVar, TypeVarTuple, cast
 from urllib.parse import urljoin, urlsplit
@@ -27,8 +27,9 @@ from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
 from labfs.bulk import Ask, Bulk, told
-from labfs.errors import Malformed, Unanswered, Unavailable
+from labfs.errors import Malformed, Unanswered, Unauthorized, Unavailable
 from labfs.pace import Pace
+from labfs.secrecy import know_headers
 from labfs.verdicts import is_page, now_s, refusal, translated
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,8 @@ class Answer:
     """A whole answer of at most `LONGEST_ANSWER` bytes; `what` names the request for messages."""
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
     what: str
 
     @property
@@ -101,9 +102,10 @@ def no_explanation(answer: Answer) -> str:
 class Client:
     """Requests to one site and to the origins that its answers point at.
 
-    `credentials` is called for each request, so that a renewed token is used at once. `explain` picks
-    the service's own sentence out of an error answer. `timeout_s` is the longest silence, in seconds,
-    before a request is given up; `requests_per_s` the pace that the service allows.
+    `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of those that
+    a 401 refused, whether it gives others by now. `explain` picks the service's own sentence out of an error answer.
+    `timeout_s` is the longest silence, in seconds, before a request is given up; `requests_per_s` the pace that the
+    service allows.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Client:
         url: str,
         credentials: Callable[[], Mapping[str, str]],
         *,
+        another: Callable[[Mapping[str, str]], bool] = lambda refused: False,
         connections: int = 8,
         requests_per_s: int | None = None,
         timeout_s: float = 8.0,
@@ -121,7 +124,8 @@ class Client:
     ) -> None:
         self.site = site
         self.url = url.rstrip("/") + "/"
-        self._credentials = credentials
+        self._source = credentials
+        self._another = another
         self._explain = explain
         self.timeout_s = timeout_s
         self._pace = Pace(requests_per_s)
@@ -138,6 +142,11 @@ class Client:
         with trio.CancelScope(shield=True):
             await self._api.aclose()
             await trio.to_thread.run_sync(self._bulk.close)
+
+    def _credentials(self) -> Mapping[str, str]:
+        found = self._source()
+        know_headers(found)
+        return found
 
     # -- API calls -----------------------------------------------------------------------------------
 
@@ -164,8 +173,11 @@ class Client:
         a change: whatever stands between sent it, and the change may have been carried out behind it.
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
+        credentials: Mapping[str, str] = {}
 
         async def once() -> Answer:
+            nonlocal credentials
+            credentials = self._credentials()
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
@@ -176,7 +188,7 @@ class Client:
                         data=form,
                         json=json,
                         content=body,
-                        headers={**self._credentials(), **(headers or {}), **sent},
+                        headers={**credentials, **(headers or {}), **sent},
                         timeout=self._storing if source is not None else self._usual,
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
@@ -189,6 +201,11 @@ class Client:
             return answer
 
         with trio.CancelScope() as scope:
+            try:
+                return await self._insist(self.url, once, patience, repeatable, None if source else scope)
+            except Unauthorized:
+                if not self._another(credentials):
+                    raise
             return await self._insist(self.url, once, patience, repeatable, None if source else scope)
         assert scope.cancelled_caught
         raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
@@ -229,7 +246,8 @@ class Client:
 
     async def fetch_own(self, path: str, start: int, stop: int, size: int | None = None) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind a path of the site, sent with its credentials."""
-        return await self._bulky(self.url, self._bulk.get, self._here(path, size), start, stop)
+        ask = self._here(path, size)
+        return await self._own(lambda ask: self._bulky(self.url, self._bulk.get, ask, start, stop), ask)
 
     async def measure(self, url: str) -> int | None:
         """Return the size in bytes of what lies behind `url`, sent without credentials: one range of a byte."""
@@ -246,7 +264,7 @@ class Client:
                 return answer.announced
         except (errors.Unsupported, errors.Denied):
             pass
-        return await self._bulky(self.url, self._bulk.total, self._here(path))
+        return await self._own(lambda ask: self._bulky(self.url, self._bulk.total, ask), self._here(path))
 
     async def pour(self, url: str, version: str | None, sink: Sink, size: int | None = None) -> None:
         """Send the whole file behind `url` to `sink`, in one pass, asked for without credentials."""
@@ -265,7 +283,17 @@ class Client:
 
         With a `form` it is asked for by a POST. `check` raises if an answer's headers are not a file's.
         """
-        await self._pour(self.url, replace(self._here(path, size), form=form, check=check), sink)
+        ask = replace(self._here(path, size), form=form, check=check)
+        await self._own(lambda ask: self._pour(self.url, ask, sink), ask)
+
+    async def _own(self, work: Callable[[Ask], Awaitable[T]], ask: Ask) -> T:
+        """Do something with the site's credentials, and with others where these are refused and there are some."""
+        try:
+            return await work(ask)
+        except Unauthorized:
+            if not self._another(ask.credentials):
+                raise
+        return await work(replace(ask, credentials=self._credentials()))
 
     async def _pour(self, url: str, ask: Ask, sink: Sink) -> None:
         while True:

@@ -25,7 +25,7 @@ from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, 
 from labfs import holders, names
 from labfs.answers import Repeats, Walks, answered, entry_attributes
 from labfs.closes import FailedCloses
-from labfs.errors import Invalid, NameTooLong, NoRoom, NotFound
+from labfs.errors import Invalid, NameTooLong, NoRoom, NotFound, sentence
 from labfs.files import Handle
 from labfs.folders import Folder
 from labfs.inodes import Inodes
@@ -68,9 +68,9 @@ class Door(Refusals):
         """Return the errno as an answer; keep the reason where the user can find it."""
         path = self._place(args, request in BY_HANDLE)
         if number in QUIET and not isinstance(error, NoRoom):
-            log.debug("%s %s: %s", request, path, error)
+            log.debug("%s %s: %s", request, path, sentence(error))
         else:
-            log.warning("%s %s: %s", request, path, error)
+            log.warning("%s %s: %s", request, path, sentence(error))
             self._vfs.reasons.note(path, error)
         return FUSEError(number)
 
@@ -160,7 +160,7 @@ class Door(Refusals):
         value = self._vfs.xattrs(self._node(inode)).get(name.decode(errors="replace"))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
-        return value.encode("utf-8", "replace")
+        return value.encode("utf-8", "backslashreplace")
 
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> list[XAttrNameT]:
         # They answer to their names but are not listed: `cp -a` would litter every copy with them.

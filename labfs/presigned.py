@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import trio
@@ -20,7 +20,7 @@ UNKNOWN_S = 600.0  # for which an address is used that does not say how long it 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    url: str
+    url: str = field(repr=False)
     until: float  # on trio's clock
 
 

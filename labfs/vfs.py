@@ -144,7 +144,8 @@ class Vfs:
         if META not in parent.unlisted:
             record = await parent.site.backend.describe(entry)
             node = Node(META, parent, parent.site, is_dir=False, local=True)
-            node.text = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            node.text = text.encode("utf-8", "backslashreplace")  # which is how JSON itself writes what is no text
             parent.unlisted[META] = node
         return parent.unlisted[META]
 

@@ -14,8 +14,9 @@ PRODUCT = Path(labfs.__file__).parent
 # module → what it may import of labfs, each line a level of the map in labfs/__init__.py
 WAIST = {"backend", "errors"}
 LAW: dict[str, set[str]] = {
-    "errors": set(),
-    "reasons": set(),
+    "secrecy": set(),
+    "errors": {"secrecy"},
+    "reasons": {"errors"},
     "backend": {"errors"},
     "names": WAIST,
     "scratch": set(),
@@ -32,7 +33,7 @@ LAW: dict[str, set[str]] = {
     "codings": set(),
     "bulk": WAIST | {"codings", "verdicts"},
     "pace": set(),
-    "client": WAIST | {"breaker", "bulk", "pace", "verdicts"},
+    "client": WAIST | {"breaker", "bulk", "pace", "secrecy", "verdicts"},
     "direct": WAIST | {"client"},
     "forms": {"backend"},
     "presigned": WAIST | {"client"},
@@ -80,13 +81,15 @@ LAW: dict[str, set[str]] = {
         "vfs",
     },
     "control": {"errors"},
-    "config": WAIST | {"backends"},
+    "credentials": {"errors", "secrecy"},
+    "config": WAIST | {"backends", "credentials"},
     "mounts": {"config", "errors"},
     "daemon": WAIST
     | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "seen", "sizes", "spool", "vfs"},
     "demo": set(),
     "cli_outbox": {"control", "errors", "mounts", "notes"},
-    "cli": {"cli_outbox", "config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox"},
+    "cli": {"cli_outbox", "config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox"}
+    | {"secrecy"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -103,7 +106,7 @@ OUTSIDE = {
     "xxhash": {"digests"},
     "defusedxml": {"backends/clarity_entries"},
     "click": {"cli", "cli_outbox", "demo"},
-    "keyring": {"config"},
+    "keyring": {"credentials"},
     "platformdirs": {"config"},
 }  # fmt: skip
 REASON = "labfs/__init__.py draws who may import whom; change the shape before you change this table"
