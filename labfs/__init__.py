@@ -17,7 +17,7 @@ holds that law and checks that every module is named here).
                        saves                   client           credentials, limits, retries, deadlines
        ┌───────────┬─────┴─────┬───────┐          │
    replacing   conflicts    sources  waiting  bulk · breaker · pace   with verdicts, all that knows httpx
-       └─────┬─────┴─ rules ───┤       │      verdicts · codings
+       └─────┬─────┴─ rules ───┤       │      verdicts · codings · texts
            tree      scratch   │       │          │
        ┌─────┴──────┐          │       │          │
     layout  seen   node        │       │          │
@@ -28,7 +28,7 @@ holds that law and checks that every module is named here).
        │                  │      proof   digests  │
        └──────────────────┴────────┬──────────────┘
                                backend     the waist: types and protocols, no I/O
-                               errors · reasons
+                               errors · reasons · secrecy
 
 cli       what is typed                        config    a TOML file → sites
 demo      the tour                             mounts    the mount table, and the state of one mount point
@@ -59,7 +59,7 @@ measuring sizes: asked for, and given up       refusals  links, and what else no
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
 folders   open ones, while names change        codings   stored bytes, however they are labelled
 secrecy   what nobody is shown                 credentials  secrets as configured, fit to be sent
-basic     passwords of any script (backends/)
+basic     passwords of any script (backends/)  texts     of servers, which need be none
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

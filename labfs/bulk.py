@@ -23,12 +23,14 @@ from pyreqwest.request import SyncRequestBuilder
 from labfs.backend import Buffer, Sink
 from labfs.codings import is_stored, total
 from labfs.errors import Malformed, Stale, Unavailable, Unranged
+from labfs.texts import address, urlencoded
 from labfs.verdicts import refusal, translated
 
 LONGEST_SKIP = 8 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
 LONGEST_REASON = 64 * 1024  # bytes of an answer that explains a refusal
 PIECE = 1024 * 1024  # bytes taken from the transport at a time
 REDIRECTS = 5
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +112,13 @@ class Bulk:
         url, credentials = ask.url, ask.credentials
         for _ in range(REDIRECTS):
             sent = {**headers, "Accept-Encoding": "identity", **credentials}
-            if ask.version is not None:
+            body = None
+            if ask.form is not None:
+                body, sent = urlencoded(ask.form), {**sent, **FORM}
+            if ask.version is not None and ask.version.isascii():
                 sent["If-Match"] = f'"{ask.version}"'
             method = "GET" if ask.form is None else "POST"
-            with translated(ask.what), self._http.stream(method, url, headers=sent, data=ask.form) as response:
+            with translated(ask.what), self._http.stream(method, address(url), headers=sent, content=body) as response:
                 self.notice(response.headers)
                 if not response.has_redirect_location:
                     if response.status_code not in wanted:

@@ -9,7 +9,6 @@ none, and redirects are followed by hand (httpx would carry an `x-access-token` 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
@@ -26,10 +25,11 @@ import trio
 from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
-from labfs.bulk import Ask, Bulk, told
+from labfs.bulk import FORM, Ask, Bulk, told
 from labfs.errors import Malformed, Unanswered, Unauthorized, Unavailable
 from labfs.pace import Pace
 from labfs.secrecy import know_headers
+from labfs.texts import json_of, urlencoded
 from labfs.verdicts import is_page, now_s, refusal, translated
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Answer:
     def json(self) -> Any:
         """Return the body's JSON. Raises Malformed for anything else, a web page above all."""
         try:
-            return json.loads(self.body)
+            return json_of(self.body, self.headers)
         except (ValueError, RecursionError) as error:
             kind = self.headers.get("content-type", "")
             page = "html" in kind or self.body.lstrip()[:1] == b"<"
@@ -173,6 +173,7 @@ class Client:
         a change: whatever stands between sent it, and the change may have been carried out behind it.
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
+        address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")
         credentials: Mapping[str, str] = {}
 
         async def once() -> Answer:
@@ -183,12 +184,10 @@ class Client:
                 with translated(what):
                     request = self._api.build_request(
                         method,
-                        urljoin(self.url, path),
-                        params=params,
-                        data=form,
+                        address,
                         json=json,
-                        content=body,
-                        headers={**credentials, **(headers or {}), **sent},
+                        content=body if form is None else urlencoded(form),
+                        headers={**(FORM if form else {}), **credentials, **(headers or {}), **sent},
                         timeout=self._storing if source is not None else self._usual,
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.

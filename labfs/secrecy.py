@@ -25,7 +25,7 @@ LEAST = 6  # letters of a secret that is looked for: without a shorter one ordin
 HIDDEN = "…"
 
 _known: dict[str, tuple[str, ...]] = {}  # secret → its forms
-_forms: list[str] = []  # of all, the longest first
+_index: list[dict[str, list[str]]] = []  # one, or none: first letters → forms of all, the longest first
 _knowing = threading.Lock()
 
 _LOGIN = re.compile(r"(?<=://)[^/\s@'\"<>“”]+@")
@@ -42,7 +42,7 @@ def know(secret: str) -> None:
     if secret not in _known:
         with _knowing:
             _known[secret] = tuple(dict.fromkeys(_shapes(secret))) if len(secret) >= LEAST else ()
-            _forms.clear()
+            _index.clear()  # until somebody asks
 
 
 def know_headers(credentials: Mapping[str, str]) -> None:
@@ -54,20 +54,34 @@ def know_headers(credentials: Mapping[str, str]) -> None:
 
 def hidden(text: str) -> str:
     """Return a text without secrets."""
-    for form in _all_forms():
-        if form in text:
-            text = text.replace(form, HIDDEN)
+    text = _swept(text)
     if "://" in text:
         text = _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(f"{HIDDEN}@", text))
     return _SIGNED.sub(rf"\1={HIDDEN}", text) if "=" in text else text
 
 
-def _all_forms() -> list[str]:
-    """Return the forms of all secrets, the longest first: one may be part of another."""
-    if not _forms and _known:
-        with _knowing:
-            _forms[:] = sorted({form for forms in _known.values() for form in forms}, key=len, reverse=True)
-    return list(_forms)
+def _swept(text: str) -> str:
+    """Return a text without known secrets, in one pass: a site can have a token for each of a thousand projects."""
+    forms = _forms()
+    kept, begun, at = [], 0, 0
+    while at <= len(text) - LEAST:
+        found = next((form for form in forms.get(text[at : at + LEAST], ()) if text.startswith(form, at)), None)
+        if found is None:
+            at += 1
+            continue
+        kept += [text[begun:at], HIDDEN]
+        begun = at = at + len(found)
+    return "".join((*kept, text[begun:])) if kept else text
+
+
+def _forms() -> dict[str, list[str]]:
+    with _knowing:
+        if not _index:
+            made: dict[str, list[str]] = {}
+            for form in sorted({form for forms in _known.values() for form in forms}, key=len, reverse=True):
+                made.setdefault(form[:LEAST], []).append(form)
+            _index.append(made)
+        return _index[0]
 
 
 def _shapes(secret: str) -> Iterator[str]:

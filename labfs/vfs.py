@@ -136,7 +136,7 @@ class Vfs:
             "state": "waiting" if self.saves.waiting.waits(node.path) else rules.state(node),
             "error": self.reasons.of(node.path),
         }
-        return {f"user.labfs.{name}": value for name, value in found.items() if value}
+        return {f"user.labfs.{name}": str(value) for name, value in found.items() if value}
 
     async def _meta(self, parent: Node, entry: Entry) -> Node:
         assert parent.site is not None

@@ -31,11 +31,12 @@ LAW: dict[str, set[str]] = {
     "breaker": {"errors"},
     "verdicts": {"errors"},
     "codings": set(),
-    "bulk": WAIST | {"codings", "verdicts"},
+    "texts": set(),
+    "bulk": WAIST | {"codings", "texts", "verdicts"},
     "pace": set(),
-    "client": WAIST | {"breaker", "bulk", "pace", "secrecy", "verdicts"},
+    "client": WAIST | {"breaker", "bulk", "pace", "secrecy", "texts", "verdicts"},
     "direct": WAIST | {"client"},
-    "forms": {"backend"},
+    "forms": {"backend", "texts"},
     "presigned": WAIST | {"client"},
     "copies": WAIST | {"digests"},
     "reader": WAIST | {"blocks", "copies", "digests", "proof", "refetch"},
@@ -93,7 +94,7 @@ LAW: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-BACKEND = WAIST | {"client", "direct", "forms", "presigned", "backends"}
+BACKEND = WAIST | {"texts", "client", "direct", "forms", "presigned", "backends"}
 OUTSIDE = {
     "httpx": {"client", "bulk", "verdicts"},
     "pyreqwest": {"bulk", "verdicts"},

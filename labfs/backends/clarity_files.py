@@ -98,7 +98,7 @@ class Files:
     # -- saving --------------------------------------------------------------------------------------
 
     async def save(self, target: Target, source: Source) -> Entry:
-        if _UNFIT.search(target.name) or target.folders:
+        if target.folders or (target.replaces is None and _UNFIT.search(target.name)):
             raise Invalid(f"{self._site} cannot keep the name “{target.name}”; choose a plainer one.")
         if target.replaces is not None:
             try:

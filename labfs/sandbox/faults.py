@@ -193,8 +193,12 @@ class Layer:
             case "late":
                 await self._postpone(fault.argument, scope, receive)
                 await self._answer_instead(fault.argument, scope, receive, send)
+            case "rewrite" if scope["method"] == "HEAD":
+                await self._app(scope, receive, send)
             case "encoded" | "packed" | "rewrite":
-                await self._app(scope, receive, disguised(fault.action, fault.argument, send))
+                headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+                plain = {**scope, "headers": headers}
+                await self._app(plain, receive, disguised(fault.action, fault.argument, send))
             case "ignore-range":
                 headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
                 await self._app({**scope, "headers": headers}, receive, send)
