@@ -32,7 +32,7 @@ _LOGIN = re.compile(r"(?<=://)[^/\s@'\"<>“”]+@")
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?'\"<>“”]*\?)[^\s'\"<>“”)]+", re.IGNORECASE)
 _SIGNED = re.compile(
     r"\b(signature|sig|x-amz-(?:signature|credential|security-token)|awsaccesskeyid|token|access_token|password)"
-    r"=[^&\s'\"<>“”)]+",
+    r"=[^&\s'\"<>“”);,]+",
     re.IGNORECASE,
 )
 
