@@ -232,7 +232,7 @@ def test_a_token_that_spoils_meanwhile_is_told_by_its_key(lab: Lab, windows: Mou
     windows.refresh(windows.path / "basespace")
     with pytest.raises(OSError, match="Permission denied"):
         (place / "new.txt").write_bytes(b"x")
-    reason = str(windows.ask(op="why", path=f"/{place.relative_to(windows.path)}/new.txt"))
+    reason = json.dumps(windows.ask(op="status")["errors"])
     assert "sites.basespace.token holds an invisible character" in reason
     assert lab.sandbox.token not in reason + windows.log
     token.write_bytes(before)
