@@ -110,12 +110,14 @@ def load(path: Path | None = None) -> Config:
     """Read and check the configuration. Raises ConfigError with what is wrong and what to do."""
     path = path or default_path()
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration at {path}; write one, or name it with -c.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"The configuration {path} is not UTF-8 text; save it as UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The configuration {path} is not valid TOML: {error}.") from error
     unknown = set(data) - {"sites", "cache"}
@@ -213,19 +215,19 @@ def _option(where: str, key: str, value: Any, known: tuple[str, ...]) -> str:
 def _url(where: str, url: Any) -> str:
     if not isinstance(url, str) or not url.strip():
         raise ConfigError(f"{where} has no url; give the address of its API, https://….")
-    url = url.strip()
+    address = url.strip()
     try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+        parts = urlsplit(address)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and address.isprintable()
     except ValueError:  # a port, or brackets, that are none
         known = False
     if not known:
-        raise ConfigError(f"{where}: “{url}” is not a web address; it should begin with https://.")
+        raise ConfigError(f"{where}: “{address}” is not a web address; it should begin with https://.")
     if "@" in parts.netloc:
         raise ConfigError(f"{where}: its url holds a user name or a password; these have keys of their own.")
     if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(f"{where}: with http the credentials would travel unencrypted; use https.")
-    return url
+    return address
 
 
 def _cache_bytes(path: Path, table: Any) -> tuple[int, int]:

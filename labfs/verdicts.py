@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import ssl
@@ -15,6 +16,8 @@ from pyreqwest.exceptions import BuilderError, PyreqwestError
 
 from labfs import errors
 from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable
+
+log = logging.getLogger(__name__)
 
 # What the libraries say without quoting anything.
 HARMLESS = (
@@ -45,6 +48,7 @@ def translated(what: str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise Unanswered(f"{what} fell silent.", silent=True) from error
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, BuilderError, ValueError) as error:
+        log.info("%s cannot be asked for", what, exc_info=True)  # perhaps it is a mistake of ours
         raise Malformed(
             f"{what} cannot be asked for: its address, or what goes with it, is unfit to be sent."
         ) from error

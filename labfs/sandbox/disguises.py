@@ -61,7 +61,7 @@ class _Rewriting:
     """Holds a body back until it is whole, and changes bytes of it; a letter stands for the byte of its number."""
 
     def __init__(self, argument: Any, send: Send) -> None:
-        wanted = argument if isinstance(argument, dict) else {"bytes": argument or []}
+        wanted: dict[str, Any] = argument if isinstance(argument, dict) else {"bytes": argument or []}
         self._pairs = [(old.encode("latin-1"), new.encode("latin-1")) for old, new in wanted.get("bytes", [])]
         self._before = str(wanted.get("before", "")).encode("latin-1")
         self._type = wanted.get("type")
