@@ -16,7 +16,7 @@ holds that law and checks that every module is named here).
                          │                        │
                        saves                   client           credentials, limits, retries, deadlines
        ┌───────────┬─────┴─────┬───────┐          │
-   replacing   conflicts    sources  waiting  bulk · breaker · pace   with verdicts, all that knows httpx
+   replacing   conflicts    sources  waiting  bulk · breaker · pace · reply   with verdicts, all that knows httpx
        └─────┬─────┴─ rules ───┤       │      verdicts · codings · texts
            tree      scratch   │       │          │
        ┌─────┴──────┐          │       │          │
@@ -60,6 +60,7 @@ looking   what a lost answer made (backends/)  digests   what a block is recogni
 folders   open ones, while names change        codings   stored bytes, however they are labelled
 secrecy   what nobody is shown                 credentials  secrets as configured, fit to be sent
 basic     passwords of any script (backends/)  texts     of servers, which need be none
+reply     one answer of a service
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

@@ -21,7 +21,7 @@ from pyreqwest.http import HeaderMap
 from pyreqwest.request import SyncRequestBuilder
 
 from labfs.backend import Buffer, Sink
-from labfs.codings import is_stored, total
+from labfs.codings import is_stored, told, total
 from labfs.errors import Malformed, Stale, Unavailable, Unranged
 from labfs.texts import address, urlencoded
 from labfs.verdicts import refusal, translated
@@ -202,11 +202,6 @@ def _values(headers: HeaderMap, name: str) -> str:
         return ", ".join(headers.getall(name))
     except ValueError:
         return ""
-
-
-def told(status: int, headers: Mapping[str, str]) -> int | None:
-    """Return the size in bytes of the file that an answer is about; None where it is not told."""
-    return total(status, headers) if is_stored(status, headers, None) else None
 
 
 def _check_body(response: httpx.Response, ask: Ask) -> bool | None:

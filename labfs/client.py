@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any, TypeVar, TypeVarTuple, cast
 from urllib.parse import urljoin, urlsplit
@@ -25,21 +25,21 @@ import trio
 from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
-from labfs.bulk import FORM, Ask, Bulk, told
+from labfs.bulk import FORM, Ask, Bulk
 from labfs.errors import Malformed, Unanswered, Unauthorized, Unavailable
 from labfs.pace import Pace
+from labfs.reply import LONGEST_ANSWER, Answer
 from labfs.secrecy import know_headers
-from labfs.texts import json_of, urlencoded
-from labfs.verdicts import is_page, now_s, refusal, translated
+from labfs.texts import urlencoded
+from labfs.verdicts import is_page, refusal, translated
 
 log = logging.getLogger(__name__)
+__all__ = ["Answer", "Client", "Patience"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
 STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
 GRACE_S = 2.0  # for an answer that has begun when patience ends
-SLACK_S, CLOCKS_S = 60.0, 3600.0  # by which the clocks of one system differ, and theirs from ours
 QUESTIONS = ("GET", "HEAD")  # all other methods may change something
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
@@ -54,45 +54,6 @@ class Patience(float, Enum):
     BRIEF = 0.25  # what can be done without, a size in a listing: once more, a second later
     PROMPT = 1.5  # somebody waits for a listing or a read
     PERSISTENT = 10.0  # an upload: close() may take as long as its bytes need
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer of at most `LONGEST_ANSWER` bytes; `what` names the request for messages."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-    what: str
-
-    @property
-    def announced(self) -> int | None:
-        """The size in bytes of the file that a HEAD was about; None where its answer does not tell it."""
-        return told(200, self.headers)
-
-    @property
-    def now_s(self) -> float:
-        """The server's time, in seconds since 1970."""
-        return now_s(self.headers)
-
-    def since_s(self, wall_s: float, clock_s: float) -> float:
-        """Return on the server's clock, or a little earlier, a moment that both of ours told.
-
-        The first of ours can jump and the second stands still while the machine sleeps; where the answer has no
-        date, theirs may differ from ours.
-        """
-        slack_s = SLACK_S if "date" in self.headers else CLOCKS_S
-        return min(wall_s, self.now_s - (trio.current_time() - clock_s)) - slack_s
-
-    def json(self) -> Any:
-        """Return the body's JSON. Raises Malformed for anything else, a web page above all."""
-        try:
-            return json_of(self.body, self.headers)
-        except (ValueError, RecursionError) as error:
-            kind = self.headers.get("content-type", "")
-            page = "html" in kind or self.body.lstrip()[:1] == b"<"
-            found = "a web page" if page else "something that is not JSON"
-            raise Malformed(f"{self.what} answered with {found}; is the site's url right?") from error
 
 
 def no_explanation(answer: Answer) -> str:

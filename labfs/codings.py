@@ -40,6 +40,11 @@ def is_stored(status: int, headers: Mapping[str, str], size: int | None) -> bool
     return size is not None or "accept-encoding" not in headers.get("vary", "").lower()
 
 
+def told(status: int, headers: Mapping[str, str]) -> int | None:
+    """Return the size in bytes of the file that an answer is about; None where it is not told."""
+    return total(status, headers) if is_stored(status, headers, None) else None
+
+
 def _part(headers: Mapping[str, str]) -> int | None:
     """Return how many bytes of the whole a part has."""
     found = re.match(r"bytes ([0-9]{1,18})-([0-9]{1,18})/", headers.get("content-range", ""))
