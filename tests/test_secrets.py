@@ -100,14 +100,15 @@ def drive(lab: Lab, front: Front, tmp_path_factory: pytest.TempPathFactory) -> I
 def casts() -> Iterator[dict[str, str]]:
     """Yield what befalls the sites: what is told at once all of them, what is tried again each another."""
     yield from (dict.fromkeys(SITES, spoil) for spoil in SPOILS if spoil not in PASSING)
-    for turn in range(0, len(PASSING), 3):
+    for turn in range(0, len(PASSING), 4):
         yield {site: PASSING[(turn + number) % len(PASSING)] for number, site in enumerate(SITES)}  # in order
 
 
 def provoke(place: Path, spoil: str) -> str:
     """Look, read and save while answers are spoiled; return what was said on the terminal."""
+    more = ":" if spoil in PASSING else "cat ../.meta.json"
     save = f"echo new > 'saved {spoil}.txt'" if spoil in WRITTEN else ":"
-    return str(run(f"cd '{place}'; ls -la; cat there.txt; cat ../.meta.json; {save}").stderr)
+    return str(run(f"cd '{place}'; ls -la; cat there.txt; {more}; {save}").stderr)
 
 
 def test_nothing_that_people_see_holds_a_secret(lab: Lab, front: Front, drive: Mount) -> None:
@@ -126,6 +127,7 @@ def test_nothing_that_people_see_holds_a_secret(lab: Lab, front: Front, drive: M
         lab.sandbox.faults(*({"service": "blobs", "action": action, "times": None} for action in ("reset", "status")))
         for place in places.values():
             evidence.add("terminal blobs", run(f"cat '{place}/there.txt'").stderr)
+        lab.sandbox.faults()
     for name, place in places.items():
         for path in (place, place / "there.txt", place / "saved 401.txt"):
             evidence.add(f"why {name}", str(drive.ask(op="why", path=f"/{path.relative_to(drive.path)}")))
