@@ -17,8 +17,8 @@ holds that law and checks that every module is named here).
                        drafts                  client           credentials, limits, retries, deadlines
                        saves     signs            │
        ┌───────────┬─────┴─────┬───────┐          │
-   replacing   conflicts    sources  waiting  bulk · breaker · pace   with verdicts, all that knows httpx
-       └─────┬─────┴─ rules ───┤       │      verdicts
+   replacing   conflicts    sources  waiting  bulk · breaker · pace · reply   with verdicts, all that knows httpx
+       └─────┬─────┴─ rules ───┤       │      verdicts · codings · texts
            tree      scratch   │       │          │
        ┌─────┴──────┐          │       │          │
     layout  seen   node        │       │          │
@@ -29,7 +29,7 @@ holds that law and checks that every module is named here).
        │                  │      proof   digests  │
        └──────────────────┴────────┬──────────────┘
                                backend     the waist: types and protocols, no I/O
-                               errors · reasons
+                               errors · reasons · secrecy
 
 cli       what is typed                        config    a TOML file → sites
 demo      the tour                             mounts    the mount table, and the state of one mount point
@@ -56,10 +56,13 @@ direct    bytes behind the site's own address  forms     a file in a multipart/f
 sizes     bytes that a listing does not tell   pace      no more requests than a site allows
 presigned an address that expires              breaker   a silent origin is left alone
 conflicts what somebody else saved meanwhile   listing   what several wait for
-closes    whose, and those that failed       notes     the journal of the spool
+closes    whose, and those that failed         notes     the journal of the spool
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
 folders   open ones, while names change        dates     when a version without one was first seen
+codings   stored bytes, however labelled       reply     one answer of a service
+secrecy   what nobody is shown                 credentials  secrets as configured, fit to be sent
+basic     passwords of any script (backends/)  texts     of servers, which need be none
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

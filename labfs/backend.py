@@ -323,9 +323,9 @@ class Settings:
 
     name: str
     url: str
-    secrets: Mapping[str, Callable[[], str]]
+    secrets: Mapping[str, Callable[[], str]] = field(repr=False)
     options: Mapping[str, str]
-    projects: Mapping[str, Mapping[str, Callable[[], str]]] = field(default_factory=dict)
+    projects: Mapping[str, Mapping[str, Callable[[], str]]] = field(default_factory=dict, repr=False)
     timeout_s: float  # the longest silence before a request is given up
 
 

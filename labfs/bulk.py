@@ -22,7 +22,9 @@ from pyreqwest.http import HeaderMap
 from pyreqwest.request import SyncRequestBuilder
 
 from labfs.backend import Buffer, Sink
+from labfs.codings import is_stored, told, total
 from labfs.errors import Malformed, Stale, Unavailable, Unranged
+from labfs.texts import address, urlencoded
 from labfs.verdicts import refusal, translated
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ LONGEST_SKIP = 8 * 1024 * 1024  # bytes thrown away to reach a range that the se
 LONGEST_REASON = 64 * 1024  # bytes of an answer that explains a refusal
 PIECE = 1024 * 1024  # bytes taken from the transport at a time
 REDIRECTS = 5
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @cache
@@ -45,16 +48,17 @@ class Ask:
     """A request for file bytes; `credentials` are headers for the url's own origin, `form` makes it a POST.
 
     `explain` turns a refusal's status, headers and body into a sentence; `check` raises if the headers of a
-    200 are not those of a file.
+    200 are not those of a file. `size` is the file's in bytes, where it is known.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may be signed
     what: str  # for messages
     version: str | None = None  # the entity tag that the bytes must have
-    credentials: Mapping[str, str] = field(default_factory=dict)
-    form: Mapping[str, str] | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    form: Mapping[str, str] | None = field(default=None, repr=False)
     explain: Callable[[int, Mapping[str, str], bytes], str] = lambda status, headers, body: ""
     check: Callable[[Mapping[str, str]], None] = lambda headers: None
+    size: int | None = None
 
 
 class Bulk:
@@ -74,16 +78,13 @@ class Bulk:
         with self._answer(ask, {"Range": "bytes=0-0"}, (200, 206, 416)) as response:
             if response.status_code == 416:
                 return 0
-            if response.status_code == 206:
-                total = response.headers.get("content-range", "").rpartition("/")[2]
-            else:
-                total = response.headers.get("content-length", "")  # and the body is not waited for
-        return int(total) if total.isdecimal() else None
+            # The body is not waited for.
+            return told(response.status_code, response.headers)
 
     def get(self, ask: Ask, start: int, stop: int) -> Buffer:
         """Return the bytes `[start, stop)`. Raises Unranged if all that lies before them would come along."""
         with self._answer(ask, {"Range": f"bytes={start}-{stop - 1}"}, (200, 206)) as response:
-            _check_body(response, ask)
+            certain = _check_body(response, ask) is not None
             skip = 0
             if response.status_code == 206:
                 wanted = f"bytes {start}-{stop - 1}/"
@@ -91,17 +92,18 @@ class Bulk:
                     raise Unavailable(f"{ask.what} sent another range than it was asked for.")
             else:
                 skip = start
-                if skip > LONGEST_SKIP:
+                if skip > LONGEST_SKIP or not certain:
                     raise Unranged(f"{ask.what} sends files whole only.")
+            if not certain:
+                return _counted(response, stop - start, ask)
             return _collect(response, skip, stop - start, ask.what)
 
     def pour(self, ask: Ask, sink: Sink) -> None:
         """Send the whole file to `sink`, piece by piece as it arrives."""
         with self._answer(ask, {}, (200,)) as response:
-            _check_body(response, ask)
+            certain = _check_body(response, ask) is not None
             ask.check(response.headers)
-            announced = response.headers.get("content-length", "")
-            size = int(announced) if announced.isdecimal() else None
+            size = total(200, response.headers)
             sink.begin(size)
             got = 0
             for chunk in _chunks(response, PIECE):
@@ -109,6 +111,8 @@ class Bulk:
                 if size is not None and got > size:
                     raise Malformed(f"{ask.what} sent more than the {size} bytes that it announced.")
                 sink.write(chunk)
+        if not certain and got != ask.size:
+            raise _packed(ask)
         if size is not None and got < size:
             raise Unavailable(f"{ask.what} sent {got} bytes of the {size} that it announced.")
 
@@ -118,10 +122,13 @@ class Bulk:
         url, credentials = ask.url, ask.credentials
         for _ in range(REDIRECTS):
             sent = {**headers, "Accept-Encoding": "identity", **credentials}
-            if ask.version is not None:
+            body = None
+            if ask.form is not None:
+                body, sent = urlencoded(ask.form), {**sent, **FORM}
+            if ask.version is not None and ask.version.isascii():
                 sent["If-Match"] = f'"{ask.version}"'
             method = "GET" if ask.form is None else "POST"
-            with translated(ask.what), self._http.stream(method, url, headers=sent, data=ask.form) as response:
+            with translated(ask.what), self._http.stream(method, address(url), headers=sent, content=body) as response:
                 self.notice(response.headers)
                 if not response.has_redirect_location:
                     if response.status_code not in wanted:
@@ -129,8 +136,12 @@ class Bulk:
                         raise refusal(response.status_code, response.headers, ask.what, reason)
                     yield response
                     return
-            there = urljoin(url, response.headers["location"])
-            if urlsplit(there)[:2] != urlsplit(url)[:2]:
+            try:
+                there = urljoin(url, response.headers["location"])
+                elsewhere = urlsplit(there)[:2] != urlsplit(url)[:2]
+            except ValueError as error:
+                raise Malformed(f"{ask.what} redirects to an address that is none; is the site's url right?") from error
+            if elsewhere:
                 if ask.form is not None:
                     raise Malformed(f"{ask.what} redirects to another address; is the site's url right?")
                 credentials = {}
@@ -203,12 +214,19 @@ def _values(headers: HeaderMap, name: str) -> str:
         return ""
 
 
-def _check_body(response: httpx.Response, ask: Ask) -> None:
+def _check_body(response: httpx.Response, ask: Ask) -> bool | None:
+    """Raises Stale or Malformed for other bytes than the file's. None: only their number will tell."""
     tag = response.headers.get("etag", "").removeprefix("W/").strip('"')
     if ask.version is not None and tag and tag != ask.version:
         raise Stale(f"{ask.what} now holds another version of the file.")
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise Malformed(f"{ask.what} packed the bytes it was asked to send as they are.")
+    stored = is_stored(response.status_code, response.headers, ask.size)
+    if stored is False:
+        raise _packed(ask)
+    return stored
+
+
+def _packed(ask: Ask) -> Malformed:
+    return Malformed(f"{ask.what} packed the bytes it was asked to send as they are.")
 
 
 def _reason(response: httpx.Response) -> bytes:
@@ -218,6 +236,18 @@ def _reason(response: httpx.Response) -> bytes:
         if len(body) >= LONGEST_REASON:
             break
     return bytes(body)
+
+
+def _counted(response: httpx.Response, size: int, ask: Ask) -> Buffer:
+    """Return a body that must end where the part that was asked for ends: packed, it has another length."""
+    body = bytearray()
+    for chunk in _chunks(response, size + 1):
+        body += chunk
+        if len(body) > size:
+            raise _packed(ask)
+    if len(body) < size:
+        raise _packed(ask)
+    return body
 
 
 def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffer:
@@ -235,10 +265,10 @@ def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffe
 
 
 def _chunks(response: httpx.Response, size: int) -> Iterator[Buffer]:
-    """Yield the body; from the Rust transport in one piece if it can be, which saves two copies of it."""
+    """Yield the body as it comes; from the Rust transport in one piece if it can be, which saves two copies of it."""
     native = response.extensions.get("pyreqwest_response")
     if native is None:
-        yield from response.iter_bytes()
+        yield from response.iter_raw()
         return
     while (chunk := native.body_reader.read(min(size, PIECE))) is not None:
         yield chunk

@@ -5,6 +5,7 @@ Exit status 0 only when a command did what it says.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import logging.handlers
@@ -19,9 +20,9 @@ from typing import Any, NoReturn
 
 import click
 
-from labfs import __version__, config, control, holders, mounts
+from labfs import __version__, config, control, holders, mounts, secrecy
 from labfs.cli_outbox import kept_in, outbox, size
-from labfs.errors import ConfigError, LabfsError
+from labfs.errors import ConfigError, LabfsError, sentence
 
 START_S = 60.0  # for a mount to serve: sites are asked who we are first
 END_S = 60.0  # for a daemon to end after its mount is gone
@@ -30,6 +31,10 @@ LOG_BYTES = 5 * 1024 * 1024
 
 def main() -> NoReturn:
     """Run the command line; whatever goes wrong, nobody sees a traceback."""
+    secrecy.guard_tracebacks()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a server calls a name need not be text
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -48,6 +53,9 @@ def main() -> NoReturn:
         sys.exit(141)
     except OSError as error:
         _fail(_refusal(error))
+    except Exception as error:
+        logging.getLogger(__name__).debug("A mistake of labfs", exc_info=True)
+        _fail(sentence(error))
     sys.exit(0)
 
 
@@ -171,11 +179,13 @@ def _set_up_log(path: Path | None) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if path is not None:
         path.touch(mode=0o600)
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=level if level in logging.getLevelNamesMapping() else "INFO", handlers=[handler])
-    for noisy in ("httpx", "httpcore", "pyfuse3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace"
+        )
+    handler.setFormatter(secrecy.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    # Libraries log whole addresses and headers: of them only what is amiss.
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("labfs").setLevel(level if level in logging.getLevelNamesMapping() else "INFO")
 
 
 @cli.command()

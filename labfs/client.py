@@ -9,13 +9,12 @@ none, and redirects are followed by hand (httpx would carry an `x-access-token` 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any, TypeVar, TypeVarTuple, cast
 from urllib.parse import urljoin, urlsplit
@@ -26,19 +25,21 @@ import trio
 from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
-from labfs.bulk import Ask, Bulk, trusted
-from labfs.errors import Malformed, Unanswered, Unavailable
+from labfs.bulk import FORM, Ask, Bulk, trusted
+from labfs.errors import Malformed, Unanswered, Unauthorized, Unavailable
 from labfs.pace import Pace
-from labfs.verdicts import is_page, now_s, refusal, translated
+from labfs.reply import LONGEST_ANSWER, Answer
+from labfs.secrecy import know_headers
+from labfs.texts import urlencoded
+from labfs.verdicts import is_page, refusal, translated
 
 log = logging.getLogger(__name__)
+__all__ = ["Answer", "Client", "Patience"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
 STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
 GRACE_S = 2.0  # for an answer that has begun when patience ends
-SLACK_S, CLOCKS_S = 60.0, 3600.0  # by which the clocks of one system differ, and theirs from ours
 QUESTIONS = ("GET", "HEAD")  # all other methods may change something
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
@@ -55,40 +56,6 @@ class Patience(float, Enum):
     PERSISTENT = 10.0  # an upload: close() may take as long as its bytes need
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer of at most `LONGEST_ANSWER` bytes; `what` names the request for messages."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    what: str
-
-    @property
-    def now_s(self) -> float:
-        """The server's time, in seconds since 1970."""
-        return now_s(self.headers)
-
-    def since_s(self, wall_s: float, clock_s: float) -> float:
-        """Return on the server's clock, or a little earlier, a moment that both of ours told.
-
-        The first of ours can jump and the second stands still while the machine sleeps; where the answer has no
-        date, theirs may differ from ours.
-        """
-        slack_s = SLACK_S if "date" in self.headers else CLOCKS_S
-        return min(wall_s, self.now_s - (trio.current_time() - clock_s)) - slack_s
-
-    def json(self) -> Any:
-        """Return the body's JSON. Raises Malformed for anything else, a web page above all."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            kind = self.headers.get("content-type", "")
-            page = "html" in kind or self.body.lstrip()[:1] == b"<"
-            found = "a web page" if page else "something that is not JSON"
-            raise Malformed(f"{self.what} answered with {found}; is the site's url right?") from error
-
-
 def no_explanation(answer: Answer) -> str:
     return ""
 
@@ -96,9 +63,10 @@ def no_explanation(answer: Answer) -> str:
 class Client:
     """Requests to one site and to the origins that its answers point at.
 
-    `credentials` is called for each request, so that a renewed token is used at once. `explain` picks
-    the service's own sentence out of an error answer. `timeout_s` is the longest silence, in seconds,
-    before a request is given up; `requests_per_s` the pace that the service allows.
+    `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of those that
+    a 401 refused, whether it gives others by now. `explain` picks the service's own sentence out of an error answer.
+    `timeout_s` is the longest silence, in seconds, before a request is given up; `requests_per_s` the pace that the
+    service allows.
     """
 
     def __init__(
@@ -107,6 +75,7 @@ class Client:
         url: str,
         credentials: Callable[[], Mapping[str, str]],
         *,
+        another: Callable[[Mapping[str, str]], bool] = lambda refused: False,
         connections: int = 8,
         requests_per_s: int | None = None,
         timeout_s: float = 8.0,
@@ -116,7 +85,8 @@ class Client:
     ) -> None:
         self.site = site
         self.url = url.rstrip("/") + "/"
-        self._credentials = credentials
+        self._source = credentials
+        self._another = another
         self._explain = explain
         self.timeout_s = timeout_s
         self._pace = Pace(requests_per_s)
@@ -133,6 +103,11 @@ class Client:
         with trio.CancelScope(shield=True):
             await self._api.aclose()
             await trio.to_thread.run_sync(self._bulk.close)
+
+    def _credentials(self) -> Mapping[str, str]:
+        found = self._source()
+        know_headers(found)
+        return found
 
     # -- API calls -----------------------------------------------------------------------------------
 
@@ -159,19 +134,21 @@ class Client:
         a change: whatever stands between sent it, and the change may have been carried out behind it.
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
+        address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")
+        credentials: Mapping[str, str] = {}
 
         async def once() -> Answer:
+            nonlocal credentials
+            credentials = self._credentials()
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
                     request = self._api.build_request(
                         method,
-                        urljoin(self.url, path),
-                        params=params,
-                        data=form,
+                        address,
                         json=json,
-                        content=body,
-                        headers={**self._credentials(), **(headers or {}), **sent},
+                        content=body if form is None else urlencoded(form),
+                        headers={**(FORM if form else {}), **credentials, **(headers or {}), **sent},
                         timeout=self._storing if source is not None else self._usual,
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
@@ -184,6 +161,11 @@ class Client:
             return answer
 
         with trio.CancelScope() as scope:
+            try:
+                return await self._insist(self.url, once, patience, repeatable, None if source else scope)
+            except Unauthorized:
+                if not self._another(credentials):
+                    raise
             return await self._insist(self.url, once, patience, repeatable, None if source else scope)
         assert scope.cancelled_caught
         raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
@@ -213,18 +195,19 @@ class Client:
         """Have `notice` called with the headers of each answer of a file store; it runs in other threads."""
         self._bulk.notice = notice
 
-    async def fetch(self, url: str, start: int, stop: int, version: str | None) -> Buffer:
+    async def fetch(self, url: str, start: int, stop: int, version: str | None, size: int | None = None) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
 
         Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
         Unranged where ranges are not to be had, and Unavailable when patience ran out over short, cut or
         missing answers.
         """
-        return await self._bulky(url, self._bulk.get, self._there(url, version), start, stop)
+        return await self._bulky(url, self._bulk.get, self._there(url, version, size), start, stop)
 
-    async def fetch_own(self, path: str, start: int, stop: int) -> Buffer:
+    async def fetch_own(self, path: str, start: int, stop: int, size: int | None = None) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind a path of the site, sent with its credentials."""
-        return await self._bulky(self.url, self._bulk.get, self._here(path), start, stop)
+        ask = self._here(path, size)
+        return await self._own(lambda ask: self._bulky(self.url, self._bulk.get, ask, start, stop), ask)
 
     async def measure(self, url: str) -> int | None:
         """Return the size in bytes of what lies behind `url`, sent without credentials: one range of a byte."""
@@ -236,16 +219,16 @@ class Client:
         One HEAD; where that is silent, a range of one byte, whose answer names the whole.
         """
         try:
-            told = (await self.call("HEAD", path, headers={"Accept-Encoding": "identity"})).headers
-            if told.get("content-length", "").isdecimal():
-                return int(told["content-length"])
+            answer = await self.call("HEAD", path, headers={"Accept-Encoding": "identity"})
+            if answer.announced is not None:
+                return answer.announced
         except (errors.Unsupported, errors.Denied):
             pass
-        return await self._bulky(self.url, self._bulk.total, self._here(path))
+        return await self._own(lambda ask: self._bulky(self.url, self._bulk.total, ask), self._here(path))
 
-    async def pour(self, url: str, version: str | None, sink: Sink) -> None:
+    async def pour(self, url: str, version: str | None, sink: Sink, size: int | None = None) -> None:
         """Send the whole file behind `url` to `sink`, in one pass, asked for without credentials."""
-        await self._pour(url, self._there(url, version), sink)
+        await self._pour(url, self._there(url, version, size), sink)
 
     async def pour_own(
         self,
@@ -254,12 +237,23 @@ class Client:
         *,
         form: Mapping[str, str] | None = None,
         check: Callable[[Mapping[str, str]], None] = lambda headers: None,
+        size: int | None = None,
     ) -> None:
         """Send the whole file behind a path of the site to `sink`, in one pass.
 
         With a `form` it is asked for by a POST. `check` raises if an answer's headers are not a file's.
         """
-        await self._pour(self.url, replace(self._here(path), form=form, check=check), sink)
+        ask = replace(self._here(path, size), form=form, check=check)
+        await self._own(lambda ask: self._pour(self.url, ask, sink), ask)
+
+    async def _own(self, work: Callable[[Ask], Awaitable[T]], ask: Ask) -> T:
+        """Do something with the site's credentials, and with others where these are refused and there are some."""
+        try:
+            return await work(ask)
+        except Unauthorized:
+            if not self._another(ask.credentials):
+                raise
+        return await work(replace(ask, credentials=self._credentials()))
 
     async def _pour(self, url: str, ask: Ask, sink: Sink) -> None:
         while True:
@@ -273,16 +267,16 @@ class Client:
             else:
                 return
 
-    def _there(self, url: str, version: str | None) -> Ask:
-        return Ask(url, f"{self.site}: the file store", version)
+    def _there(self, url: str, version: str | None, size: int | None = None) -> Ask:
+        return Ask(url, f"{self.site}: the file store", version, size=size)
 
-    def _here(self, path: str) -> Ask:
+    def _here(self, path: str, size: int | None = None) -> Ask:
         what = f"{self.site}: {path}"
 
         def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
             return self._explain(Answer(status, headers, body, what))
 
-        return Ask(urljoin(self.url, path), what, credentials=self._credentials(), explain=explain)
+        return Ask(urljoin(self.url, path), what, credentials=self._credentials(), explain=explain, size=size)
 
     async def _bulky(self, url: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run one of the blocking downloads in a thread."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import platformdirs
 
 from labfs.backend import Backend, Settings, Site
 from labfs.backends import KINDS
+from labfs.credentials import Secret, check_private, secret
 from labfs.errors import ConfigError
 
-Secret = Callable[[], str]
 ACCESS = ("read", "write", "full")
 COMMON = ("kind", "url", "access", "timeout_s")
 
@@ -110,12 +110,14 @@ def load(path: Path | None = None) -> Config:
     """Read and check the configuration. Raises ConfigError with what is wrong and what to do."""
     path = path or default_path()
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration at {path}; write one, or name it with -c.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"The configuration {path} is not UTF-8 text; save it as UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The configuration {path} is not valid TOML: {error}.") from error
     unknown = set(data) - {"sites", "cache", "drafts"}
@@ -126,7 +128,7 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(f"{path} names no site; add a section such as [sites.hub] with kind, url and token.")
     sites = tuple(_site(path, name, table) for name, table in tables.items())
     if any(_has_literal(table) for table in tables.values()):
-        _check_private(path)
+        check_private(path)
     return Config(path, sites, *_cache_bytes(path, data.get("cache", {})), *_drafts(path, data.get("drafts", {})))
 
 
@@ -149,7 +151,7 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
     timeout_s = table.get("timeout_s", 8.0)
     if not isinstance(timeout_s, int | float) or not 0 < timeout_s <= 300:
         raise ConfigError(f"{where}: timeout_s must be a number of seconds up to 300.")
-    secrets = {key: _secret(where, name, key, table.get(key)) for key in KINDS[kind].secrets}
+    secrets = {key: secret(where, f"sites.{name}.{key}", name, table.get(key)) for key in KINDS[kind].secrets}
     options = {key: _option(where, key, table.get(key), known) for key, known in KINDS[kind].options.items()}
     url = _url(where, table.get("url"))
     projects = _projects(where, name, table.get("projects"), KINDS[kind].projects)
@@ -177,7 +179,8 @@ def _projects(where: str, site: str, tables: Any, keys: tuple[str, ...]) -> dict
             raise ConfigError(f"{where}: project “{alias}” takes {' and '.join(keys)} and nothing else: {example}.")
         _check_name(f"{where}: project “{alias}”", alias)
         inner = f"{where}: project “{alias}”"
-        found[alias] = {key: _secret(inner, f"{site}:{alias}", key, table.get(key)) for key in keys}
+        own = f"sites.{site}.projects.{alias}"
+        found[alias] = {key: secret(inner, f"{own}.{key}", f"{site}:{alias}", table.get(key)) for key in keys}
     _check_own(where, found)
     return found
 
@@ -186,7 +189,7 @@ def _check_own(where: str, projects: Mapping[str, Mapping[str, Secret]]) -> None
     """Raises ConfigError for two aliases of one project: each would be unaware of what is saved by the other's name."""
     seen: dict[tuple[str, ...], str] = {}
     for alias, secrets in projects.items():
-        other = seen.setdefault(tuple(secret() for secret in secrets.values()), alias)
+        other = seen.setdefault(tuple(read() for read in secrets.values()), alias)
         if other != alias:
             known = " and ".join(secrets)
             raise ConfigError(f"{where}: “{other}” and “{alias}” have the same {known}; each project has its own.")
@@ -210,73 +213,21 @@ def _option(where: str, key: str, value: Any, known: tuple[str, ...]) -> str:
 
 
 def _url(where: str, url: Any) -> str:
-    if not isinstance(url, str) or not url:
+    if not isinstance(url, str) or not url.strip():
         raise ConfigError(f"{where} has no url; give the address of its API, https://….")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{where}: “{url}” is not a web address; it should begin with https://.")
+    address = url.strip()
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and address.isprintable()
+    except ValueError:  # a port, or brackets, that are none
+        known = False
+    if not known:
+        raise ConfigError(f"{where}: “{address}” is not a web address; it should begin with https://.")
+    if "@" in parts.netloc:
+        raise ConfigError(f"{where}: its url holds a user name or a password; these have keys of their own.")
     if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(f"{where}: with http the credentials would travel unencrypted; use https.")
-    return url
-
-
-def _secret(where: str, site: str, key: str, value: Any) -> Secret:
-    """Return what reads the secret; read once here, so that a missing one is told at once."""
-    secret = _reader(where, site, key, value)
-    if not secret():
-        raise ConfigError(f"{where}: its {key} is empty.")
-    return secret
-
-
-def _reader(where: str, site: str, key: str, value: Any) -> Secret:
-    match value:
-        case str():
-            return lambda: value
-        case {"env": str(variable), **rest} if not rest:
-            return lambda: _from_env(where, key, variable)
-        case {"file": str(file), **rest} if not rest:
-            return lambda: _from_file(where, key, Path(file).expanduser())
-        case {"keyring": True, **rest} if not rest:
-            return lambda: _from_keyring(where, site, key)
-        case None:
-            raise ConfigError(
-                f'{where} has no {key}; add {key} = {{ env = "NAME" }}, {{ file = "PATH" }} or {{ keyring = true }}.'
-            )
-    raise ConfigError(f"{where}: {key} must be a text, or one of env, file and keyring.")
-
-
-def _from_env(where: str, key: str, variable: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        raise ConfigError(f"{where}: its {key} should be in the environment variable {variable}, which is not set.")
-    return value
-
-
-def _from_file(where: str, key: str, path: Path) -> str:
-    try:
-        _check_private(path)
-        return path.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"{where}: its {key} cannot be read from {path}: {error.strerror}.") from error
-
-
-def _from_keyring(where: str, site: str, key: str) -> str:
-    # Imported here: looking for a desktop's keyring takes a while, and few configurations use one.
-    import keyring
-    import keyring.errors
-
-    try:
-        value = keyring.get_password(f"labfs:{site}", key)
-    except keyring.errors.KeyringError as error:
-        raise ConfigError(f"{where}: the keyring did not give its {key}: {error}.") from error
-    if not value:
-        raise ConfigError(f"{where}: the keyring has no {key}; store it with: keyring set labfs:{site} {key}")
-    return value
-
-
-def _check_private(path: Path) -> None:
-    if path.stat().st_mode & 0o077:
-        raise ConfigError(f"{path} holds a secret and others may read it; run: chmod 600 {path}")
+    return address
 
 
 def _drafts(path: Path, table: Any) -> tuple[float, tuple[str, ...]]:

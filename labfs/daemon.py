@@ -10,6 +10,8 @@ import pwd
 import resource
 import signal
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pyfuse3
@@ -59,6 +61,7 @@ class Daemon:
         os.chdir("/")  # the working directory could lie below the mount point
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+        _leave_no_core()
         # A listing of a million files makes millions of objects that stay: looking through them for garbage
         # after every few hundred more took two thirds of the time.
         gc.set_threshold(200_000, 50, 1000)
@@ -233,6 +236,17 @@ class Daemon:
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }
+
+
+def _leave_no_core() -> None:
+    """Let no memory of ours, which holds secrets and files, be written to a disk when we crash.
+
+    A program that the kernel pipes cores to is not bound by the first, so that there is nothing in them by the second.
+    Both leave us debuggable, and our entries in /proc ours, unlike PR_SET_DUMPABLE.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):
+        Path("/proc/self/coredump_filter").write_text("0")
 
 
 def _first(error: BaseException) -> BaseException:

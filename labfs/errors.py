@@ -8,6 +8,7 @@
     ├── IsDirectory           EISDIR
     ├── NotEmpty              ENOTEMPTY
     ├── Denied                EACCES        the system says: not you
+    │   └── Unauthorized      EACCES        … since it does not take the credentials
     ├── NotPermitted          EPERM         nobody may, here
     ├── ReadOnly              EROFS
     ├── Invalid               EINVAL
@@ -42,12 +43,17 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from labfs.secrecy import hidden
+
 
 class LabfsError(Exception):
     """Base of all errors that leave a module of labfs; `str()` is a plain sentence."""
 
     errno = errno.EIO
     transient = False
+
+    def __init__(self, *sentence: str) -> None:
+        super().__init__(*map(hidden, sentence))
 
 
 class NotFound(LabfsError):
@@ -76,6 +82,10 @@ class NotEmpty(LabfsError):
 
 class Denied(LabfsError):
     errno = errno.EACCES
+
+
+class Unauthorized(Denied):
+    """The system does not know who asks, or not by these credentials."""
 
 
 class NotPermitted(LabfsError):
@@ -212,3 +222,12 @@ class DiskFailed(OSError):
         if self.errno == errno.EROFS:
             return f"{disk} can only be read."
         return f"{disk} failed: {self.strerror}."
+
+
+def sentence(error: BaseException) -> str:
+    """Return what went wrong, for people. What others' code says in an exception is not: it may quote a secret."""
+    if isinstance(error, LabfsError | DiskFailed | TimeoutError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}"
+    return f"labfs made a mistake ({type(error).__name__}); its log says more."

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 
 from labfs.backend import Source
+from labfs.texts import encoded
 
 
 class Form:
@@ -22,7 +23,7 @@ class Form:
         head = [_part(boundary, f'name="{_quoted(name)}"') + f"\r\n{value}\r\n" for name, value in fields]
         disposition = f'name="{_quoted(field)}"; filename="{_quoted(filename)}"'
         head.append(_part(boundary, disposition) + f"Content-Type: {kind}\r\n\r\n")
-        self._head = "".join(head).encode()
+        self._head = encoded("".join(head))
         self._tail = f"\r\n--{boundary}--\r\n".encode()
 
     @property

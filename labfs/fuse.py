@@ -26,7 +26,7 @@ from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, 
 from labfs import holders
 from labfs.answers import Repeats, Walks, answered, entry_attributes
 from labfs.closes import Closers, FailedCloses
-from labfs.errors import Invalid, NoRoom, NotFound
+from labfs.errors import Invalid, NoRoom, NotFound, sentence
 from labfs.files import Handle
 from labfs.folders import Folder
 from labfs.inodes import Inodes
@@ -75,9 +75,9 @@ class Door(Refusals):
             places.append(self._place(args[TWO_PLACES[request] :], by_handle=False))
         path = " → ".join(places)
         if number in QUIET and not isinstance(error, NoRoom):
-            log.debug("%s %s: %s", request, path, error)
+            log.debug("%s %s: %s", request, path, sentence(error))
         else:
-            log.warning("%s %s: %s", request, path, error)
+            log.warning("%s %s: %s", request, path, sentence(error))
             for place in places:
                 self._vfs.reasons.note(place, error)
         return FUSEError(number)
@@ -168,7 +168,7 @@ class Door(Refusals):
         value = self._vfs.xattrs(self._node(inode)).get(name.decode(errors="replace"))
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
-        return value.encode("utf-8", "replace")
+        return value.encode("utf-8", "backslashreplace")
 
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> list[XAttrNameT]:
         # They answer to their names but are not listed: `cp -a` would litter every copy with them.

@@ -21,6 +21,7 @@ from labfs.errors import Invalid, NameTooLong, NotFound, NotUnicode
 LONGEST = 255  # bytes, the limit of Linux file systems
 
 _BAD = re.compile(r"[\x00-\x1f\x7f/\ud800-\udfff]")
+_HALVES = re.compile("[\ud800-\udfff]")
 # The digits of an escape: a control character, a slash, or half a surrogate pair in its UTF-8 form.
 _DIGITS = r"(?:[01][0-9A-F]|7F|2F|ED%[AB][0-9A-F]%[89AB][0-9A-F])"
 _ESCAPE = re.compile(f"%{_DIGITS}")
@@ -87,9 +88,12 @@ def for_saving(name: str) -> str:
         raise Invalid("A name cannot hold control characters.")
     if len(name.encode()) > LONGEST:
         raise NameTooLong(f"A name can have {LONGEST} bytes at most.")
-    if not original(name):
+    given = original(name)
+    if not given:
         raise Invalid("“%” stands for an empty name, which cannot be made.")
-    return original(name)
+    if _HALVES.search(given):
+        raise Invalid("This name stands for bytes that are no text, which cannot be made.")
+    return given
 
 
 def assign(entries: Iterable[Entry], twins: Callable[[list[Entry]], list[Entry]]) -> dict[str, Entry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import trio
@@ -20,7 +20,7 @@ UNKNOWN_S = 600.0  # for which an address is used that does not say how long it 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    url: str
+    url: str = field(repr=False)
     until: float  # on trio's clock
 
 
@@ -31,11 +31,14 @@ def address(url: str, answer: Answer, expires_s: float | None) -> Address:
 
 
 class Presigned:
-    """The content of one version of a file; `ask` gets a new address for it."""
+    """The content of one version of a file, of `size` bytes where that is known; `ask` gets a new address for it."""
 
-    def __init__(self, client: Client, version: str | None, ask: Callable[[], Awaitable[Address]]) -> None:
+    def __init__(
+        self, client: Client, version: str | None, ask: Callable[[], Awaitable[Address]], size: int | None = None
+    ) -> None:
         self._client = client
         self._version = version
+        self._size = size
         self._ask = ask
         self._address: Address | None = None
         self._lock = trio.Lock()
@@ -44,10 +47,10 @@ class Presigned:
         await self._locate()
 
     async def read(self, start: int, stop: int) -> Buffer:
-        return await self._asking(lambda url: self._client.fetch(url, start, stop, self._version))
+        return await self._asking(lambda url: self._client.fetch(url, start, stop, self._version, self._size))
 
     async def pour(self, sink: Sink) -> None:
-        await self._asking(lambda url: self._client.pour(url, self._version, sink))
+        await self._asking(lambda url: self._client.pour(url, self._version, sink, self._size))
 
     async def measure(self) -> int | None:
         """Return the size in bytes, where the file store tells it."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from labfs.errors import sentence
+
 KEPT = 1000  # paths
 
 
@@ -30,7 +32,7 @@ class Reasons:
 
     def note(self, path: str, error: BaseException) -> None:
         self._count += 1
-        self._by_path[path] = Reason(path, str(error) or type(error).__name__, time.time(), self._count)
+        self._by_path[path] = Reason(path, sentence(error) or type(error).__name__, time.time(), self._count)
 
     def forget(self, path: str) -> None:
         self._by_path.pop(path, None)

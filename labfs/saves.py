@@ -19,7 +19,7 @@ import trio
 from labfs import names, rules
 from labfs.backend import Entry, Target
 from labfs.conflicts import unchanged
-from labfs.errors import LabfsError, Unfinished
+from labfs.errors import LabfsError, Unfinished, sentence
 from labfs.node import Node
 from labfs.notes import KILLED, NEVER_CLOSED, NEVER_NAMED
 from labfs.reader import Reader
@@ -265,7 +265,7 @@ class Saves:
             self._tree.detach(node)
         node.generation += 1
         self._tree.expire(node.parent or node)
-        reason = str(writer.error or NEVER_CLOSED[1])
+        reason = NEVER_CLOSED[1] if writer.error is None else sentence(writer.error)
         # An upload that was broken off by a shutdown goes on with the next mount.
         closed = not self._writers(node) or writer.spool.note["state"] == "sending"
         closed = closed and not isinstance(writer.error, Unfinished)

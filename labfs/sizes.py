@@ -40,7 +40,7 @@ class Sizes:
             row = self._db.execute(
                 "SELECT size FROM sizes WHERE site = ? AND id = ? AND version IS ?", (site, entry.id, entry.version)
             ).fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # a version that is no text
             log.warning("A size cannot be looked up: %s", error)
             return None
         return None if row is None else int(row[0])
@@ -49,7 +49,7 @@ class Sizes:
         row = (site, entry.id, entry.version, size)
         try:
             self._db.execute("INSERT OR REPLACE INTO sizes VALUES (?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:  # a version that is no text
             log.warning("A size cannot be remembered: %s", error)
 
     def close(self) -> None:

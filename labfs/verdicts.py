@@ -2,43 +2,81 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 
 import httpx
-from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.exceptions import BuilderError, PyreqwestError
 
 from labfs import errors
 from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable
 
+log = logging.getLogger(__name__)
+
+# What the libraries say without quoting anything.
+HARMLESS = (
+    "Server disconnected without sending a response",
+    "peer closed connection without sending complete message body",
+    "Name or service not known",
+    "Temporary failure in name resolution",
+    "connection closed before message completed",
+    "end of file before message length reached",
+    "unexpected EOF during chunk size line",
+    "connection reset",
+    "unexpected end of file",
+    "incorrect header check",
+)
+
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turn the errors of both HTTP libraries into ours; only what never left can be sent again freely."""
+    """Turn the errors of both HTTP libraries into ours; only what never left can be sent again freely.
+
+    Their texts quote headers and addresses, so that each is taken for one that holds a secret: `_cause` passes on
+    what is known to hold none.
+    """
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
         raise Unavailable(f"{what} cannot be reached ({_cause(error)}).", silent=True) from error
     except httpx.TimeoutException as error:
         raise Unanswered(f"{what} fell silent.", silent=True) from error
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError) as error:
-        raise Malformed(f"{what} has an address that cannot be used ({_cause(error)}).") from error
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, BuilderError, ValueError) as error:
+        log.info("%s cannot be asked for", what, exc_info=True)  # perhaps it is a mistake of ours
+        raise Malformed(
+            f"{what} cannot be asked for: its address, or what goes with it, is unfit to be sent."
+        ) from error
+    except httpx.RemoteProtocolError as error:
+        if "location header" in str(error):
+            raise Malformed(f"{what} redirects to an address that is none; is the site's url right?") from error
+        raise Unanswered(f"{what} broke off its answer ({_cause(error)}).") from error
     except (httpx.HTTPError, httpx.StreamError, PyreqwestError) as error:
         raise Unanswered(f"{what} broke off its answer ({_cause(error)}).") from error
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost reason, without the address: it may hold a signature."""
+    """Return the innermost reason, in words that hold nothing of a request or an answer."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
-    text = str(error)
-    return type(error).__name__ if "://" in text or not text else text
+    if isinstance(error, ssl.SSLError):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    said = f"{error} {getattr(error, 'details', None) or ''}"
+    number = re.search(r"\(os error ([0-9]{1,4})\)", said)
+    if number:
+        return os.strerror(int(number[1]))
+    return next((words for words in HARMLESS if words in said), type(error).__name__)
 
 
 _BY_STATUS: dict[int, type[LabfsError]] = {
-    401: errors.Denied,
+    401: errors.Unauthorized,
     403: errors.Denied,
     404: errors.NotFound,
     405: errors.Unsupported,
@@ -66,7 +104,7 @@ def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, 
     if status == 408 or (status >= 500 and status not in _BY_STATUS):
         return Unanswered(sentence, lost=status != 500 or not reason, retry_after_s=wish)
     if status == 401:
-        return errors.Denied(f"{sentence} The site's token or password was refused: check the configuration.")
+        return errors.Unauthorized(f"{sentence} The site's token or password was refused: check the configuration.")
     return _BY_STATUS.get(status, errors.Malformed if status < 400 else errors.Invalid)(sentence)
 
 

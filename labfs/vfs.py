@@ -145,7 +145,7 @@ class Vfs:
             "state": "waiting" if self.saves.waiting.waits(node.path) else rules.state(node),
             "error": self.reasons.of(node.path),
         }
-        return {f"user.labfs.{name}": value for name, value in found.items() if value}
+        return {f"user.labfs.{name}": str(value) for name, value in found.items() if value}
 
     async def _meta(self, parent: Node, entry: Entry) -> Node:
         assert parent.site is not None
@@ -153,7 +153,8 @@ class Vfs:
         if META not in parent.unlisted:
             record = await parent.site.backend.describe(entry)
             node = Node(META, parent, parent.site, is_dir=False, local=True)
-            node.text = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            node.text = text.encode("utf-8", "backslashreplace")  # which is how JSON itself writes what is no text
             parent.unlisted[META] = node
         return parent.unlisted[META]
 

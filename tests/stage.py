@@ -229,7 +229,11 @@ class Mount:
     def refresh(self, path: Path | None = None) -> None:
         """Do what `labfs refresh` does."""
         inside = f"/{(path or self.path).relative_to(self.path).as_posix()}"
-        control.ask(next(self.state.glob("mounts/*/control")), {"op": "refresh", "path": inside.rstrip(".")})
+        self.ask(op="refresh", path=inside.rstrip("."))
+
+    def ask(self, **request: Any) -> Any:
+        """Ask the daemon, as a command does."""
+        return control.ask(next(self.state.glob("mounts/*/control")), request)
 
     def clean_up(self) -> None:
         """Leave nothing behind, whatever happened."""

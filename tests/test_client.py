@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -238,14 +238,34 @@ async def test_another_version_is_stale() -> None:
     with pytest.raises(errors.Stale):
         await fetching(lambda request: partial(request, ETag='"v2"')).fetch("https://s/f", 10, 20, "v1")
     with pytest.raises(errors.Stale):
-        await fetching(lambda _: httpx.Response(412)).fetch("https://s/f", 10, 20, "v1")
+        await fetching(lambda _: body(412, b"")).fetch("https://s/f", 10, 20, "v1")
 
 
-async def test_packed_bytes_are_refused() -> None:
-    with pytest.raises(errors.Malformed):
-        await fetching(lambda request: partial(request, **{"Content-Encoding": "gzip"})).fetch(
-            "https://s/f", 10, 20, None
-        )
+class Chunks(httpx.SyncByteStream):
+    """A body that comes in chunks, and whose length nothing tells."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._data
+
+
+@pytest.mark.parametrize(
+    ("status", "data", "error"),
+    [(206, DATA[10:19], errors.Malformed), (206, DATA[10:21], errors.Malformed), (200, DATA, errors.Unranged)],
+)
+async def test_packed_bytes_are_refused(status: int, data: bytes, error: type[Exception]) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Range": "bytes 10-19/1024"}
+    answer = fetching(lambda _: httpx.Response(status, headers=headers, stream=Chunks(data)))
+    with pytest.raises(error):
+        await answer.fetch("https://s/f", 10, 20, None, len(DATA))
+
+
+async def test_labelled_bytes_are_taken_as_they_are() -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Range": "bytes 10-19/1024"}
+    answer = fetching(lambda _: httpx.Response(206, headers=headers, stream=Chunks(DATA[10:20])))
+    assert bytes(await answer.fetch("https://s/f", 10, 20, None, len(DATA))) == DATA[10:20]
 
 
 async def test_redirects_are_followed_a_few_times() -> None:

@@ -14,8 +14,9 @@ PRODUCT = Path(labfs.__file__).parent
 # module → what it may import of labfs, each line a level of the map in labfs/__init__.py
 WAIST = {"backend", "errors"}
 LAW: dict[str, set[str]] = {
-    "errors": set(),
-    "reasons": set(),
+    "secrecy": set(),
+    "errors": {"secrecy"},
+    "reasons": {"errors"},
     "backend": {"errors"},
     "names": WAIST,
     "scratch": set(),
@@ -32,11 +33,14 @@ LAW: dict[str, set[str]] = {
     "seen": {"backend", "dates"},
     "breaker": {"errors"},
     "verdicts": {"errors"},
-    "bulk": WAIST | {"verdicts"},
+    "codings": set(),
+    "texts": set(),
+    "bulk": WAIST | {"codings", "texts", "verdicts"},
     "pace": set(),
-    "client": WAIST | {"breaker", "bulk", "pace", "verdicts"},
+    "reply": WAIST | {"codings", "texts", "verdicts"},
+    "client": WAIST | {"breaker", "bulk", "pace", "reply", "secrecy", "texts", "verdicts"},
     "direct": WAIST | {"client"},
-    "forms": {"backend"},
+    "forms": {"backend", "texts"},
     "presigned": WAIST | {"client"},
     "copies": WAIST | {"digests"},
     "reader": WAIST | {"blocks", "copies", "digests", "proof", "refetch"},
@@ -83,30 +87,32 @@ LAW: dict[str, set[str]] = {
         "vfs",
     },
     "control": {"errors"},
-    "config": WAIST | {"backends"},
+    "credentials": {"errors", "secrecy"},
+    "config": WAIST | {"backends", "credentials"},
     "mounts": {"config", "errors"},
     "daemon": WAIST
     | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "seen", "signs", "sizes", "spool", "vfs"},
     "demo": set(),
     "cli_outbox": {"control", "errors", "mounts", "notes"},
-    "cli": {"cli_outbox", "config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox"},
+    "cli": {"cli_outbox", "config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox"}
+    | {"secrecy"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-BACKEND = WAIST | {"client", "direct", "forms", "presigned", "backends"}
+BACKEND = WAIST | {"texts", "client", "direct", "forms", "presigned", "backends"}
 OUTSIDE = {
     "httpx": {"client", "bulk", "verdicts"},
     "pyreqwest": {"bulk", "verdicts"},
     "pyfuse3": {"answers", "kernel", "refusals", "fuse", "daemon"},
     "cachetools": {"answers", "blocks", "measuring", "reader", "reasons"},
-    "trio": {"drafts", "blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
+    "trio": {"drafts", "blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "reply", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
              "daemon", "backends/basespace_saving", "backends/looking", "backends/clarity_files", "backends/clarity_requests", "backends/odm", "backends/portal",
              "backends/portal_rows", "backends/portal_saving", "backends/redcap_projects",
              "backends/redcap_wire"},
     "xxhash": {"digests"},
     "defusedxml": {"backends/clarity_entries"},
     "click": {"cli", "cli_outbox", "demo"},
-    "keyring": {"config"},
+    "keyring": {"credentials"},
     "platformdirs": {"config"},
 }  # fmt: skip
 REASON = "labfs/__init__.py draws who may import whom; change the shape before you change this table"

@@ -168,7 +168,7 @@ class BaseSpace:
         return self._bytes(entry)
 
     def _bytes(self, entry: Entry) -> Presigned:
-        return Presigned(self._client, entry.version, lambda: self._address(entry))
+        return Presigned(self._client, entry.version, lambda: self._address(entry), entry.size)
 
     async def _address(self, entry: Entry) -> Address:
         answer = await self._client.call("GET", f"{API}/{entry.id}/content", params={"redirect": "meta"})

@@ -12,7 +12,6 @@ A step's folder is named after its id and the type of the step, both of which la
 
 from __future__ import annotations
 
-import base64
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import Any
 
 from labfs.backend import Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload, sift
 from labfs.backends import clarity_entries as entries
+from labfs.backends.basic import Basic
 from labfs.backends.clarity_entries import Node, checked, children, explain, ids_of, text
 from labfs.backends.clarity_files import Files
 from labfs.backends.clarity_requests import API, CONNECTIONS, Api, Whole, each
@@ -44,16 +44,12 @@ CAPABILITIES = Capabilities(
 
 
 def build(settings: Settings) -> Clarity:
-    username, password = settings.secrets["username"], settings.secrets["password"]
-
-    def credentials() -> dict[str, str]:
-        pair = base64.b64encode(f"{username()}:{password()}".encode()).decode()
-        return {"Authorization": f"Basic {pair}"}
-
+    login = Basic(settings.secrets["username"], settings.secrets["password"])
     client = Client(
         settings.name,
         settings.url.rstrip("/").removesuffix(f"/{API}").removesuffix("/api"),
-        credentials,
+        login,
+        another=login.another,
         connections=CAPABILITIES.connections,
         timeout_s=settings.timeout_s,
         explain=explain,

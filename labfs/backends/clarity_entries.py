@@ -21,6 +21,7 @@ from xml.etree import ElementTree as ET
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from labfs import texts
 from labfs.backend import Accept, Entry
 from labfs.client import Answer
 from labfs.errors import Malformed
@@ -186,13 +187,27 @@ def _day_ns(day: str) -> int | None:
 def parsed(answer: Answer, root: str) -> Node:
     """Return an answer's root element. Raises Malformed for another one, and for XML that is an attack."""
     try:
-        found: Node = fromstring(answer.body, forbid_dtd=True)
+        found = _tree(answer)
     except (DefusedXmlException, ET.ParseError, ValueError, LookupError, RecursionError) as error:
         page = "html" in answer.headers.get("content-type", "") or b"<html" in answer.body[:1000].lower()
         what = "a web page" if page else "something that is not plain XML"
         raise Malformed(f"{answer.what} answered with {what}; is the site's url right?") from error
     if local(found) != root:
         raise Malformed(f"{answer.what} answered with “{local(found)[:40]}” instead of “{root}”.")
+    return found
+
+
+def _tree(answer: Answer) -> Node:
+    """Parse an answer, also one with bytes or characters that no XML can hold: they matter where they are alone."""
+    try:
+        found: Node = fromstring(answer.body, forbid_dtd=True)
+    except (ET.ParseError, ValueError, LookupError) as error:
+        if isinstance(error, DefusedXmlException):
+            raise
+        found = fromstring(texts.xml_of(answer.body, answer.headers), forbid_dtd=True)
+        for node in found.iter():
+            node.text = texts.meant(node.text or "")
+            node.attrib = {name: texts.meant(value) for name, value in node.attrib.items()}
     return found
 
 

@@ -74,20 +74,19 @@ class Files:
     async def _head(self, entry: Entry) -> int | None:
         headers = {"Accept-Encoding": "identity"}
         try:
-            told = (await self._client.call("HEAD", download(entry), headers=headers)).headers
+            length = (await self._client.call("HEAD", download(entry), headers=headers)).announced
         except (Unsupported, Denied, Invalid):
             if self.heads:
                 raise
             self.heads = False
             return None
-        length = told.get("content-length", "")
         # No source says that HEAD is served, and some servers answer it with the length of its own body.
-        if not re.fullmatch("[0-9]{1,18}", length) or (length == "0" and await self._announced(entry)):
+        if length is None or (length == 0 and await self._announced(entry)):
             log.info("%s does not tell lengths by HEAD.", self._site)
             self.heads = False
             return None
         self.heads = True
-        return int(length)
+        return length
 
     async def _announced(self, entry: Entry) -> int | None:
         """Return the length that a download announces; its body is not waited for."""
@@ -99,7 +98,7 @@ class Files:
     # -- saving --------------------------------------------------------------------------------------
 
     async def save(self, target: Target, source: Source) -> Entry:
-        if _UNFIT.search(target.name) or target.folders:
+        if target.folders or (target.replaces is None and _UNFIT.search(target.name)):
             raise Invalid(f"{self._site} cannot keep the name “{target.name}”; choose a plainer one.")
         if target.replaces is not None:
             try:

@@ -179,7 +179,7 @@ class Odm:
         return found if isinstance(found, dict) else {}
 
     def content(self, entry: Entry) -> Content:
-        return Direct(self._client, self._download(entry))
+        return Direct(self._client, self._download(entry), entry.size)
 
     def _download(self, entry: Entry) -> str:
         return f"{API}/{self._audience}/files/{entry.label}/download"

@@ -262,7 +262,7 @@ class Portal:
         return self._bytes(entry)
 
     def _bytes(self, entry: Entry) -> Attached:
-        return Attached(self._client, entry.name, self._addresses.get(entry.id), partial(self._locate, entry))
+        return Attached(self._client, entry, self._addresses.get(entry.id), partial(self._locate, entry))
 
     async def measure(self, entry: Entry) -> int | None:
         try:

@@ -338,13 +338,15 @@ class Addresses:
 class Attached:
     """The bytes of one attachment: `known` is a good address or None, `ask` gets a new one."""
 
-    def __init__(self, client: Client, name: str, known: Address | None, ask: Callable[[], Awaitable[Address]]) -> None:
+    def __init__(
+        self, client: Client, entry: Entry, known: Address | None, ask: Callable[[], Awaitable[Address]]
+    ) -> None:
         self._client = client
-        self._name = name
+        self._name = entry.name
         self._known = known
         self._ask = ask
         self._local_url: str | None = None
-        self._presigned = Presigned(client, None, self._locate)
+        self._presigned = Presigned(client, None, self._locate, entry.size)
 
     async def _locate(self) -> Address:
         known, self._known = self._known, None

@@ -151,7 +151,7 @@ class Saving:
         async def again() -> Address:
             return located(*await self._detail(entry.id))
 
-        return Attached(self._client, entry.name, there, again)
+        return Attached(self._client, entry, there, again)
 
     async def _check(self, target: Target, entry: Entry, there: Address, size: int) -> None:
         """Compare what the system holds now with what was sent. Raises Invalid or Malformed."""

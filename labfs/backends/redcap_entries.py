@@ -178,12 +178,10 @@ SHAPES: dict[str, list[type]] = {
 
 
 def text(value: Any) -> str:
-    """Return a name. Raises ValueError for what is none, or cannot be sent back."""
+    """Return a name. Raises ValueError for what is none."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise ValueError("a name that is none")
-    found = str(value)
-    found.encode()
-    return found
+    return str(value)
 
 
 def number(value: Any) -> int:

@@ -37,6 +37,7 @@ from labfs.errors import (
 from labfs.forms import Form
 
 PATH = "api/"
+BLANKS = b"\xef\xbb\xbf \t\r\n"  # before what an answer says, a byte order mark among them
 LONGEST_REASON = 400  # characters of a server's sentence that are shown
 T = TypeVar("T")
 Secret = Callable[[], str]
@@ -226,7 +227,7 @@ class _Round(Generic[T]):
 
 
 def _is_json(answer: Answer) -> None:
-    body = answer.body.lstrip()
+    body = answer.body.lstrip(BLANKS)
     if not body:
         raise Unavailable(f"{answer.what} answered with nothing, as REDCap does under load.")
     if body[:1] == b"<":
@@ -236,7 +237,7 @@ def _is_json(answer: Answer) -> None:
 
 
 def _is_no_page(answer: Answer) -> None:
-    if answer.body.lstrip()[:1] == b"<":
+    if answer.body.lstrip(BLANKS)[:1] == b"<":
         raise Unanswered(f"{answer.what} answered with a web page; is it under maintenance?")
 
 

@@ -8,6 +8,7 @@ contract cannot hide by being made twice.
     blobs     the presigned object store                 specimens  small valid lab files
     service   what a service must be                     basespace  … one package each
     detached  requests without their client             cost       what a request costs its service
+    disguises answers that their headers belie
 
 A new service is a package with a class that is a `Service`, and a row in SERVICES.
 """

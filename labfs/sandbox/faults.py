@@ -12,8 +12,15 @@ A fault says which requests it meets, how many of them it lets pass first, how m
     short          all               an end of the connection after N bytes    N
     stall          all               silence after N bytes                     N
     corrupt        all               byte N of the body changed                N
+    encoded        all               the body as it is, labelled as packed     "gzip", or another coding
+    packed         all               the body packed, in chunks                (none)
+    rewrite        all               other bytes in the body                   [["old", "new"], …]
     lost           all               in place of the answer: something else    an answer, as below
     late           all, later        that something at once                    an answer, and "after_s": 5
+
+The texts of `rewrite` are bytes, one for each letter up to U+00FF, so that é is byte E9 and no UTF-8. With {"bytes":
+[["old", "new"], …], "before": "ï»¿", "type": "text/xml; charset=…"} something stands before the body, and it is called
+to be of that kind.
 
 An answer is {"status": 504} or 504 for an error in the service's own form, {"status": 502, "html": true} for a page
 of something in between, {"reset": true} or "reset"; 504 where none is given. The body of the request has arrived
@@ -38,9 +45,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labfs.sandbox.detached import kept_body, nothing_more, unheard
+from labfs.sandbox.disguises import disguised
 
 ACTIONS = ("status", "delay_s", "reset", "cut", "short", "corrupt", "ignore-range", "html", "stall",
-           "lost", "late")  # fmt: skip
+           "lost", "late", "encoded", "packed", "rewrite")  # fmt: skip
 STALL_S = 300.0
 LATE_S = 5.0
 INSTEAD = {"status", "html", "reset", "after_s"}
@@ -185,6 +193,12 @@ class Layer:
             case "late":
                 await self._postpone(fault.argument, scope, receive)
                 await self._answer_instead(fault.argument, scope, receive, send)
+            case "rewrite" if scope["method"] == "HEAD":
+                await self._app(scope, receive, send)
+            case "encoded" | "packed" | "rewrite":
+                headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+                plain = {**scope, "headers": headers}
+                await self._app(plain, receive, disguised(fault.action, fault.argument, send))
             case "ignore-range":
                 headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
                 await self._app({**scope, "headers": headers}, receive, send)

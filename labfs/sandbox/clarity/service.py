@@ -109,9 +109,10 @@ class Clarity:
     def _refusal(self, request: Request) -> Response | None:
         if self.switches.https_only:
             return RedirectResponse(str(request.url.replace(scheme="https")), 301)
-        username, password = _basic(request.headers.get("authorization", ""))
+        username, password = _basic(request.headers.get("authorization", ""), self.switches.basic)
         row = self._store.one("SELECT * FROM clarity_users WHERE username = ?", username)
-        if row is None or row["password"] != password:
+        known = self.switches.password or (row and row["password"])
+        if row is None or known != password:
             return Response(status_code=401, headers={"WWW-Authenticate": f'Basic realm="{self.switches.realm}"'})
         return None if row["api"] else Response(status_code=403)
 
@@ -237,13 +238,13 @@ class Clarity:
         return [shape(row) for row in ordered]
 
 
-def _basic(header: str) -> tuple[str, str]:
+def _basic(header: str, encoding: str) -> tuple[str, str]:
     """Return user name and password of an Authorization header; empty ones for another scheme."""
     scheme, _, value = header.partition(" ")
     if scheme.lower() != "basic":
         return "", ""
     try:
-        username, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+        username, _, password = base64.b64decode(value, validate=True).decode(encoding).partition(":")
     except (binascii.Error, UnicodeDecodeError):
         return "", ""
     return username, password

@@ -54,6 +54,8 @@ class Switches(Cost):
     """What the sources leave open or differ about, each with the variant that is likelier."""
 
     realm: str = "GLSSecurity"  # of the challenge
+    basic: str = "utf-8"  # how user names and passwords are read; or "latin-1"
+    password: str = ""  # that everybody has; empty for the one in `sandbox.json`
     https_only: bool = False  # answer 301 to the same address with https
     host: str = ""  # origin in the addresses of answers; empty for the true one
     page_size: int = 500

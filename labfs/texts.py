@@ -1,0 +1,93 @@
+"""Text from servers, which need not be text: no byte of a label may hide what stands beside it.
+
+A byte that fits into no encoding becomes half a surrogate pair, as PEP 383 has it for names of files: a name with
+one can be shown (`names` escapes it), told from others, and sent back as the byte that it was.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+MARK = "\ufeff"  # of byte order
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:+-]+)", re.IGNORECASE)
+
+
+def charset(headers: Mapping[str, str]) -> str | None:
+    """Return the encoding that an answer is said to be in."""
+    found = _CHARSET.search(headers.get("content-type", ""))
+    return found[1] if found else None
+
+
+def decoded(body: bytes, said: str | None = None) -> str:
+    """Return a body as text, whatever it is. UTF-8 counts for more than what is `said`: servers say it of all."""
+    try:
+        return body.decode(json.detect_encoding(body)).lstrip(MARK)
+    except UnicodeDecodeError:
+        pass
+    try:
+        if said is not None and codecs.lookup(said).name != "utf-8":
+            return body.decode(said).lstrip(MARK)
+    except (LookupError, UnicodeError):
+        pass
+    return body.decode("utf-8", "surrogateescape").lstrip(MARK)
+
+
+def json_of(body: bytes, headers: Mapping[str, str]) -> Any:
+    """Return the JSON of a body, with names that are none and control characters in texts. Raises ValueError."""
+    return json.loads(decoded(body, charset(headers)), strict=False)
+
+
+def encoded(text: str) -> bytes:
+    """Return the bytes of a text, those among them that were none included."""
+    pieces = re.split("([\ud800-\udfff])", text)
+    return b"".join(_half(piece) if index % 2 else piece.encode() for index, piece in enumerate(pieces))
+
+
+def _half(letter: str) -> bytes:
+    escaped = "\udc80" <= letter <= "\udcff"
+    return letter.encode("utf-8", "surrogateescape" if escaped else "surrogatepass")
+
+
+def urlencoded(fields: Mapping[str, str | list[str]]) -> str:
+    """Return fields as an address or a form carries them."""
+    pairs = [(name, each) for name, value in fields.items() for each in ([value] if isinstance(value, str) else value)]
+    return "&".join(f"{quote_plus(encoded(name))}={quote_plus(encoded(value))}" for name, value in pairs)
+
+
+def address(url: str) -> str:
+    """Return an address in ASCII, as all of them travel."""
+    return url if url.isascii() else re.sub(r"[^\x00-\x7f]", lambda found: quote(encoded(found[0])), url)
+
+
+# -- XML ---------------------------------------------------------------------------------------------------------
+
+# What no XML holds (XML 1.0, Char), as itself or by its number.
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]|&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,10}));")
+_DECLARED = re.compile(r"""^\s*<\?xml\b[^>]*?\bencoding\s*=\s*["']([A-Za-z0-9_.:-]+)["'][^>]*\?>""")
+STAND_INS = 0x100000  # private letters for what no XML holds; nobody has given one of them a meaning
+
+
+def xml_of(body: bytes, headers: Mapping[str, str]) -> str:
+    """Return the text of XML that cannot be parsed as it is, with stand-ins for what no XML holds."""
+    start = _DECLARED.match(body[:200].decode("latin-1").lstrip("\xef\xbb\xbf"))
+    text = decoded(body, start[1] if start else charset(headers))
+    return _UNFIT.sub(_stand_in, re.sub(r"^\s*<\?xml\b[^>]*\?>", "", text))
+
+
+def _stand_in(match: re.Match[str]) -> str:
+    number = int(match[1], 16) if match[1] else int(match[2]) if match[2] else ord(match[0])
+    if number > 0x10FFFF or (match[0][0] == "&" and not _UNFIT.fullmatch(chr(number))):
+        return match[0]
+    return chr(STAND_INS + number)
+
+
+def meant(text: str) -> str:
+    """Return a text of such XML with what the stand-ins stand for."""
+    if text.isascii():
+        return text
+    return re.sub("[\U00100000-\U0010ffff]", lambda found: chr(ord(found[0]) - STAND_INS), text)
