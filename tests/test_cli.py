@@ -302,7 +302,7 @@ def test_kill_9_loses_no_written_byte(mount: Mount, sandbox: Sandbox) -> None:
     mount.start()  # which sends nothing of what was not closed, until somebody names it
     assert typed("outbox", "retry", name, env=mount.env).returncode == 0
     run(
-        'for i in $(seq 100); do test "$(cat f 2>/dev/null)" = precious && exit; sleep 0.1; done', folder.at(mount.path)
+        'for i in $(seq 300); do test "$(cat f 2>/dev/null)" = precious && exit; sleep 0.1; done', folder.at(mount.path)
     )
     assert folder.stored == {"f": b"precious"}
     assert typed("outbox", "list", env=mount.env).stdout == ""
