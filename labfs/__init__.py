@@ -16,9 +16,9 @@ holds that law and checks that every module is named here).
                          │                        │
                        saves                   client           credentials, limits, retries, deadlines
        ┌───────────┬─────┴─────┬───────┐          │
-   replacing   conflicts    sources  waiting  bulk · breaker · pace   with verdicts, all that knows httpx
-       └─────┬─────┴─ rules ───┤       │      verdicts
-           tree      scratch   │       │          │
+   replacing   conflicts    sources  waiting  bulk · breaker · pace   with ways, verdicts: all that knows httpx
+       └─────┬─────┴─ rules ───┤       │      verdicts · ways
+           tree      scratch   │       │      route · trust
        ┌─────┴──────┐          │       │          │
     layout  seen   node        │       │          │
     names measuring  └ writer ─┤       │          │
@@ -58,7 +58,8 @@ closes    that failed, until the release       notes     the journal of the spoo
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
 folders   open ones, while names change
-refetch   a second look at what came wrong
+refetch   a second look at what came wrong     route     directly, or through which proxy
+trust     whose certificates are good          ways      connections along the route
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → saves → writer → backend → client, and then into the tree.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
@@ -26,10 +27,13 @@ import trio
 from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
-from labfs.bulk import Ask, Bulk
+from labfs.bulk import Ask, Bulk, rust
 from labfs.errors import Malformed, Unanswered, Unavailable
 from labfs.pace import Pace
+from labfs.route import Route
+from labfs.trust import trust
 from labfs.verdicts import is_page, now_s, refusal, translated
+from labfs.ways import Ways
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -98,7 +102,8 @@ class Client:
 
     `credentials` is called for each request, so that a renewed token is used at once. `explain` picks
     the service's own sentence out of an error answer. `timeout_s` is the longest silence, in seconds,
-    before a request is given up; `requests_per_s` the pace that the service allows.
+    before a request is given up; `requests_per_s` the pace that the service allows. `proxy` and `ca` are
+    those of `Settings`. Raises ConfigError if they, or the environment, name a way that cannot be gone.
     """
 
     def __init__(
@@ -111,6 +116,8 @@ class Client:
         requests_per_s: int | None = None,
         timeout_s: float = 8.0,
         explain: Callable[[Answer], str] = no_explanation,
+        proxy: Callable[[], str] | None = None,
+        ca: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
         bulk_transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -126,8 +133,12 @@ class Client:
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
         self._usual = httpx.Timeout(timeout_s, pool=None)
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
-        self._api = httpx.AsyncClient(timeout=self._usual, limits=limits, transport=transport)
-        self._bulk = Bulk(timeout_s, bulk_transport)
+        route, trusted = Route(site, proxy, os.environ), trust(site, ca, os.environ)
+        route.of(self.url)  # what is wrong with it is told before anything is sent
+        self._api = httpx.AsyncClient(
+            timeout=self._usual, transport=transport or Ways(site, route, trusted, limits), trust_env=False
+        )
+        self._bulk = Bulk(bulk_transport or rust(site, route, trusted, timeout_s))
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):

@@ -29,9 +29,12 @@ LAW: dict[str, set[str]] = {
     "seen": {"backend"},
     "breaker": {"errors"},
     "verdicts": {"errors"},
-    "bulk": WAIST | {"verdicts"},
+    "route": {"errors"},
+    "trust": {"errors"},
+    "ways": {"errors", "route", "trust"},
+    "bulk": WAIST | {"route", "trust", "verdicts", "ways"},
     "pace": set(),
-    "client": WAIST | {"breaker", "bulk", "pace", "verdicts"},
+    "client": WAIST | {"breaker", "bulk", "pace", "route", "trust", "verdicts", "ways"},
     "direct": WAIST | {"client"},
     "forms": {"backend"},
     "presigned": WAIST | {"client"},
@@ -82,7 +85,8 @@ LAW: dict[str, set[str]] = {
     "config": WAIST | {"backends"},
     "mounts": {"config", "errors"},
     "daemon": WAIST
-    | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "seen", "sizes", "spool", "vfs"},
+    | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "route", "seen", "sizes", "spool"}
+    | {"trust", "vfs"},
     "demo": set(),
     "cli_outbox": {"control", "errors", "mounts", "notes"},
     "cli": {"cli_outbox", "config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox"},
@@ -91,11 +95,14 @@ LAW: dict[str, set[str]] = {
 }
 BACKEND = WAIST | {"client", "direct", "forms", "presigned", "backends"}
 OUTSIDE = {
-    "httpx": {"client", "bulk", "verdicts"},
-    "pyreqwest": {"bulk", "verdicts"},
+    "httpx": {"client", "bulk", "verdicts", "ways"},
+    "httpx_socks": {"ways"},
+    "python_socks": {"ways"},
+    "certifi": {"trust"},
+    "pyreqwest": {"bulk", "verdicts", "ways"},
     "pyfuse3": {"answers", "kernel", "refusals", "fuse", "daemon"},
     "cachetools": {"answers", "blocks", "measuring", "reader", "reasons"},
-    "trio": {"blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
+    "trio": {"blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "ways", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
              "daemon", "backends/basespace_saving", "backends/looking", "backends/clarity_files", "backends/clarity_requests", "backends/odm", "backends/portal",
              "backends/portal_rows", "backends/portal_saving", "backends/redcap_projects",
              "backends/redcap_wire"},

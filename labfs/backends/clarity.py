@@ -56,6 +56,8 @@ def build(settings: Settings) -> Clarity:
         credentials,
         connections=CAPABILITIES.connections,
         timeout_s=settings.timeout_s,
+        proxy=settings.proxy,
+        ca=settings.ca,
         explain=explain,
     )
     return Clarity(client)
