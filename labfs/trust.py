@@ -142,10 +142,12 @@ def doubts(environ: Mapping[str, str]) -> list[str]:
     """Return which variables name no certificates, in sentences for whoever mounts."""
     named = {name: environ[name] for name in FILES if environ.get(name)}
     problems = {name: _problem(Path(value)) for name, value in named.items()}
-    found = [f"{name} names {named[name]}, {text}; labfs goes on without." for name, text in problems.items() if text]
+    found = [
+        f"{name} names {named[name]}, {text}; labfs goes on without it." for name, text in problems.items() if text
+    ]
     for name in DIRECTORIES:
         paths = [path for path in environ.get(name, "").split(os.pathsep) if path]
         wrong = [problem for path in paths if (problem := _problem(Path(path)))]
         if paths and len(wrong) == len(paths):
-            found.append(f"{name} names {environ[name]}, {wrong[0]}; labfs goes on without.")
+            found.append(f"{name} names {environ[name]}, {wrong[0]}; labfs goes on without it.")
     return found

@@ -8,6 +8,8 @@ authority, a name in the subject alone, old key exchanges), and says less about 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import ssl
 import threading
 import time
@@ -37,7 +39,8 @@ NOT_YET, EXPIRED, OTHER_NAME = (9,), (10,), (62, 64)
 NO_AUTHORITY = (2, 18, 19, 20, 21)
 # SOCKS5 (RFC 1928, section 6): no connection to the host; SOCKS4's only code for a failure
 UNREACHED = (1, 3, 4, 5, 6, 0x5B)
-TIMEOUTS = (ProxyTimeoutError, httpx.ConnectTimeout)
+# What a handshake with the site ends with, once the proxy has connected
+BROKEN = (ssl.SSLError, trio.BrokenResourceError, ConnectionResetError, BrokenPipeError)
 
 
 class Pools(Generic[T]):
@@ -133,11 +136,19 @@ class RustWays(httpx.BaseTransport):
         except httpx.ConnectError as error:
             if proxy is None and request.url.scheme == "http":
                 raise
-            response = self._plain.handle_request(request)
-            log.info("%s: %s is fetched from by another library (%s).", self._site, request.url.host, _last(error))
-            if "os error" not in _last(error):  # else nobody answered, and now somebody does
-                self._unfit.add(request.url.netloc.decode())
-            return response
+            reason = _last(error)
+        except httpx.ConnectTimeout:
+            with blamed(self._site, request.url, proxy):
+                raise
+        else:
+            return self._passed(proxy, response)
+        response = self._plain.handle_request(request)
+        log.info("%s: httpx fetches from %s (the faster library: %s).", self._site, request.url.host, reason)
+        if "os error" not in reason:  # else nobody answered, and now somebody does
+            self._unfit.add(request.url.netloc.decode())
+        return response
+
+    def _passed(self, proxy: Proxy | None, response: httpx.Response) -> httpx.Response:
         if refusal := refused(self._site, proxy, response.status_code):
             response.close()
             raise refusal
@@ -252,16 +263,19 @@ def blamed(site: str, url: httpx.URL, proxy: Proxy | None) -> Iterator[None]:
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        within = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = within or error.__cause__ or error.__context__
 
 
 def _untrusted(site: str, url: httpx.URL, proxy: Proxy | None, error: Exception) -> LabfsError | None:
-    whose = url.host if proxy is None or proxy.scheme != "https" else f"{url.host}, or of the proxy {proxy},"
+    known = proxy is None or proxy.scheme != "https"  # that it is not about the proxy
+    whose = url.host if known else f"{url.host}, or of the proxy {proxy},"
+    who = url.netloc.decode() if known else f"{url.netloc.decode()}, or the proxy {proxy},"
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Barred(f"{site}: the certificate of {whose} {_distrust(cause)}.")
         if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
-            return Barred(f"{site}: {url.netloc.decode()} answers, but not by TLS; is its address right?")
+            return Barred(f"{site}: {who} answers, but not by TLS; is its address right?")
     return None
 
 
@@ -284,28 +298,32 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
 
 def _lost(site: str, host: str, proxy: Proxy, error: Exception) -> LabfsError | None:
     """Return what it means that a request did not get through a proxy; None where it did."""
-    reason = next((c.strerror for c in _causes(error) if isinstance(c, OSError) and c.strerror), None)
+    behind = any(isinstance(cause, BROKEN) for cause in _causes(error))
     match error:
-        case ProxyConnectionError() | ProxyTimeoutError() | httpx.ConnectError() | httpx.ConnectTimeout():
-            text = "it did not answer in time" if isinstance(error, TIMEOUTS) else _innermost(error)
-            sentence = f"{site}: the proxy {proxy} cannot be reached ({text})."
+        case ProxyConnectionError() | httpx.ConnectError() if not behind:
+            sentence = f"{site}: the proxy {proxy} cannot be reached ({_innermost(error)})."
             return Unavailable(sentence, silent=True, who=f"The proxy {proxy}")
+        case ProxyTimeoutError() | httpx.ConnectTimeout():
+            sentence = f"{site}: the proxy {proxy}, or {host} behind it, did not answer in time."
+            return Unavailable(sentence, silent=True, who=f"The proxy {proxy}, or {host} behind it,")
         case httpx.ProxyError():
             return _connect_refused(site, host, proxy, str(error))
         case ProxyError():
             return _socks_refused(site, host, proxy, error)
-        case httpx.HTTPError() | LabfsError():
+        case httpx.HTTPError() | LabfsError() if not (behind and isinstance(error, httpx.ConnectError)):
             return None
-        case OSError() | trio.BrokenResourceError():
-            text = reason or _innermost(error)
-            return Unavailable(f"{site}: {host} cannot be reached through the proxy {proxy} ({text}).", silent=True)
+        case httpx.ConnectError() | OSError() | trio.BrokenResourceError():
+            sentence = f"{site}: {host} cannot be reached through the proxy {proxy} ({_innermost(error)})."
+            return Unavailable(sentence, silent=True)
     return None
 
 
 def _innermost(error: Exception) -> str:
     """Return the reason of a failed connection, as the system words it."""
     *_, last = _causes(error)
-    text = getattr(last, "strerror", None) or str(last)
+    text = str(last)
+    if isinstance(last, OSError) and last.errno and not isinstance(last, ssl.SSLError):
+        text = str(last.strerror) if isinstance(last, socket.gaierror) else os.strerror(last.errno)
     return type(last).__name__ if "://" in text or not text else text
 
 

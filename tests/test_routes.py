@@ -2,85 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import trio
-from network_stage import NOTHING, Authority, Between, processes
+from network_stage import WAYS, Bed, processes
 
 from labfs.client import Client
 from labfs.errors import ConfigError
 from labfs.route import Exempt, Route, doubts
-
-
-class Site(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        assert "Proxy-Authorization" not in self.headers
-        body = b"some bytes of a file"
-        self.send_response(206 if "Range" in self.headers else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Range", f"bytes 0-{len(body) - 1}/{len(body)}")
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_GET  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Bed:
-    """A site by http and by https, and every kind of proxy; those with a password have one that is hard to write."""
-
-    PASSWORD = "p@ss/w%rd:é"
-
-    def __init__(self, directory: Path, start: object) -> None:
-        assert callable(start)
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.authority = Authority(directory)
-        certificate = self.authority.certificate()
-        http_port = self.server.server_port
-        self.front: Between = start("front", "--tls", certificate, "--to", http_port)
-        # Names that the proxies alone can look up.
-        hosts = [f"--host={name}.lab.test={port}" for name, port in (("plain", http_port), ("tls", self.front.port))]
-        self.proxies: dict[str, Between] = {
-            "forward": start("forward", *hosts),
-            "locked": start("forward", "--auth", f"ada:{self.PASSWORD}", *hosts),
-            "tlsproxy": start("forward", "--tls", certificate, *hosts),
-            "socks": start("socks", *hosts),
-            "socks4": start("socks", "--versions", "4", *hosts),
-            "guarded": start("socks", "--auth", "ada:p@ss/w%rd", *hosts),
-        }
-        self.places = {"HTTP": f"localhost:{http_port}", "TLS": f"localhost:{self.front.port}"}
-        self.places |= {name: f"127.0.0.1:{proxy.port}" for name, proxy in self.proxies.items()}
-        self.places["gone"] = "127.0.0.1:1"
-
-    def filled(self, text: str) -> str:
-        for name, place in self.places.items():
-            text = text.replace(f"<{name}>", place).replace(f"<{name}:>", place.partition(":")[2])
-        return text
-
-    def env(self, text: str) -> dict[str, str]:
-        return NOTHING | dict(self.filled(item).split("=", 1) for item in text.split(" & ") if item)
-
-    def route(self, expected: str) -> str:
-        """Return which proxies carried something since the last look, once it is known."""
-        deadline = time.monotonic() + (0.02 if expected == "direct" else 5)
-        while time.monotonic() < deadline and not any(proxy.asked for proxy in self.proxies.values()):
-            time.sleep(0.002)
-        names = [name for name, proxy in self.proxies.items() if proxy.asked]
-        for proxy in self.proxies.values():
-            proxy.events.clear()
-        return " ".join(names) or "direct"
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +18,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     with processes() as start:
         made = Bed(tmp_path_factory.mktemp("bed"), start)
         yield made
-        made.server.shutdown()
-        made.server.server_close()
+        made.close()
 
 
 # url | variables | the proxy that carries it
@@ -143,26 +72,6 @@ http://127.0.0.1:<HTTP:>/ | all_proxy=http://<forward> & no_proxy=128.0.0.0/8   
 ROWS = [tuple(cell.strip() for cell in line.split("|")) for line in ROUTES.strip().splitlines()]
 
 
-class Sink:
-    received = 0
-
-    def begin(self, size: int | None) -> None:
-        pass
-
-    def write(self, chunk: object) -> None:
-        assert bytes(chunk) == b"some bytes of a file"  # type: ignore[call-overload]
-
-
-async def three_ways(client: Client, url: str) -> AsyncIterator[None]:
-    """Make an API call, fetch a range of a file, and what a form asks for, each when it is its turn."""
-    assert (await client.call("GET", url)).body == b"some bytes of a file"
-    yield
-    assert bytes(await client.fetch(url, 0, 20, None)) == b"some bytes of a file"
-    yield
-    await client.pour_own(url, Sink(), form={"content": "file"})
-    yield
-
-
 @pytest.mark.parametrize(("url", "variables", "expected"), ROWS)
 async def test_all_three_ways_take_the_route_that_curl_takes(
     bed: Bed, url: str, variables: str, expected: str, monkeypatch: pytest.MonkeyPatch
@@ -176,9 +85,9 @@ async def test_all_three_ways_take_the_route_that_curl_takes(
     assert bed.route(expected) == expected, "curl's own"
     client = Client("hub", url, dict, ca=str(bed.authority.file))
     try:
-        async with aclosing(three_ways(client, url)) as ways:
-            async for _ in ways:
-                assert bed.route(expected) == expected
+        for way in WAYS:
+            await way(client, url)
+            assert bed.route(expected) == expected
     finally:
         await client.aclose()
 
@@ -206,9 +115,9 @@ async def test_a_sites_own_proxy_is_its_whole_rule(
     bed.route("direct")
     client = Client("hub", url, dict, proxy=lambda: bed.filled(own), ca=str(bed.authority.file))
     try:
-        async with aclosing(three_ways(client, url)) as ways:
-            async for _ in ways:
-                assert bed.route(expected) == expected
+        for way in WAYS:
+            await way(client, url)
+            assert bed.route(expected) == expected
     finally:
         await client.aclose()
 
