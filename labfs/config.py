@@ -156,6 +156,8 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
     url = _url(where, table.get("url"))
     projects = _projects(where, name, table.get("projects"), KINDS[kind].projects)
     proxy = _reader(where, name, "proxy", table["proxy"]) if "proxy" in table else None
+    if proxy is not None:
+        proxy()  # one that cannot be read is told at once
     ca = _beside(path, where, table["ca"]) if "ca" in table else ""
     return SiteSettings(name, kind, url, access, float(timeout_s), secrets, options, projects, proxy, ca)
 

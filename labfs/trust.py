@@ -20,14 +20,16 @@ import certifi
 from labfs.errors import ConfigError
 
 # Where Debian, Fedora, openSUSE and Alpine keep what `update-ca-certificates` or its like has put together.
-BUNDLES = (
+MACHINE = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
+    # … and the same by hash, for OpenSSL
+    "/etc/ssl/certs",
+    "/etc/pki/tls/certs",
 )
-HASHED = ("/etc/ssl/certs", "/etc/pki/tls/certs")  # … and the same by hash, for OpenSSL
 FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 DIRECTORIES = ("SSL_CERT_DIR",)  # several, separated by colons
 BY_HASH = re.compile(r"[0-9a-f]{8}\.\d+")
@@ -80,14 +82,14 @@ def _chosen(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the files and directories that variables name."""
     files = [environ.get(name, "") for name in FILES]
     files += [path for name in DIRECTORIES for path in environ.get(name, "").split(os.pathsep)]
-    return tuple(path for path in dict.fromkeys(files) if path)
+    return tuple(path for path in dict.fromkeys(files) if path and path not in MACHINE)
 
 
 @cache
 def _machine(chosen: tuple[str, ...]) -> tuple[bytes, ...]:
     """Return what is trusted in all sites' servers: the machine's store, and what variables name."""
     found: list[bytes] = []
-    for path in (*BUNDLES, *HASHED):
+    for path in MACHINE:
         found += _readable(Path(path))
     if not found:  # a machine without a store of its own
         found += _readable(Path(certifi.where()))
@@ -140,13 +142,13 @@ def _certificates(path: Path) -> Iterator[bytes]:
 
 def doubts(environ: Mapping[str, str]) -> list[str]:
     """Return which variables name no certificates, in sentences for whoever mounts."""
-    named = {name: environ[name] for name in FILES if environ.get(name)}
+    named = {name: environ[name] for name in FILES if environ.get(name) and environ[name] not in MACHINE}
     problems = {name: _problem(Path(value)) for name, value in named.items()}
     found = [
         f"{name} names {named[name]}, {text}; labfs goes on without it." for name, text in problems.items() if text
     ]
     for name in DIRECTORIES:
-        paths = [path for path in environ.get(name, "").split(os.pathsep) if path]
+        paths = [path for path in environ.get(name, "").split(os.pathsep) if path and path not in MACHINE]
         wrong = [problem for path in paths if (problem := _problem(Path(path)))]
         if paths and len(wrong) == len(paths):
             found.append(f"{name} names {environ[name]}, {wrong[0]}; labfs goes on without it.")

@@ -63,6 +63,7 @@ class Between:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.hosts = {name: int(port) for name, _, port in (pair.partition("=") for pair in options.host)}
+        self.tasks: set[asyncio.Task[Any] | None] = set()
         self.leads: dict[int, int] = {}  # own port → the one behind it
 
     async def reach(self, host: str, port: int) -> tuple[StreamReader, StreamWriter]:
@@ -77,11 +78,14 @@ class Between:
         }
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
+        task = asyncio.current_task()
+        self.tasks.add(task)  # the loop itself would let go of it
         try:
             await getattr(self, self.options.kind)(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
             tell(failed=repr(error))
         finally:
+            self.tasks.discard(task)
             writer.close()
 
     # -- a forward proxy -----------------------------------------------------------------------------------
@@ -186,7 +190,13 @@ class Between:
     async def front(self, reader: StreamReader, writer: StreamWriter) -> None:
         there = await self.reach("127.0.0.1", self.leads[writer.get_extra_info("sockname")[1]])
         tell(came=writer.get_extra_info("peername")[1], **self.ports(there))
-        words = {
+        # … and the hosts in heads, which some signatures contain.
+        hosts = {
+            f"{field}: 127.0.0.1:{to}\r\n".encode(): f"{field}: localhost:{own}\r\n".encode()
+            for field in ("Host", "host")
+            for own, to in self.leads.items()
+        }
+        words = hosts | {
             f"http://127.0.0.1:{to}".encode(): f"https://localhost:{own}".encode() for own, to in self.leads.items()
         }
         await join((reader, writer), there, words)

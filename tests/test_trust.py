@@ -114,9 +114,8 @@ async def test_an_authority_that_is_installed_on_the_machine_is_trusted(
     """As `update-ca-certificates` does it: one bundle, and a directory by hash."""
     for name, value in NOTHING.items():
         monkeypatch.setenv(name, value)
-    for bundles, hashed in (((str(stores / "both.pem"),), ()), ((), (str(stores / "hashed"),))):
-        monkeypatch.setattr(trust, "BUNDLES", bundles)
-        monkeypatch.setattr(trust, "HASHED", hashed)
+    for name in ("both.pem", "hashed"):
+        monkeypatch.setattr(trust, "MACHINE", (str(stores / name),))
         trust._machine.cache_clear()
         try:
             client = Client("hub", bed.filled("https://<TLS>/"), dict)
