@@ -19,6 +19,7 @@ from labfs.errors import ConfigError
 
 PORTS = {"http": 80, "https": 443}  # of sites
 SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+VARIABLES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
 DIRECT = ("", "none")
 HOSTNAME = re.compile(r"[\w.-]+", re.ASCII)
 
@@ -71,7 +72,7 @@ class Route:
     def __init__(self, site: str, own: Callable[[], str] | None, environ: Mapping[str, str]) -> None:
         self._site = site
         self._own = None if own is None else own().strip()
-        self._named = {name: value for name in _variables() if (value := environ.get(name, "").strip())}
+        self._named = {name: value for name in VARIABLES if (value := environ.get(name, "").strip())}
         self._exempt = Exempt(self._named.get("no_proxy") or self._named.get("NO_PROXY") or "")
         self._known: dict[tuple[str, str, int], Proxy | None] = {}
 
@@ -92,10 +93,6 @@ class Route:
             if name in self._named:
                 return parsed(self._site, name, self._named[name])
         return None
-
-
-def _variables() -> tuple[str, ...]:
-    return ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
 
 
 def parsed(site: str, source: str, value: str) -> Proxy:

@@ -246,7 +246,8 @@ def refused(site: str, proxy: Proxy | None, status: int) -> LabfsError | None:
     if status != 407 or proxy is None:
         return None
     wants = "refuses its user and password" if proxy.user is not None else "asks for a user and a password"
-    return Barred(f"{site}: the proxy {proxy} {wants}; they belong into its address, http://user:password@host:port.")
+    remedy = "they stand in its address, http://user:password@host:port (sent as Basic; NTLM takes a helper such as px)"
+    return Barred(f"{site}: the proxy {proxy} {wants}; {remedy}.")
 
 
 @contextmanager
