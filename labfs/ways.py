@@ -20,7 +20,6 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 import trio
-from httpx_socks import AsyncProxyTransport, SyncProxyTransport
 from pyreqwest.client import SyncClient, SyncClientBuilder
 from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.proxy import ProxyBuilder
@@ -166,12 +165,17 @@ class RustWays(httpx.BaseTransport):
 
 def _async_pool(proxy: Proxy | None, trust: Trust, limits: httpx.Limits) -> httpx.AsyncBaseTransport:
     if proxy is not None and proxy.socks:
+        # Imported here, as below: it takes a while, and few networks have such a proxy.
+        from httpx_socks import AsyncProxyTransport
+
         return AsyncProxyTransport(**_socks(proxy), verify=trust.context, trust_env=False, limits=limits)
     return httpx.AsyncHTTPTransport(verify=trust.context, trust_env=False, limits=limits, proxy=_http(proxy, trust))
 
 
 def _sync_pool(proxy: Proxy | None, trust: Trust, limits: httpx.Limits) -> httpx.BaseTransport:
     if proxy is not None and proxy.socks:
+        from httpx_socks import SyncProxyTransport
+
         return SyncProxyTransport(**_socks(proxy), verify=trust.context, trust_env=False, limits=limits)
     return httpx.HTTPTransport(verify=trust.context, trust_env=False, limits=limits, proxy=_http(proxy, trust))
 
@@ -217,11 +221,11 @@ def _rust_pool(
     # It reads SSL_CERT_FILE and SSL_CERT_DIR by itself; these are part of what it is given.
     for authority in trust.authorities:
         builder = builder.add_root_certificate_der(authority)
-    builder = builder.no_proxy() if proxy is None else builder.proxy(_rust_proxy(proxy))
     try:
+        builder = builder.no_proxy() if proxy is None else builder.proxy(_rust_proxy(proxy))
         return wrap(builder.build())
-    except PyreqwestError as error:
-        log.warning("Bulk bodies are fetched by httpx, since the faster library cannot be used: %s", error.message)
+    except (PyreqwestError, ValueError) as error:  # its text may show the proxy's password
+        log.warning("Bulk bodies come through httpx: the faster library goes no such way (%s).", type(error).__name__)
         return None
 
 
@@ -235,7 +239,8 @@ def _rust_proxy(proxy: Proxy) -> ProxyBuilder:
 def _last(error: httpx.ConnectError) -> str:
     """Return the innermost cause that the Rust library tells."""
     details = getattr(error.__cause__, "details", None) or {}
-    return str((details.get("causes") or [{}])[-1].get("message", ""))
+    text = str((details.get("causes") or [{}])[-1].get("message", ""))
+    return text if "://" not in text else type(error.__cause__).__name__
 
 
 # -- what went wrong ---------------------------------------------------------------------------------------
@@ -313,7 +318,7 @@ def _lost(site: str, host: str, proxy: Proxy, error: Exception) -> LabfsError | 
             return _socks_refused(site, host, proxy, error)
         case httpx.HTTPError() | LabfsError() if not (behind and isinstance(error, httpx.ConnectError)):
             return None
-        case httpx.ConnectError() | OSError() | trio.BrokenResourceError():
+        case httpx.ConnectError() | OSError() | UnicodeError() | trio.BrokenResourceError():
             sentence = f"{site}: {host} cannot be reached through the proxy {proxy} ({_innermost(error)})."
             return Unavailable(sentence, silent=True)
     return None
