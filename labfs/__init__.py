@@ -17,9 +17,9 @@ holds that law and checks that every module is named here).
                        drafts                  client           credentials, limits, retries, deadlines
                        saves     signs            │
        ┌───────────┬─────┴─────┬───────┐          │
-   replacing   conflicts    sources  waiting  bulk · breaker · pace · reply   with verdicts, all that knows httpx
-       └─────┬─────┴─ rules ───┤       │      verdicts · codings · texts
-           tree      scratch   │       │          │
+   replacing   conflicts    sources  waiting  bulk · breaker · pace · reply   with ways, verdicts: all that knows httpx
+       └─────┬─────┴─ rules ───┤       │      verdicts · ways · codings · texts
+           tree      scratch   │       │      route · trust
        ┌─────┴──────┐          │       │          │
     layout  seen   node        │       │          │
     names measuring  └ writer ─┤       │          │
@@ -63,7 +63,8 @@ folders   open ones, while names change        dates     when a version without 
 codings   stored bytes, however labelled       reply     one answer of a service
 secrecy   what nobody is shown                 credentials  secrets as configured, fit to be sent
 basic     passwords of any script (backends/)  texts     of servers, which need be none
-refetch   a second look at what came wrong
+refetch   a second look at what came wrong     route     directly, or through which proxy
+trust     whose certificates are good          ways      connections along the route
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → saves → writer → backend → client, and then into the tree.

@@ -327,6 +327,8 @@ class Settings:
     options: Mapping[str, str]
     projects: Mapping[str, Mapping[str, Callable[[], str]]] = field(default_factory=dict, repr=False)
     timeout_s: float  # the longest silence before a request is given up
+    proxy: Callable[[], str] | None = None  # its address; "" is the direct way, None leaves it to the environment
+    ca: str = ""  # a file or directory of certificates that are trusted besides the machine's own
 
 
 def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[Entry, ...], int]:

@@ -25,6 +25,7 @@ class Breaker:
         self._silences = 0
         self._since = 0.0
         self._rest_until = 0.0
+        self._who = site  # was silent last
 
     async def guard(self, once: Callable[[], Awaitable[T]]) -> T:
         """Run one try, or refuse it at once while the origin rests; any answer ends the silence."""
@@ -34,6 +35,7 @@ class Breaker:
             result = await once()
         except LabfsError as error:
             if isinstance(error, Unavailable) and error.silent:
+                self._who = error.who or self._site
                 self._silent()
             else:
                 self._answered()
@@ -45,7 +47,7 @@ class Breaker:
         if trio.current_time() >= self._rest_until:
             return None
         since = time.strftime("%H:%M:%S", time.localtime(self._since))
-        return f"{self._site} has not answered since {since}; labfs tries again every few seconds."
+        return f"{self._who} has not answered since {since}; labfs tries again every few seconds."
 
     def _silent(self) -> None:
         if not self._silences:

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
 import httpx
-from pyreqwest.client import SyncClientBuilder
 from pyreqwest.compatibility.httpx import SyncHttpxTransport
 from pyreqwest.http import HeaderMap
 from pyreqwest.request import SyncRequestBuilder
@@ -24,23 +21,17 @@ from pyreqwest.request import SyncRequestBuilder
 from labfs.backend import Buffer, Sink
 from labfs.codings import is_stored, told, total
 from labfs.errors import Malformed, Stale, Unavailable, Unranged
+from labfs.route import Route
 from labfs.texts import address, urlencoded
+from labfs.trust import Trust
 from labfs.verdicts import refusal, translated
-
-if TYPE_CHECKING:
-    import ssl
+from labfs.ways import RustWays
 
 LONGEST_SKIP = 8 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
 LONGEST_REASON = 64 * 1024  # bytes of an answer that explains a refusal
 PIECE = 1024 * 1024  # bytes taken from the transport at a time
 REDIRECTS = 5
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-
-
-@cache
-def trusted() -> ssl.SSLContext:
-    """Return whom httpx trusts; read once, since each of its clients would spend 25 ms on that."""
-    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +53,11 @@ class Ask:
 
 
 class Bulk:
-    """Downloads; `timeout_s` is the longest silence, in seconds, before one is given up."""
+    """Downloads through a transport that knows its own timeouts."""
 
-    def __init__(self, timeout_s: float, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, transport: httpx.BaseTransport) -> None:
         # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
-        self._http = httpx.Client(timeout=None, transport=transport or _bulk_transport(timeout_s))  # noqa: S113
+        self._http = httpx.Client(timeout=None, transport=transport, trust_env=False)  # noqa: S113
 
         self.notice: Callable[[Mapping[str, str]], None] = lambda headers: None  # is shown each answer's headers
 
@@ -149,40 +140,9 @@ class Bulk:
         raise Malformed(f"{ask.what} redirected more than {REDIRECTS} times.")
 
 
-def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
-    silence = timedelta(seconds=timeout_s)
-    builder = (
-        SyncClientBuilder()
-        .connect_timeout(silence)
-        .read_timeout(silence)
-        .pool_idle_timeout(timedelta(seconds=30))
-        .follow_redirects(False)
-        # A packed body would have other offsets than the file.
-        .gzip(False)
-        .brotli(False)
-        .deflate(False)
-        .zstd(False)
-    )
-    return _Transport(_Tolerating(builder.build()), timeout_s)
-
-
-class _Transport(httpx.BaseTransport):
-    """The Rust transport; httpx's own for what a form asks for: such an answer names its file in a header."""
-
-    def __init__(self, rust: httpx.BaseTransport, timeout_s: float) -> None:
-        self._rust = rust
-        self._plain = httpx.HTTPTransport(verify=trusted(), limits=httpx.Limits(keepalive_expiry=30.0))
-        self._timeout = httpx.Timeout(timeout_s).as_dict()
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if request.method != "POST":
-            return self._rust.handle_request(request)
-        request.extensions = {**request.extensions, "timeout": self._timeout}
-        return self._plain.handle_request(request)
-
-    def close(self) -> None:
-        self._rust.close()
-        self._plain.close()
+def rust(site: str, route: Route, trusted: Trust, timeout_s: float) -> httpx.BaseTransport:
+    """Return the transport of a site's downloads; `timeout_s` is the longest silence before one is given up."""
+    return RustWays(site, route, trusted, timeout_s, _Tolerating)
 
 
 class _Tolerating(SyncHttpxTransport):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
@@ -25,13 +26,16 @@ import trio
 from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
-from labfs.bulk import FORM, Ask, Bulk, trusted
+from labfs.bulk import FORM, Ask, Bulk, rust
 from labfs.errors import Malformed, Unanswered, Unauthorized, Unavailable
 from labfs.pace import Pace
 from labfs.reply import LONGEST_ANSWER, Answer
+from labfs.route import Route
 from labfs.secrecy import know_headers
 from labfs.texts import urlencoded
+from labfs.trust import trust
 from labfs.verdicts import is_page, refusal, translated
+from labfs.ways import Ways
 
 log = logging.getLogger(__name__)
 __all__ = ["Answer", "Client", "Patience"]
@@ -66,7 +70,8 @@ class Client:
     `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of those that
     a 401 refused, whether it gives others by now. `explain` picks the service's own sentence out of an error answer.
     `timeout_s` is the longest silence, in seconds, before a request is given up; `requests_per_s` the pace that the
-    service allows.
+    service allows. `proxy` and `ca` are those of `Settings`. Raises ConfigError
+    if they, or the environment, name a way that cannot be gone.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class Client:
         requests_per_s: int | None = None,
         timeout_s: float = 8.0,
         explain: Callable[[Answer], str] = no_explanation,
+        proxy: Callable[[], str] | None = None,
+        ca: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
         bulk_transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -96,8 +103,12 @@ class Client:
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
         self._usual = httpx.Timeout(timeout_s, pool=None)
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
-        self._api = httpx.AsyncClient(timeout=self._usual, limits=limits, transport=transport, verify=trusted())
-        self._bulk = Bulk(timeout_s, bulk_transport)
+        route, trusted = Route(site, proxy, os.environ), trust(site, ca, os.environ)
+        route.of(self.url)  # what is wrong with it is told before anything is sent
+        self._api = httpx.AsyncClient(
+            timeout=self._usual, transport=transport or Ways(site, route, trusted, limits), trust_env=False
+        )
+        self._bulk = Bulk(bulk_transport or rust(site, route, trusted, timeout_s))
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):

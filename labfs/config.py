@@ -19,11 +19,11 @@ import platformdirs
 
 from labfs.backend import Backend, Settings, Site
 from labfs.backends import KINDS
-from labfs.credentials import Secret, check_private, secret
+from labfs.credentials import Secret, check_private, plain, secret
 from labfs.errors import ConfigError
 
 ACCESS = ("read", "write", "full")
-COMMON = ("kind", "url", "access", "timeout_s")
+COMMON = ("kind", "url", "access", "timeout_s", "proxy", "ca")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,14 @@ class SiteSettings:
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
     projects: Mapping[str, Mapping[str, Secret]] = field(default_factory=dict, repr=False)
+    proxy: Secret | None = field(default=None, repr=False)
+    ca: str = ""
 
     def open(self, *, read_only: bool = False) -> Site:
         """Make the site; must be called where trio runs."""
         settings = Settings(
             name=self.name, url=self.url, secrets=self.secrets, options=self.options, projects=self.projects,
-            timeout_s=self.timeout_s,
+            timeout_s=self.timeout_s, proxy=self.proxy, ca=self.ca,
         )  # fmt: skip
         backend: Backend = KINDS[self.kind].build(settings)
         return Site(
@@ -155,13 +157,26 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
     options = {key: _option(where, key, table.get(key), known) for key, known in KINDS[kind].options.items()}
     url = _url(where, table.get("url"))
     projects = _projects(where, name, table.get("projects"), KINDS[kind].projects)
-    return SiteSettings(name, kind, url, access, float(timeout_s), secrets, options, projects)
+    proxy = plain(where, f"sites.{name}.proxy", name, table["proxy"]) if "proxy" in table else None
+    if proxy is not None:
+        proxy()  # one that cannot be read is told at once
+    ca = _beside(path, where, table["ca"]) if "ca" in table else ""
+    return SiteSettings(name, kind, url, access, float(timeout_s), secrets, options, projects, proxy, ca)
+
+
+def _beside(path: Path, where: str, ca: Any) -> str:
+    """Return the path of a site's certificates: below the home directory, or beside the configuration."""
+    if not isinstance(ca, str) or not ca:
+        raise ConfigError(f"{where}: ca must be the path of a file of certificates.")
+    return str(path.absolute().parent / Path(ca).expanduser())
 
 
 def _has_literal(table: Mapping[str, Any]) -> bool:
     """Whether a secret of a site stands in the file itself."""
     kind = KINDS[table["kind"]]
     own = [table.get(key) for key in kind.secrets]
+    if "@" in str(table.get("proxy", "")):  # has a password
+        own.append(table["proxy"])
     members = [project.get(key) for key in kind.projects for project in table["projects"].values()]
     return any(isinstance(value, str) for value in (*own, *members))
 

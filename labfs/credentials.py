@@ -58,6 +58,12 @@ def secret(where: str, key: str, service: str, value: Any) -> Secret:
     return later
 
 
+def plain(where: str, key: str, service: str, value: Any) -> Secret:
+    """Return what reads a text that may hold a secret, and may be empty: the address of a proxy."""
+    read = _reader(where, key, service, value)
+    return lambda: read().removeprefix(MARK).strip()
+
+
 def _trimmed(name: str, text: str, *, literal: bool) -> str:
     text = text.removeprefix(MARK)
     return text.strip(LINE_ENDS) if name == PASSWORD and literal else text.strip()

@@ -17,7 +17,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-from labfs import control, holders, mounts
+from labfs import control, holders, mounts, route, trust
 from labfs.backend import Site
 from labfs.config import Config, SiteSettings
 from labfs.copies import Copies
@@ -81,7 +81,7 @@ class Daemon:
                 where = f"labfs cannot keep what is written in {self._place.spool}"
                 raise ConfigError(f"{where}: {error.strerror}.") from error
             spool.adopt()
-            doubts += self._shortage(spool)
+            doubts += [*route.doubts(os.environ), *trust.doubts(os.environ), *self._shortage(spool)]
             async with trio.open_nursery() as nursery:
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)

@@ -9,6 +9,7 @@
     ├── NotEmpty              ENOTEMPTY
     ├── Denied                EACCES        the system says: not you
     │   └── Unauthorized      EACCES        … since it does not take the credentials
+    ├── Barred                EACCES        a proxy or a certificate is in the way, until somebody sees to it
     ├── NotPermitted          EPERM         nobody may, here
     ├── ReadOnly              EROFS
     ├── Invalid               EINVAL
@@ -88,6 +89,12 @@ class Unauthorized(Denied):
     """The system does not know who asks, or not by these credentials."""
 
 
+class Barred(LabfsError):
+    """No outage, and no word of the service: trying again does not help."""
+
+    errno = errno.EACCES
+
+
 class NotPermitted(LabfsError):
     errno = errno.EPERM
 
@@ -165,16 +172,19 @@ class Unavailable(LabfsError):
     """The service could not answer now.
 
     `retry_after_s` is the server's own wish, in seconds. `silent` tells an origin that said nothing at
-    all from one that answered with a refusal.
+    all from one that answered with a refusal; `who` names whoever was silent, if it was not the site.
     """
 
     errno = errno.EIO
     transient = True
 
-    def __init__(self, sentence: str, *, retry_after_s: float | None = None, silent: bool = False) -> None:
+    def __init__(
+        self, sentence: str, *, retry_after_s: float | None = None, silent: bool = False, who: str = ""
+    ) -> None:
         super().__init__(sentence)
         self.retry_after_s = retry_after_s
         self.silent = silent
+        self.who = who
 
 
 class Unanswered(Unavailable):

@@ -35,10 +35,13 @@ LAW: dict[str, set[str]] = {
     "verdicts": {"errors"},
     "codings": set(),
     "texts": set(),
-    "bulk": WAIST | {"codings", "texts", "verdicts"},
+    "route": {"errors", "secrecy"},
+    "trust": {"errors"},
+    "ways": {"errors", "route", "trust"},
+    "bulk": WAIST | {"codings", "route", "texts", "trust", "verdicts", "ways"},
     "pace": set(),
     "reply": WAIST | {"codings", "texts", "verdicts"},
-    "client": WAIST | {"breaker", "bulk", "pace", "reply", "secrecy", "texts", "verdicts"},
+    "client": WAIST | {"breaker", "bulk", "pace", "reply", "route", "secrecy", "texts", "trust", "verdicts", "ways"},
     "direct": WAIST | {"client"},
     "forms": {"backend", "texts"},
     "presigned": WAIST | {"client"},
@@ -91,7 +94,8 @@ LAW: dict[str, set[str]] = {
     "config": WAIST | {"backends", "credentials"},
     "mounts": {"config", "errors"},
     "daemon": WAIST
-    | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "seen", "signs", "sizes", "spool", "vfs"},
+    | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "route", "seen", "signs", "sizes", "spool"}
+    | {"trust", "vfs"},
     "demo": set(),
     "cli_outbox": {"control", "errors", "mounts", "notes"},
     "cli": {"cli_outbox", "config", "control", "daemon", "demo", "errors", "holders", "mounts", "sandbox"}
@@ -101,11 +105,14 @@ LAW: dict[str, set[str]] = {
 }
 BACKEND = WAIST | {"texts", "client", "direct", "forms", "presigned", "backends"}
 OUTSIDE = {
-    "httpx": {"client", "bulk", "verdicts"},
-    "pyreqwest": {"bulk", "verdicts"},
+    "httpx": {"client", "bulk", "verdicts", "ways"},
+    "httpx_socks": {"ways"},
+    "python_socks": {"ways"},
+    "certifi": {"trust"},
+    "pyreqwest": {"bulk", "verdicts", "ways"},
     "pyfuse3": {"answers", "kernel", "refusals", "fuse", "daemon"},
     "cachetools": {"answers", "blocks", "measuring", "reader", "reasons"},
-    "trio": {"drafts", "blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "reply", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
+    "trio": {"drafts", "blocks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "reply", "ways", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
              "daemon", "backends/basespace_saving", "backends/looking", "backends/clarity_files", "backends/clarity_requests", "backends/odm", "backends/portal",
              "backends/portal_rows", "backends/portal_saving", "backends/redcap_projects",
              "backends/redcap_wire"},

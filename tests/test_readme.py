@@ -9,7 +9,7 @@ import click
 import pytest
 from stage import Mount
 
-from labfs import config
+from labfs import config, route, trust
 from labfs.backends import KINDS
 from labfs.cli import cli
 
@@ -54,6 +54,18 @@ def test_the_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for site in found.sites:
         keys = {*KINDS[site.kind].secrets, *KINDS[site.kind].options}
         assert all(f"{key} = " in text[1] for key in keys)
+
+
+def test_all_that_leads_to_a_site_is_named() -> None:
+    lower = {name.lower() for name in route.VARIABLES}
+    for word in (
+        *lower,
+        *trust.FILES,
+        *trust.DIRECTORIES,
+        *(f"{scheme}://" for scheme in route.SCHEMES),
+        *config.COMMON,
+    ):
+        assert f"`{word}" in TEXT or f"\n{word} = " in TEXT, word
 
 
 def test_the_commands_exist() -> None:

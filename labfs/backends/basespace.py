@@ -61,6 +61,8 @@ def build(settings: Settings) -> BaseSpace:
         lambda: {"x-access-token": token()},
         connections=CAPABILITIES.connections,
         timeout_s=settings.timeout_s,
+        proxy=settings.proxy,
+        ca=settings.ca,
         explain=_explain,
     )
     return BaseSpace(client)

@@ -52,6 +52,8 @@ def build(settings: Settings) -> Clarity:
         another=login.another,
         connections=CAPABILITIES.connections,
         timeout_s=settings.timeout_s,
+        proxy=settings.proxy,
+        ca=settings.ca,
         explain=explain,
     )
     return Clarity(client)

@@ -83,6 +83,8 @@ def build(settings: Settings) -> Odm:
         credentials,
         connections=CAPABILITIES.connections,
         timeout_s=settings.timeout_s,
+        proxy=settings.proxy,
+        ca=settings.ca,
         explain=_explain,
     )
     return Odm(client, settings.options["audience"])

@@ -71,6 +71,8 @@ def build(settings: Settings) -> Portal:
         lambda: {"Authorization": f"Token {token()}"},
         connections=CAPABILITIES.connections,
         timeout_s=settings.timeout_s,
+        proxy=settings.proxy,
+        ca=settings.ca,
         explain=_explain,
     )
     return Portal(client, settings.options["organizations"] == "all", settings.options["user_id"])

@@ -74,6 +74,8 @@ def build(settings: Settings) -> Redcap:
         connections=CAPABILITIES.connections,
         requests_per_s=REQUESTS_PER_S,
         timeout_s=settings.timeout_s,
+        proxy=settings.proxy,
+        ca=settings.ca,
         explain=partial(explain, tuple(tokens.values())),
     )
     return Redcap(client, tokens)
