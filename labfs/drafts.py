@@ -113,11 +113,10 @@ class Drafts:
         if node not in self._made or node.writer is None or node.unlinked:
             return False
         kind = self._kind(node)
-        if kind is None:
-            self._kept.pop(node, None)
-            node.local = False
-        else:
+        if kind is not None:
             self._keep(node, kind)
+        elif self._kept.pop(node, None) is not None:
+            node.local = False
         return kind is not None
 
     def refused(self, node: Node) -> bool:

@@ -63,6 +63,23 @@ async def test_a_draft_stays_here_and_its_rename_is_the_save(kind: str, tmp_path
     assert states(tmp_path) == []
 
 
+async def test_a_backup_of_what_was_saved_here_stays_here_when_it_is_written_over(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend, emacs = system("versions"), maker("emacs", exclusive=False)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, "f", b"one", emacs)
+        await vfs.rename(box, "f", box, "f~", maker=emacs)
+        await make(vfs, box, "f", b"two", emacs)
+        backup = await vfs.files.create(box, "f~", maker=emacs, truncate=True)
+        await vfs.files.write(backup, 0, b"two")
+        await vfs.files.flush(backup, shared=False)
+        await vfs.files.release(backup)
+        assert backend.newest() == {"f": b"two"}
+        assert await shown(vfs, box) == {"f": b"two", "f~": b"two"}
+        assert backup.node.local
+
+
 @pytest.mark.parametrize("by", [ENDED, maker("sort", private=True), maker("java", exclusive=True)])
 async def test_a_draft_whose_time_is_over_is_saved_under_its_own_name(
     by: Maker, tmp_path: Path, autojump_clock: Clock
