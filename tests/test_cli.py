@@ -110,13 +110,6 @@ def test_a_wrong_token(refused: Callable[..., str], sandbox: Sandbox) -> None:
     assert "wrong" not in sentence
 
 
-def test_a_server_that_is_down(refused: Callable[..., str]) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    assert "cannot be reached" in refused(at(f"http://127.0.0.1:{port}"))
-
-
 @pytest.fixture
 def server() -> Iterator[Callable[[bytes], str]]:
     """A server that answers everything with the same bytes, and then closes."""
@@ -149,12 +142,28 @@ def test_a_server_that_answers_html(refused: Callable[..., str], server: Callabl
     assert "url right" in sentence
 
 
-def test_a_server_that_closes_at_once(refused: Callable[..., str], server: Callable[[bytes], str]) -> None:
-    assert "broke off" in refused(at(server(b"")))
-
-
-def test_a_server_that_speaks_no_http(refused: Callable[..., str], server: Callable[[bytes], str]) -> None:
-    assert "hub:" in refused(at(server(b"SSH-2.0-OpenSSH_9.2\r\n")))
+@pytest.mark.parametrize("answer", [None, b"", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_a_server_that_may_come_to_itself_is_mounted(
+    answer: bytes | None, tmp_path: Path, server: Callable[[bytes], str]
+) -> None:
+    """It is down, closes at once, or speaks no HTTP: waiting may help, and the mount says what there is to say."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}" if answer is None else server(answer)
+        config = tmp_path / "labfs.toml"
+        config.write_text(at(url))
+        config.chmod(0o600)
+        mount = Mount(tmp_path, config)
+        try:
+            began = time.monotonic()
+            mount.start()
+            assert time.monotonic() - began < 5
+            (site,) = mount.status()["sites"]
+            assert "hub" in site["doubt"]
+            with pytest.raises(OSError):
+                os.listdir(mount.path / "hub")
+        finally:
+            mount.clean_up()
 
 
 # -- mount points --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from portal_stage import ADA, BEN, Service, Team, opened
 from stage import Sandbox
 
 from labfs import config
-from labfs.backend import Backend, Entry, Settings, Target, scan
+from labfs.backend import Backend, Entry, Settings, Target
 from labfs.backends import KINDS
 from labfs.backends.portal import Portal
 from labfs.client import Client
@@ -36,6 +36,7 @@ from labfs.errors import (
     Unavailable,
     Unranged,
 )
+from labfs.scan import scan
 
 MIB = 1024 * 1024
 
