@@ -156,7 +156,10 @@ async def test_one_answer_tells_an_organization(ground: PortalGround, service: S
     sandbox.reset()
     found = await seen(ground)
     assert found == {"_attachments": ["rules"], "Material": ["map"]}
-    assert dict(sandbox.requests()) == {"GET /v1/organizations/{id}/": 1}
+    assert dict(sandbox.requests()) == {"GET /v1/organizations/": 1, "GET /v1/organizations/{id}/": 1}
+    sandbox.reset()
+    assert await seen(ground) == found
+    assert dict(sandbox.requests()) == {"GET /v1/organizations/{id}/": 1}, "it is known to be small"
 
 
 async def test_a_size_costs_one_request_and_so_do_the_bytes(ground: PortalGround, sandbox: Sandbox) -> None:
@@ -463,13 +466,36 @@ async def test_our_own_files_without_an_organization(ground: PortalGround, servi
     assert service.rows("id = ? AND NOT removed", int(entry.label)) == []
 
 
-async def test_an_id_of_ours_that_is_told_saves_the_list_of_users(service: Service, sandbox: Sandbox) -> None:
-    for user, wanted in ((ADA, 0), ("", 1)):
-        portal = build(service, user_id=user)
+async def test_who_we_are_costs_no_files(service: Service, sandbox: Sandbox) -> None:
+    """Whoever it is, and whatever he owns: `users/` would take 20 s for each of its rows."""
+    service.switch(row_s=20.0)
+    service.new_team(ADA, BEN)
+    names = {"token": "Ada Lab", "other_token": "Ben Bench", "staff_token": "Sam Staff"}
+    for who, name in names.items():
+        for user in ("", service.known["user_id"]) if who == "token" else ("",):
+            portal = build(service, who, user_id=user)
+            sandbox.reset()
+            assert await portal.check() == name
+            assert await portal.check() == name
+            assert not {"GET /v1/users/", "GET /v1/users/{id}/"} & set(sandbox.requests())
+            assert sandbox.requests()["GET /v1/organizations/{id}/members/"] <= (1 if user else 12)
+            await portal.aclose()
+
+
+async def test_a_caller_whom_no_organization_tells_is_looked_for_among_the_users(
+    service: Service, sandbox: Sandbox
+) -> None:
+    with service.store() as db:
+        alone = db.execute("SELECT * FROM portal_members WHERE user = ?", (BEN,)).fetchall()
+        db.execute("DELETE FROM portal_members WHERE user = ?", (BEN,))
+    portal = build(service, "other_token")
+    try:
         sandbox.reset()
-        assert await portal.check() == "Ada Lab"
-        await portal.check()
-        assert sandbox.requests()["GET /v1/users/"] == wanted
+        assert await portal.check() == BEN
+        assert sandbox.requests()["GET /v1/users/"] > 1, "one by one, since each costs what he owns"
+    finally:
+        with service.store() as db:
+            db.executemany("INSERT INTO portal_members VALUES (?, ?)", [tuple(row) for row in alone])
         await portal.aclose()
 
 
