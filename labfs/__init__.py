@@ -20,7 +20,7 @@ holds that law and checks that every module is named here).
        └─────┬─────┴─ rules ───┤       │      verdicts
            tree      scratch   │       │          │
        ┌─────┴──────┐          │       │          │
-    layout  seen settling      │       │          │
+  layout seen settling remarks │       │          │
     names measuring node       │       │          │
      sizes   kept    └ writer ─┤       │          │
        │         listing  │  reader    │          │
@@ -61,7 +61,7 @@ measuring sizes: asked for, and given up       refusals  links, and what else no
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
 folders   open ones, while names change          scan      a list, page by page
 settling  a listing → nodes                      kept      the last listings, for the next mount
-checks    who we are to each site
+checks    who we are to each site                remarks   what is known of a directory in part only
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

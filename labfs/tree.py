@@ -8,7 +8,6 @@ listed along with it has an entry of its own, but is listed anew with the one ab
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -25,6 +24,7 @@ from labfs.layout import Layout, fold
 from labfs.listing import PAUSE_S, Known, Listing, again, answer_by, unfinished
 from labfs.measuring import Measuring
 from labfs.node import Node
+from labfs.remarks import is_whole, remark, unknown
 from labfs.scan import scan
 from labfs.seen import Seen
 from labfs.settling import SETTLING_S, is_at, is_called, placed, settle
@@ -106,7 +106,7 @@ class Tree:
                 with trio.move_on_at(answer_by()):
                     await container.listing.wait()
         if not is_whole(container):
-            raise self._unknown(container)
+            raise unknown(container)
 
     async def openable(self, node: Node) -> None:
         """Return if a file can be read as it is known. Raises NotYet where a newer version may be unread."""
@@ -116,14 +116,7 @@ class Tree:
 
     def remark(self, node: Node) -> str | None:
         """Say in which way a directory, or the one that a file is in, is not known as it is now."""
-        container = node.container if node.is_dir or node.parent is None else node.parent.container
-        if container.known is Known.PART or (container.known is Known.NOTHING and container.listing is not None):
-            return unfinished(container.path, container.listing)
-        if container.known is Known.KEPT:
-            date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(container.kept_s))
-            why = f": {container.doubt}" if container.doubt else "; it is being listed anew."
-            return f"{container.path} is shown as it was listed on {date}{why}"
-        return None
+        return remark(node.container if node.is_dir or node.parent is None else node.parent.container)
 
     def remarks(self) -> list[str]:
         """Return what there is to say about all directories."""
@@ -132,18 +125,7 @@ class Tree:
     @staticmethod
     def incomplete(node: Node) -> LabfsError | None:
         """Return why what is shown of a directory is not all that is in it, or None."""
-        container = node.container
-        if container.known is not Known.PART:
-            return None
-        return (
-            Unavailable(container.doubt) if container.doubt else NotYet(unfinished(container.path, container.listing))
-        )
-
-    def _unknown(self, container: Node) -> LabfsError:
-        """Return why nobody can say now what else is in a directory."""
-        if container.doubt is not None:
-            return Unavailable(container.doubt)
-        return NotYet(unfinished(container.path, container.listing))
+        return unknown(node.container) if node.container.known is Known.PART else None
 
     async def certain(self, node: Node) -> dict[str, Node]:
         """Return the nodes in a directory as listed from now on; nobody else waits for that. Raises Unavailable."""
@@ -169,10 +151,10 @@ class Tree:
             if not listing.done.is_set():
                 await self._show(container, listing)
         node = parent.children.get(name) or parent.unlisted.get(name)
-        unknown = container.doubt is not None or container.listing is not None or container.known is not Known.WHOLE
-        if node is None and container.parent is not None and unknown:
+        doubtful = container.doubt is not None or container.listing is not None or not is_whole(container)
+        if node is None and container.parent is not None and doubtful:
             # A list that is old or unfinished can show what was there, not what is absent.
-            raise self._unknown(container)
+            raise unknown(container)
         node = node or self._offered(parent, name)
         if node is None:
             raise NotFound(f"There is no “{name}” in {parent.path}.")
@@ -388,11 +370,6 @@ class Tree:
 
 
 T = TypeVar("T")
-
-
-def is_whole(container: Node) -> bool:
-    """Whether this mount has listed a directory to its end, perhaps a while ago."""
-    return container.known is Known.WHOLE
 
 
 async def _aside(entries: int, work: Callable[[], T]) -> T:

@@ -46,7 +46,10 @@ LAW: dict[str, set[str]] = {
     "node": WAIST | {"listing", "names", "scan", "writer"},
     "settling": WAIST | {"layout", "node"},
     "measuring": WAIST | {"sizes"},
-    "tree": WAIST | {"kept", "layout", "listing", "measuring", "names", "node", "scan", "seen", "settling", "sizes"},
+    "remarks": {"errors", "listing", "node"},
+    "tree": WAIST
+    | {"kept", "layout", "listing", "measuring", "names", "node", "remarks", "scan", "seen", "settling"}
+    | {"sizes"},
     "rules": WAIST | {"names", "node", "scratch"},
     "sources": WAIST | {"node", "proof", "reader", "tree"},
     "waiting": {"backend", "notes", "spool"},

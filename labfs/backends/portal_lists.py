@@ -25,7 +25,7 @@ from labfs.errors import Denied, Malformed, NotFound, Stale
 FEW = 100  # files, which are asked for together in any case
 TOGETHER_S = 5.0  # for an answer about all files of an organization
 TRIED = 3  # rows that are asked for to learn what one costs
-PAGE = 100  # files of a page, where they are asked for one by one
+PAGE = 32  # files of a page, where they are asked for one by one
 AT_ONCE = 8
 
 
