@@ -64,6 +64,9 @@ class Checks:
             self.doubts[site.name] = str(error)
             again = isinstance(error, Unavailable)
             self._hopeless |= set() if again else {site.name}
+        except Exception as error:  # which must not end a mount
+            log.exception("%s could not be asked who we are; this is a mistake in labfs", site.name)
+            self.doubts[site.name] = f"{site.name} could not be asked who we are: {type(error).__name__}."
         self._unasked.discard(site.name)
         if not self._unasked:
             self._told.set()

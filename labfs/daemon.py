@@ -18,9 +18,10 @@ from labfs.backend import Site
 from labfs.checks import Checks
 from labfs.config import Config, SiteSettings
 from labfs.copies import Copies
-from labfs.errors import ConfigError, LabfsError
+from labfs.errors import ConfigError, LabfsError, TimedOut
 from labfs.fuse import Door
 from labfs.kept import Kept
+from labfs.node import Node
 from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool
@@ -29,6 +30,7 @@ from labfs.vfs import Vfs
 log = logging.getLogger(__name__)
 
 LITTLE = 16 * 1024 * 1024  # bytes for what is written, of which the user should know
+ASKED_S = 17.0  # for an answer to a command
 LAST_SAVES_S = 45.0  # for saves under way when somebody has unmounted
 SIGNALLED_S = 5.0  # for them when a signal came: what is not saved by then goes on with the next mount
 
@@ -169,12 +171,12 @@ class Daemon:
             case "status":
                 return self._status()
             case "refresh":
-                node = await self._vfs.resolve(request["path"])
+                node = await self._node(request["path"])
                 self._vfs.refresh(node)
                 await self._door.renew(node)
                 return {}
             case "info":
-                node = await self._vfs.resolve(request["path"])
+                node = await self._node(request["path"])
                 return {"path": node.path, **self._vfs.xattrs(node)}
             case "why":
                 return {"reason": self._why(request["path"])}
@@ -191,6 +193,11 @@ class Daemon:
                 found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
                 return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
         raise ConfigError("The daemon does not know this request; is it another version of labfs?")
+
+    async def _node(self, path: str) -> Node:
+        with trio.move_on_after(ASKED_S):  # before that whatever takes longer says so
+            return await self._vfs.resolve(path)
+        raise TimedOut("The site did not answer in time.")
 
     def _why(self, path: str) -> str | None:
         """Return why the last thing failed at a path, else what there is to say about it."""

@@ -36,7 +36,7 @@ class Listing:
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.progress = progress or Progress()
-        self.since_s = time.time()
+        self.began, self.since_s = trio.current_time(), time.time()
         self.shown = trio.Event()  # there is something to show, or it is done
         self.done = trio.Event()
         self.error: Exception | None = None

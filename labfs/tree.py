@@ -82,9 +82,11 @@ class Tree:
         if container.known is Known.NOTHING:
             with trio.move_on_at(until):
                 await listing.shown.wait()
-        seen = container.listed_at > float("-inf") or container.known is Known.KEPT
-        usual = RENEWAL_S if seen else PART_S if container.known is Known.PART else float("inf")
-        with trio.move_on_at(min(until, trio.current_time() + usual)):
+        if container.known is Known.PART:
+            until = min(until, trio.current_time() + PART_S)
+        elif container.listed_at > float("-inf") or container.known is Known.KEPT:
+            until = min(until, listing.began + RENEWAL_S)  # once for all who look while it is under way
+        with trio.move_on_at(until):
             await listing.wait()
         if not listing.done.is_set():
             await self._show(container, listing)
@@ -144,7 +146,8 @@ class Tree:
     async def child(self, parent: Node, name: str) -> Node:
         """Return the node of that name, listed or not. Raises NotFound, and NotYet where it may not be listed yet."""
         container = parent.container
-        await self.children(parent)
+        if container.known is not Known.PART or name not in parent.children:
+            await self.children(parent)
         if name not in parent.children and (listing := container.listing) is not None:
             with trio.move_on_at(answer_by()):
                 await listing.wait()
