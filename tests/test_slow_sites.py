@@ -198,6 +198,7 @@ def test_the_last_list_is_shown_while_the_site_is_away(
     assert (secret in text, b"X-Amz-Signature" in text, b"attachments/" in text) == (False, False, False)
 
 
+@pytest.mark.timeout(5400)
 @pytest.mark.skipif(not SOAK, reason="LABFS_SOAK=1 lists 122,000 files at 10 ms a row: half an hour")
 @pytest.mark.parametrize("count", [2_000, 20_000, 100_000])
 def test_a_site_of_any_size(count: int, service: Service, running: Sandbox, tmp_path: Path) -> None:
