@@ -19,7 +19,7 @@ from stage import Sandbox
 
 from labfs import config
 from labfs.backend import Backend, Entry, Settings, Target
-from labfs.backends import KINDS
+from labfs.backends import KINDS, portal_lists
 from labfs.backends.portal import Portal
 from labfs.client import Client
 from labfs.errors import (
@@ -464,6 +464,49 @@ async def test_our_own_files_without_an_organization(ground: PortalGround, servi
     assert "map" not in [each.name for each in found]
     await ground.backend.delete(entry)
     assert service.rows("id = ? AND NOT removed", int(entry.label)) == []
+
+
+async def test_files_that_are_told_one_by_one_are_those_that_are_told_together(
+    ground: PortalGround, service: Service, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await agreement(ground, service)
+    for index in range(5):
+        ground.put(f"map {index}", b"x")
+        ground.team.put(f"loose {index}", b"x")
+    mine = service.put("mine.pdf", b"an agreement of nobody's here")
+    service.material(ground.team.number, "Foreign", mine)
+    doomed = ground.team.put("deleted later", b"x")
+
+    async def found() -> list[Entry]:
+        return sorted(await scan(ground.backend, ground.listed), key=lambda entry: (entry.id, entry.inside or ""))
+
+    together = await found()
+    assert f"attachments/{mine}" in [entry.id for entry in together]
+    for name, value in {"FEW": 0, "TOGETHER_S": -1.0, "PAGE": 3}.items():
+        monkeypatch.setattr(portal_lists, name, value)
+    portal = build(service)
+    monkeypatch.setattr(ground, "backend", portal)
+    try:
+        sandbox.reset()
+        assert await found() == together
+        assert sandbox.requests()["GET /v1/organizations/{id}/"] == 0
+        first = await portal.page(ground.listed, None)
+        assert [entry.is_dir for entry in first.entries] == [True] * len(first.entries), "directories come first"
+        service.delete(doomed)
+        left, cursor = [], first.cursor
+        while cursor is not None:
+            page = await portal.page(ground.listed, cursor)
+            left, cursor = [*left, *page.entries], page.cursor
+        assert {entry.id for entry in together} - {entry.id for entry in (*first.entries, *left)} == {
+            f"attachments/{doomed}"
+        }
+        sandbox.faults({"service": "portal", "method": "GET", "route": "/v1/attachments/*", "action": "status",
+                        "argument": 401, "times": None})  # fmt: skip
+        with pytest.raises(Denied):
+            await found()
+    finally:
+        sandbox.faults()
+        await portal.aclose()
 
 
 async def test_who_we_are_costs_no_files(service: Service, sandbox: Sandbox) -> None:

@@ -17,6 +17,7 @@ import trio.testing
 from memory import SYSTEMS, MemoryBackend, opened
 
 from labfs.backend import Accept, Entry, Page, Replace
+from labfs.config import SiteSettings
 from labfs.errors import LabfsError, NotYet, Unanswered, Unavailable
 from labfs.kept import Kept
 from labfs.listing import LONGEST_REST_S, PAUSE_S
@@ -264,3 +265,19 @@ def test_entries_are_kept_as_they_are(tmp_path: Path) -> None:
     kept.drop("site", "box")
     assert kept.get("site", "box") is None
     kept.close()
+
+
+def test_an_account_is_known_by_all_that_makes_it_one() -> None:
+    usual: dict[str, Any] = {
+        "name": "hub", "kind": "portal", "url": "https://x", "secrets": {"token": lambda: "a secret"},
+        "options": {"user_id": ""}, "projects": {"study": {"token": lambda: "another secret"}},
+    }  # fmt: skip
+    others: list[dict[str, Any]] = [
+        {"kind": "odm"}, {"url": "https://y"}, {"secrets": {"token": lambda: "b"}}, {"options": {"user_id": "me"}},
+        {"projects": {}}, {"projects": {"study": {"token": lambda: "b"}}},
+    ]  # fmt: skip
+    account = SiteSettings(**usual).account(b"salt")
+    assert SiteSettings(**usual, timeout_s=99.0, access="read").account(b"salt") == account
+    found = {SiteSettings(**{**usual, **other}).account(b"salt") for other in others}
+    assert len(found | {account, SiteSettings(**usual).account(b"pepper")}) == len(others) + 2
+    assert "secret" not in account
