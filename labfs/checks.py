@@ -18,7 +18,7 @@ from labfs.errors import LabfsError, Unavailable
 log = logging.getLogger(__name__)
 
 SOON_S = 2.5  # for the answers that are told at the mount
-FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 300.0  # before a site that could not answer is asked again
+FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 60.0  # before a site that could not answer is asked again
 
 
 class Checks:

@@ -25,6 +25,7 @@ from labfs.backend import Accept, Entry, Replace
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of what is in a row; what an older or a newer labfs kept is dropped
+LOOKED_AT_S = 90 * 24 * 3600.0  # after which a directory that nobody looked at is forgotten
 USUAL = {field.name: field.default for field in fields(Entry) if field.default is not MISSING}
 BROKEN = (sqlite3.Error, zlib.error, ValueError, TypeError, KeyError, AttributeError)
 
@@ -37,10 +38,22 @@ class Kept:
         self._accounts: dict[str, str] = {}
         self._written: dict[tuple[str, str], int] = {}  # digests of what stands there
         try:
-            self._open(path)
+            self._open_anew(path)
         except (sqlite3.Error, OSError) as error:
             log.warning("Listings are not kept: %s", error)
             self._open(None)
+
+    def _open_anew(self, path: Path | None) -> None:
+        """Open the file, or another in its place if it is no database."""
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError as error:
+            if path is None or isinstance(error, sqlite3.OperationalError):  # locked, or the disk is in trouble
+                raise
+            log.warning("Kept listings are of no use and dropped: %s", error)
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            self._open(path)
 
     def _open(self, path: Path | None) -> None:
         if path is not None:
@@ -55,6 +68,7 @@ class Kept:
             "CREATE TABLE IF NOT EXISTS kept (site TEXT, account TEXT, id TEXT, listed REAL, entries BLOB,"
             " PRIMARY KEY (site, account, id)) WITHOUT ROWID"
         )
+        self._db.execute("DELETE FROM kept WHERE listed < ?", (time.time() - LOOKED_AT_S,))
         self._db.execute("CREATE TABLE IF NOT EXISTS salt (salt BLOB)")
         self._db.execute(f"PRAGMA user_version = {FORMAT}")
         row = self._db.execute("SELECT salt FROM salt").fetchone()

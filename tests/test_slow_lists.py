@@ -6,7 +6,7 @@ import errno
 import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ async def test_twins_and_versions_do_not_change_by_what_is_seen_in_part(tmp_path
         backend.files[int(last.label)] = (replace(entry, age=0), data)  # the older one, though listed last
         async with opened(tmp_path / rule, backend) as (vfs, box):
             await shown(vfs, box)
-            with sqlite3.connect(tmp_path / rule / "seen") as db:
+            with closing(sqlite3.connect(tmp_path / rule / "seen")) as db:
                 assert db.execute("SELECT count(*) FROM seen WHERE id != 'box'").fetchone() == (0,)
             backend.page_s = 100.0
             node = await vfs.lookup(box, "g")
@@ -235,13 +235,15 @@ async def test_what_is_kept_is_one_accounts_and_of_one_form(tmp_path: Path, auto
     assert not await known("me"), "what another account may not see is gone when it mounts"
     await see("me")
     for ruin in ("UPDATE kept SET entries = X'00'", "PRAGMA user_version = 99"):
-        with sqlite3.connect(tmp_path / "kept", isolation_level=None) as db:
+        with closing(sqlite3.connect(tmp_path / "kept", isolation_level=None)) as db:
             db.execute(ruin)
         assert not await known("me"), ruin
         await see("me")
         assert await known("me")
     (tmp_path / "kept").write_bytes(b"no database at all" * 1000)
+    assert not await known("me")
     await see("me")
+    assert await known("me")
 
 
 def test_entries_are_kept_as_they_are(tmp_path: Path) -> None:
