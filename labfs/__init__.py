@@ -21,9 +21,11 @@ holds that law and checks that every module is named here).
        └─────┬─────┴─ rules ───┤       │      verdicts · ways · codings · texts
            tree      scratch   │       │      route · trust
        ┌─────┴──────┐          │       │          │
-    layout  seen   node        │       │          │
-    names measuring  └ writer ─┤       │          │
-     sizes dates listing  │  reader    │          │
+  layout seen settling remarks │       │          │
+    names measuring node       │       │          │
+     sizes   kept    └ writer ─┤       │          │
+       │ dates   listing  │  reader    │          │
+       │           scan   │    │       │          │
        │                spool  └─┬──┬──┴───┐      │
        │                notes  blocks refetch copies
        │                  │      proof   digests  │
@@ -63,6 +65,9 @@ folders   open ones, while names change        dates     when a version without 
 codings   stored bytes, however labelled       reply     one answer of a service
 secrecy   what nobody is shown                 credentials  secrets as configured, fit to be sent
 basic     passwords of any script (backends/)  texts     of servers, which need be none
+scan      a list, page by page                  settling  a listing → nodes
+kept      the last listings, for the next mount  checks    who we are to each site
+remarks   what is known of a directory in part   hiding    files whose name another is to take
 refetch   a second look at what came wrong     route     directly, or through which proxy
 trust     whose certificates are good          ways      connections along the route
 

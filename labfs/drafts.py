@@ -24,6 +24,7 @@ import trio
 from labfs import names, rules
 from labfs.backend import Accept, Entry
 from labfs.errors import LabfsError, NotFound
+from labfs.hiding import show_again
 from labfs.node import Node
 from labfs.saves import Saves
 from labfs.signs import MARKS, Draft, Known, Maker, judge
@@ -254,7 +255,8 @@ class Drafts:
             return True
         for name, hidden in list(parent.hidden.items()):
             if hidden.entry.id == node.entry.id:
-                self._tree.show_again(parent, name)
+                show_again(parent, name)
+                self._tree.expire(parent)
         version = (node.entry.id, node.entry.version)
         others = [other.entry for other in parent.children.values() if other is not node and not other.local]
         return version in {(entry.id, entry.version) for entry in others if entry is not None}
@@ -299,7 +301,8 @@ class Drafts:
             pass
         except LabfsError as error:
             log.error("%s could not be deleted: %s", path, error)
-            self._tree.show_again(parent, removal.name)
+            show_again(parent, removal.name)
+            self._tree.expire(parent)
             return
         parent.hidden.pop(removal.name, None)
         parent.container.gone.add((entry.id, entry.version))

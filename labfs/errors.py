@@ -22,6 +22,7 @@
     │   └── Conflict          ESTALE        somebody else saved meanwhile: neither side is lost
     ├── Busy                  EBUSY
     ├── Archived              EAGAIN        bytes in cold storage: ask again in days
+    ├── NotYet                EAGAIN        a list is still being read: ask again in a while
     ├── Unsupported           EOPNOTSUPP
     ├── Unranged              EIO           ranges are not to be had: take the file whole
     ├── Enough                EIO           a download is ended, since nobody wants the rest
@@ -150,6 +151,12 @@ class Archived(LabfsError):
 
 class Unfinished(LabfsError):
     """The program that wrote a file did not finish it."""
+
+
+class NotYet(LabfsError):
+    """What was asked for may be in the part of a list that has not been read yet."""
+
+    errno = errno.EAGAIN
 
 
 class Unsupported(LabfsError):

@@ -24,6 +24,7 @@ from labfs.errors import (
     Unavailable,
 )
 from labfs.files import Files
+from labfs.hiding import hide
 from labfs.node import Hidden, Node
 from labfs.signs import NOBODY, Maker
 from labfs.spool import SpoolFile
@@ -74,10 +75,10 @@ class Moves:
         goes = maker.program in signs.EITHER and node.site.may_delete and node.site.backend.capabilities.deletable
         if not goes:
             rules.check_writable(node)
-            self._tree.hide(node, lambda: trio.current_time() >= until or not maker.runs())
+            hide(node, lambda: trio.current_time() >= until or not maker.runs())
         else:
             self._check_deletable(node)
-            self._tree.hide(node, lambda: False)
+            hide(node, lambda: False)
             self._drafts.removed(parent, node.name, entry)
         self._files.drop(node)
 
@@ -261,10 +262,10 @@ class Moves:
     def _move(self, node: Node, there: Node | None, into: Node, new: str) -> None:
         if there is not None:
             if there.entry is not None and not there.local:
-                self._tree.hide(there)
+                hide(there)
             self._files.drop(there)
         if node.entry is not None and not node.local:
-            self._tree.hide(node)
+            hide(node)
         else:
             self._tree.detach(node)
         self._tree.attach(node, into, new)
