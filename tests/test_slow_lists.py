@@ -22,6 +22,7 @@ from labfs.errors import LabfsError, NotYet, Unanswered, Unavailable
 from labfs.kept import Kept
 from labfs.listing import LONGEST_REST_S, PAUSE_S
 from labfs.node import Node
+from labfs.signs import Maker
 from labfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
@@ -80,7 +81,7 @@ async def test_a_list_in_part_is_never_taken_for_whole(tmp_path: Path, autojump_
         await shown(vfs, box)
         for refused in (
             lambda: vfs.lookup(box, "f14"),
-            lambda: vfs.files.create(box, "f14", exclusive=True),
+            lambda: vfs.files.create(box, "f14", maker=Maker(exclusive=True)),
             lambda: vfs.mkdir(box, "new"),
             lambda: vfs.unlink(box, "f00"),
             lambda: vfs.rename(box, "f00", box, "f14"),
