@@ -267,12 +267,12 @@ def test_a_way_that_cannot_be_gone_is_one_sentence_of_the_mount(
     [
         (
             'proxy = { env = "LAB_PROXY" }',
-            "its proxy should be in the environment variable LAB_PROXY, which is not set.",
+            "sites.basespace.proxy should be in the environment variable LAB_PROXY, which is not set.",
         ),
         ("proxy = 7", "proxy must be a text, or one of env, file and keyring."),
         ("ca = 7", "ca must be the path of a file of certificates."),
         ('ca = ""', "ca must be the path of a file of certificates."),
-        (f'proxy = "http://ada:{PASSWORD}@x:1"', "holds a secret and others may read it"),
+        (f'proxy = "http://ada:{PASSWORD}@x:1"', "and others may read it; run: chmod 600"),
     ],
 )
 def test_a_mistake_in_the_keys_of_the_way_is_told(network: Network, line: str, sentence: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
 import pytest
 from network_stage import WAYS, Bed, processes
 
+from labfs.backend import dispensable
 from labfs.client import Client
 from labfs.errors import Barred, LabfsError, Unavailable
 
@@ -54,12 +56,13 @@ async def test_what_a_proxy_fails_at_is_said(
     for name, value in bed.env(variable).items():
         monkeypatch.setenv(name, value)
     url, (source, _, address) = bed.filled(url), bed.filled(variable).partition("=")
-    # What is not worth trying again is told long before patience ends.
-    timeout_s = 20.0 if kind == "Barred" else 0.3
+    # What is not worth trying again is told long before patience ends; of the rest one try is enough to see.
+    timeout_s = 20.0 if kind == "Barred" else 0.3 if "in time" in word else 2.0
+    once = contextlib.nullcontext if kind == "Barred" else dispensable
     client = Client("hub", url, dict, ca=str(bed.authority.file), timeout_s=timeout_s)
     for way in WAYS:
         begun = time.monotonic()
-        with pytest.raises(LabfsError) as error:
+        with once(), pytest.raises(LabfsError) as error:
             await way(client, url)
         assert time.monotonic() - begun < 5
         assert type(error.value) is {"Barred": Barred, "Unavailable": Unavailable}[kind], error.value
@@ -75,7 +78,7 @@ async def test_a_proxy_that_is_away_is_no_outage_of_the_site(
 ) -> None:
     for name, value in bed.env(f"ALL_PROXY={scheme}://<gone>").items():
         monkeypatch.setenv(name, value)
-    client = Client("hub", bed.filled("http://<HTTP>/"), dict, timeout_s=1.0)
+    client = Client("hub", bed.filled("http://<HTTP>/"), dict, timeout_s=0.5)
     for way in WAYS:
         with pytest.raises(Unavailable):
             await way(client, bed.filled("http://<HTTP>/"))

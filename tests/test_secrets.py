@@ -106,9 +106,12 @@ def casts() -> Iterator[dict[str, str]]:
 
 def provoke(place: Path, spoil: str) -> str:
     """Look, read and save while answers are spoiled; return what was said on the terminal."""
-    more = ":" if spoil in PASSING else "cat ../.meta.json"
-    save = f"echo new > 'saved {spoil}.txt'" if spoil in WRITTEN else ":"
-    return str(run(f"cd '{place}'; ls -la; cat there.txt; {more}; {save}").stderr)
+    commands = [f"ls -la '{place}'", f"cat '{place}/there.txt'"]
+    if spoil not in PASSING:
+        commands.append(f"cat '{place}/../.meta.json'")
+    if spoil in WRITTEN:
+        commands.append(f"echo new > '{place}/saved {spoil}.txt'")
+    return str(run("; ".join(commands)).stderr)
 
 
 def test_nothing_that_people_see_holds_a_secret(lab: Lab, front: Front, drive: Mount) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 import five_stage
+import httpx
 import pytest
 from five_stage import SITES, Lab
 from stage import Mount, Sandbox, labfs
 
 from labfs import names, texts
+from labfs.backends.redcap_wire import Wire
+from labfs.client import Client
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(120)]
 
@@ -148,6 +151,21 @@ def test_odd_letters_have_names_and_bytes(text: str) -> None:
 
 def test_a_byte_goes_back_as_it_came() -> None:
     assert texts.urlencoded({"record": "T\udce9", "fields[0]": "a b"}) == "record=T%E9&fields%5B0%5D=a+b"
+
+
+async def test_a_name_of_odd_bytes_is_asked_for_by_them() -> None:
+    asked: list[bytes] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.content)
+        return httpx.Response(200, stream=httpx.ByteStream(b'[{"record_id": "T\xe9"}]'))
+
+    client = Client("redcap", "https://h", dict, transport=httpx.MockTransport(handler))
+    wire = Wire(client, {"study": lambda: "a-token"})
+    (row,) = await wire.rows("study", "record")
+    await wire.rows("study", "record", records=[row["record_id"]])
+    assert b"&records%5B0%5D=T%E9" in asked[1]
+    await client.aclose()
 
 
 @pytest.mark.parametrize("said", ["no-such-charset", "rot13", "zlib", "idna", "utf-8", None])
