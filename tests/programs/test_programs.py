@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -231,7 +230,7 @@ def test_git_clones_into_the_mount_and_commits_there(lab: five_stage.Lab, drive:
 
 
 def test_git_works_in_the_repository_of_redcap(lab: five_stage.Lab, drive: Mount, desk: Path) -> None:
-    shelf = drive.path / "redcap" / "empty" / ".repository" / f"git {os.getpid()}"
+    shelf = drive.path / "redcap" / "empty" / ".repository" / "git here"
     shelf.mkdir()
     run(f"git init -q {desk}/source && cd {desk}/source && echo one > a && git add . && {GIT} commit -qm one")
     commands = f"git clone -q {desk}/source code && cd code && echo two >> a && {GIT} commit -qam two"
