@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import trio
 
-from labfs.errors import LabfsError, Unavailable
+from labfs.errors import LabfsError, Mute, Unavailable
 
 T = TypeVar("T")
 
@@ -32,6 +32,8 @@ class Breaker:
             raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1))
         try:
             result = await once()
+        except Mute:
+            raise  # no evidence either way
         except LabfsError as error:
             if isinstance(error, Unavailable) and error.silent:
                 self._silent()

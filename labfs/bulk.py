@@ -23,7 +23,8 @@ from pyreqwest.request import SyncRequestBuilder
 
 from labfs.backend import Buffer, Sink
 from labfs.codings import is_stored, told, total
-from labfs.errors import Malformed, Stale, Unavailable, Unranged
+from labfs.errors import Malformed, Mute, Stale, Unavailable, Unranged
+from labfs.kept import KEPT_S, PROBES, Kept, Lot, Trial, socket_options
 from labfs.texts import address, urlencoded
 from labfs.verdicts import refusal, translated
 
@@ -59,19 +60,48 @@ class Ask:
     explain: Callable[[int, Mapping[str, str], bytes], str] = lambda status, headers, body: ""
     check: Callable[[Mapping[str, str]], None] = lambda headers: None
     size: int | None = None
+    trial: Trial = field(default_factory=lambda: Trial(fresh=False), repr=False)
 
 
 class Bulk:
     """Downloads; `timeout_s` is the longest silence, in seconds, before one is given up."""
 
     def __init__(self, timeout_s: float, transport: httpx.BaseTransport | None = None) -> None:
-        # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
-        self._http = httpx.Client(timeout=None, transport=transport or _bulk_transport(timeout_s))  # noqa: S113
+        def make(*, keep: bool) -> httpx.Client:
+            over = transport or _bulk_transport(timeout_s, keep=keep)
+            # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
+            return httpx.Client(timeout=None, transport=over)  # noqa: S113
+
+        self._single = Lot(make(keep=False))  # each request on a connection of its own
+        self._kept = Kept(lambda: make(keep=True)) if transport is None else None
 
         self.notice: Callable[[Mapping[str, str]], None] = lambda headers: None  # is shown each answer's headers
 
     def close(self) -> None:
-        self._http.close()
+        for client in [self._single.client, *(self._kept.spent(all_of_them=True) if self._kept else ())]:
+            client.close()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a request may be sent over a connection that an earlier one left."""
+        return self._kept is not None and self._kept.used
+
+    def retire(self, trial: Trial) -> None:
+        """Give up all connections that were kept when a request was sent in vain."""
+        if self._kept is not None and trial.lot is not None:
+            self._kept.retire(trial.lot)
+
+    @contextmanager
+    def _lent(self, trial: Trial) -> Iterator[httpx.Client]:
+        if self._kept is None or trial.fresh:
+            trial.lot = self._single
+            yield self._single.client
+            return
+        with self._kept.lent() as lot:
+            trial.lot = lot
+            yield lot.client
+        for client in self._kept.spent():
+            client.close()
 
     def total(self, ask: Ask) -> int | None:
         """Return the size that an answer about the first byte names; None where it names none."""
@@ -119,8 +149,14 @@ class Bulk:
     @contextmanager
     def _answer(self, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]) -> Iterator[httpx.Response]:
         """Yield the answer, its body still to be read, from wherever redirects lead; raise a refusal."""
+        with self._lent(ask.trial) as http:
+            yield from self._followed(http, ask, headers, wanted)
+
+    def _followed(
+        self, http: httpx.Client, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]
+    ) -> Iterator[httpx.Response]:
         url, credentials = ask.url, ask.credentials
-        for _ in range(REDIRECTS):
+        for redirected in range(REDIRECTS):
             sent = {**headers, "Accept-Encoding": "identity", **credentials}
             body = None
             if ask.form is not None:
@@ -128,7 +164,12 @@ class Bulk:
             if ask.version is not None and ask.version.isascii():
                 sent["If-Match"] = f'"{ask.version}"'
             method = "GET" if ask.form is None else "POST"
-            with translated(ask.what), self._http.stream(method, address(url), headers=sent, content=body) as response:
+            with translated(ask.what), http.stream(method, address(url), headers=sent, content=body) as response:
+                if not redirected:
+                    if not ask.trial.settle():
+                        raise Mute(f"{ask.what} was given up before it began to answer.")
+                    if ask.trial.lot is not None:
+                        ask.trial.lot.used = True
                 self.notice(response.headers)
                 if not response.has_redirect_location:
                     if response.status_code not in wanted:
@@ -149,13 +190,17 @@ class Bulk:
         raise Malformed(f"{ask.what} redirected more than {REDIRECTS} times.")
 
 
-def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
-    silence = timedelta(seconds=timeout_s)
+def _bulk_transport(timeout_s: float, *, keep: bool) -> httpx.BaseTransport:
+    silence, probe = timedelta(seconds=timeout_s), timedelta(seconds=timeout_s / 2)
     builder = (
         SyncClientBuilder()
         .connect_timeout(silence)
         .read_timeout(silence)
-        .pool_idle_timeout(timedelta(seconds=30))
+        .pool_idle_timeout(timedelta(seconds=KEPT_S))
+        .tcp_user_timeout(silence)
+        .tcp_keepalive(probe)
+        .tcp_keepalive_interval(probe)
+        .tcp_keepalive_retries(PROBES)
         .follow_redirects(False)
         # A packed body would have other offsets than the file.
         .gzip(False)
@@ -163,15 +208,19 @@ def _bulk_transport(timeout_s: float) -> httpx.BaseTransport:
         .deflate(False)
         .zstd(False)
     )
-    return _Transport(_Tolerating(builder.build()), timeout_s)
+    if not keep:
+        builder = builder.pool_max_idle_per_host(0)
+    return _Transport(_Tolerating(builder.build()), timeout_s, keep=keep)
 
 
 class _Transport(httpx.BaseTransport):
     """The Rust transport; httpx's own for what a form asks for: such an answer names its file in a header."""
 
-    def __init__(self, rust: httpx.BaseTransport, timeout_s: float) -> None:
+    def __init__(self, rust: httpx.BaseTransport, timeout_s: float, *, keep: bool) -> None:
         self._rust = rust
-        self._plain = httpx.HTTPTransport(verify=trusted(), limits=httpx.Limits(keepalive_expiry=30.0))
+        limits = httpx.Limits(max_keepalive_connections=None if keep else 0, keepalive_expiry=KEPT_S)
+        options = socket_options(timeout_s)
+        self._plain = httpx.HTTPTransport(verify=trusted(), limits=limits, socket_options=options)
         self._timeout = httpx.Timeout(timeout_s).as_dict()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

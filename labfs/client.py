@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast
 from urllib.parse import urljoin, urlsplit
 
@@ -26,7 +27,8 @@ from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
 from labfs.bulk import FORM, Ask, Bulk, trusted
-from labfs.errors import Malformed, Unanswered, Unauthorized, Unavailable
+from labfs.errors import LabfsError, Malformed, Mute, Unanswered, Unauthorized, Unavailable
+from labfs.kept import KEPT_S, Grant, Kept, Trial, Watch, socket_options
 from labfs.pace import Pace
 from labfs.reply import LONGEST_ANSWER, Answer
 from labfs.secrecy import know_headers
@@ -93,15 +95,24 @@ class Client:
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
         self._breakers: dict[str, Breaker] = {}
-        limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
         self._usual = httpx.Timeout(timeout_s, pool=None)
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
-        self._api = httpx.AsyncClient(timeout=self._usual, limits=limits, transport=transport, verify=trusted())
+        self._grant = Grant(timeout_s)
+
+        def make(kept: int | None) -> httpx.AsyncClient:
+            limits = httpx.Limits(max_connections=connections, max_keepalive_connections=kept, keepalive_expiry=KEPT_S)
+            options = socket_options(timeout_s)
+            over = transport or httpx.AsyncHTTPTransport(verify=trusted(), limits=limits, socket_options=options)
+            return httpx.AsyncClient(timeout=self._usual, transport=over)
+
+        self._single = make(0)  # each request on a connection of its own
+        self._kept = Kept(lambda: make(None)) if transport is None else None
         self._bulk = Bulk(timeout_s, bulk_transport)
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
-            await self._api.aclose()
+            for client in [self._single, *(self._kept.spent(all_of_them=True) if self._kept else ())]:
+                await client.aclose()
             await trio.to_thread.run_sync(self._bulk.close)
 
     def _credentials(self) -> Mapping[str, str]:
@@ -137,13 +148,17 @@ class Client:
         address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")
         credentials: Mapping[str, str] = {}
 
-        async def once() -> Answer:
+        # A change that may not be made twice never goes where it might not arrive.
+        asks = method in QUESTIONS or (repeatable and patience is not Patience.PERSISTENT)
+        keeps = asks or (repeatable and source is not None)
+
+        async def once(fresh: bool) -> Answer:
             nonlocal credentials
             credentials = self._credentials()
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
-                    request = self._api.build_request(
+                    request = self._single.build_request(
                         method,
                         address,
                         json=json,
@@ -154,7 +169,7 @@ class Client:
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
                     chunks = iter([request.content]) if source is None else source.chunks()
                     request.stream = _Body(chunks, on_disk=source is not None)
-                    answer = await self._answer(request, what)
+                    answer = await self._sent(request, what, fresh=fresh or not keeps, hurried=source is None)
             check(answer)
             if method not in QUESTIONS and is_page(answer.headers, answer.body):
                 raise Unanswered(f"{what} answered with a web page; is the site under maintenance, or its url wrong?")
@@ -170,8 +185,40 @@ class Client:
         assert scope.cancelled_caught
         raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
 
-    async def _answer(self, request: httpx.Request, what: str) -> Answer:
-        response = await self._api.send(request, stream=True)
+    async def _sent(self, request: httpx.Request, what: str, *, fresh: bool, hurried: bool) -> Answer:
+        """Send a request over a connection of its own, or over a kept one. Raises Mute if that one is dead."""
+        if fresh or self._kept is None:
+            return await self._answer(await self._single.send(request, stream=True), what)
+        began = trio.current_time()
+        with self._kept.lent() as lot:
+            scope = trio.CancelScope()
+
+            def postpone(seconds: float) -> None:
+                scope.deadline = trio.current_time() + seconds
+
+            if hurried:
+                postpone(self._grant.now_s)
+            watch = Watch(postpone, granted_s=None if hurried else self.timeout_s)
+            request.extensions["trace"] = watch
+            response = None
+            try:
+                with scope:
+                    response = await lot.client.send(request, stream=True)
+            except httpx.HTTPError as error:
+                if watch.fresh:
+                    raise
+                log.debug("%s: a kept connection failed (%r).", what, error)
+            if response is None:
+                self._kept.retire(lot)
+                raise Mute(f"{what} was not answered on a connection that had been kept.")
+            if hurried:
+                self._grant.learn(trio.current_time() - began)
+            answer = await self._answer(response, what)
+        for client in self._kept.spent():
+            await client.aclose()
+        return answer
+
+    async def _answer(self, response: httpx.Response, what: str) -> Answer:
         try:
             body = bytearray()
             async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
@@ -278,40 +325,84 @@ class Client:
 
         return Ask(urljoin(self.url, path), what, credentials=self._credentials(), explain=explain, size=size)
 
-    async def _bulky(self, url: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def _bulky(self, url: str, work: Callable[[Ask, *Ts], T], ask: Ask, *args: *Ts) -> T:
         """Run one of the blocking downloads in a thread."""
 
-        async def once() -> T:
-            return await trio.to_thread.run_sync(work, *args, abandon_on_cancel=True, limiter=self._threads)
+        async def once(fresh: bool) -> T:
+            trial = Trial(fresh=fresh)
+
+            async def run() -> T:
+                return await trio.to_thread.run_sync(
+                    work, replace(ask, trial=trial), *args, abandon_on_cancel=True, limiter=self._threads
+                )
+
+            return await (self._granted(run, trial) if self._bulk.keeps and not fresh else run())
 
         return await self._insist(url, once, Patience.PROMPT, repeatable=True)
+
+    async def _granted(self, run: Callable[[], Awaitable[T]], trial: Trial) -> T:
+        """Wait for a download over a connection that may be dead. Raises Mute if it does not even begin."""
+        outcome: list[T] = []
+        failure: LabfsError | None = None
+        began = trio.current_time()
+
+        async def watch() -> None:
+            while trial.lot is None:  # it waits for a thread, which tells no event  # noqa: ASYNC110
+                await trio.sleep(self._grant.now_s)
+            if trial.settle():
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            try:
+                outcome.append(await run())
+            except LabfsError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if outcome:
+            return outcome[0]
+        died = isinstance(failure, Unanswered) and trial.settle()
+        if failure is None or died:
+            log.debug("A kept connection failed after %.1f s (%r).", trio.current_time() - began, failure)
+            self._bulk.retire(trial)
+            raise Mute(f"{self.site}: the bytes did not begin to come on a connection that had been kept.")
+        raise failure
 
     # -- insisting -----------------------------------------------------------------------------------
 
     async def _insist(
         self,
         url: str,
-        once: Callable[[], Awaitable[T]],
+        once: Callable[[bool], Awaitable[T]],
         patience: Patience,
         repeatable: bool,
         scope: trio.CancelScope | None = None,
     ) -> T:
         """Try until it works, patience ends or no retry can help. Waiting for a turn costs no patience.
 
+        `once` is told whether it must take a new connection: after a kept one was mute, which costs no patience.
         `scope`, if given, is cancelled when a try takes longer than patience lasts.
         """
+        fresh = False
         breaker = self._breaker(url)
         wait_s = FIRST_WAIT_S
         if is_dispensable():
             patience, wait_s = Patience.BRIEF, ONCE_MORE_S
         deadline = trio.current_time() + patience * self.timeout_s
         while True:
+            began = trio.current_time()
             try:
                 async with self._pace.turn() as waited_s:
                     deadline += waited_s
+                    began += waited_s
                     if scope is not None:
                         scope.deadline = deadline + GRACE_S
-                    return await breaker.guard(once)
+                    return await breaker.guard(partial(once, fresh))
+            except Mute as error:
+                log.info("%s Trying a new one.", error)
+                fresh = True
+                deadline += trio.current_time() - began
+                continue
             except Unavailable as error:
                 lost = isinstance(error, Unanswered) and not repeatable
                 own_pause = wait_s * random.uniform(0.7, 1.3)

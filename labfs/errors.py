@@ -27,6 +27,7 @@
     ├── TimedOut              ETIMEDOUT
     ├── Unavailable           EIO           transient: a retry can help
     │   ├── Unanswered        EIO           sent, and nobody knows whether it was carried out
+    │   │   └── Mute          EIO           … on a connection that may have been dead for long
     │   └── Garbled           EIO           arrived damaged: to be sent again
     ├── Malformed             EIO           the service broke its own rules
     │   └── NoBytes           EIO           a file's record without its bytes
@@ -187,6 +188,10 @@ class Unanswered(Unavailable):
     def __init__(self, sentence: str, *, lost: bool = True, **more: Any) -> None:
         super().__init__(sentence, **more)
         self.lost = lost
+
+
+class Mute(Unanswered):
+    """A connection that had been kept did not answer: that tells nothing about the site, and a new one may."""
 
 
 class Garbled(Unavailable):
