@@ -29,7 +29,7 @@ class Breaker:
     async def guard(self, once: Callable[[], Awaitable[T]]) -> T:
         """Run one try, or refuse it at once while the origin rests; any answer ends the silence."""
         if reason := self.reason():
-            raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1))
+            raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1), silent=True)
         try:
             result = await once()
         except Mute:

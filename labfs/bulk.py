@@ -94,11 +94,11 @@ class Bulk:
     @contextmanager
     def _lent(self, trial: Trial) -> Iterator[httpx.Client]:
         if self._kept is None or trial.fresh:
-            trial.lot = self._single
+            trial.set_out(self._single)
             yield self._single.client
             return
         with self._kept.lent() as lot:
-            trial.lot = lot
+            trial.set_out(lot)
             yield lot.client
         for client in self._kept.spent():
             client.close()
@@ -165,11 +165,8 @@ class Bulk:
                 sent["If-Match"] = f'"{ask.version}"'
             method = "GET" if ask.form is None else "POST"
             with translated(ask.what), http.stream(method, address(url), headers=sent, content=body) as response:
-                if not redirected:
-                    if not ask.trial.settle():
-                        raise Mute(f"{ask.what} was given up before it began to answer.")
-                    if ask.trial.lot is not None:
-                        ask.trial.lot.used = True
+                if not redirected and not ask.trial.answered():
+                    raise Mute(f"{ask.what} was given up before it began to answer.")
                 self.notice(response.headers)
                 if not response.has_redirect_location:
                     if response.status_code not in wanted:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from enum import Enum
@@ -26,9 +26,11 @@ import trio
 from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
-from labfs.bulk import FORM, Ask, Bulk, trusted
-from labfs.errors import LabfsError, Malformed, Mute, Unanswered, Unauthorized, Unavailable
-from labfs.kept import KEPT_S, Grant, Kept, Trial, Watch, socket_options
+from labfs.bulk import FORM, Ask, Bulk
+from labfs.errors import Malformed, Mute, TooLarge, Unanswered, Unauthorized, Unavailable
+from labfs.kept import Grant, Trial
+from labfs.limit import Limit
+from labfs.lines import Body, Lines, granted
 from labfs.pace import Pace
 from labfs.reply import LONGEST_ANSWER, Answer
 from labfs.secrecy import know_headers
@@ -55,7 +57,9 @@ class Patience(float, Enum):
 
     BRIEF = 0.25  # what can be done without, a size in a listing: once more, a second later
     PROMPT = 1.5  # somebody waits for a listing or a read
-    PERSISTENT = 10.0  # an upload: close() may take as long as its bytes need
+    PERSISTENT = (
+        10.0  # an upload: close() may take as long as its bytes need; no longer than PROMPT while nobody is there
+    )
 
 
 def no_explanation(answer: Answer) -> str:
@@ -91,6 +95,7 @@ class Client:
         self._another = another
         self._explain = explain
         self.timeout_s = timeout_s
+        self.limit = Limit(site)
         self._pace = Pace(requests_per_s)
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
@@ -98,21 +103,12 @@ class Client:
         self._usual = httpx.Timeout(timeout_s, pool=None)
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
         self._grant = Grant(timeout_s)
-
-        def make(kept: int | None) -> httpx.AsyncClient:
-            limits = httpx.Limits(max_connections=connections, max_keepalive_connections=kept, keepalive_expiry=KEPT_S)
-            options = socket_options(timeout_s)
-            over = transport or httpx.AsyncHTTPTransport(verify=trusted(), limits=limits, socket_options=options)
-            return httpx.AsyncClient(timeout=self._usual, transport=over)
-
-        self._single = make(0)  # each request on a connection of its own
-        self._kept = Kept(lambda: make(None)) if transport is None else None
+        self._lines = Lines(timeout_s, connections, self._grant, transport)
         self._bulk = Bulk(timeout_s, bulk_transport)
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
-            for client in [self._single, *(self._kept.spent(all_of_them=True) if self._kept else ())]:
-                await client.aclose()
+            await self._lines.aclose()
             await trio.to_thread.run_sync(self._bulk.close)
 
     def _credentials(self) -> Mapping[str, str]:
@@ -158,7 +154,7 @@ class Client:
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
-                    request = self._single.build_request(
+                    request = self._lines.build_request(
                         method,
                         address,
                         json=json,
@@ -168,55 +164,33 @@ class Client:
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
                     chunks = iter([request.content]) if source is None else source.chunks()
-                    request.stream = _Body(chunks, on_disk=source is not None)
-                    answer = await self._sent(request, what, fresh=fresh or not keeps, hurried=source is None)
+                    request.stream = Body(chunks, on_disk=source is not None)
+                    fresh = fresh or not keeps
+                    async with self._lines.sent(request, what, fresh=fresh, hurried=source is None) as response:
+                        answer = await self._answer(response, what)
             check(answer)
             if method not in QUESTIONS and is_page(answer.headers, answer.body):
                 raise Unanswered(f"{what} answered with a web page; is the site under maintenance, or its url wrong?")
             return answer
 
+        if source is not None:
+            self.limit.check(source.size)
         with trio.CancelScope() as scope:
             try:
-                return await self._insist(self.url, once, patience, repeatable, None if source else scope)
+                answer = await self._insist(self.url, once, patience, repeatable, None if source else scope)
+                if source is not None:
+                    self.limit.taken(source.size)
+                return answer
+            except TooLarge as error:
+                if source is None:
+                    raise
+                raise TooLarge(f"{self.limit.refused(source.size)} ({error})") from error
             except Unauthorized:
                 if not self._another(credentials):
                     raise
             return await self._insist(self.url, once, patience, repeatable, None if source else scope)
         assert scope.cancelled_caught
         raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
-
-    async def _sent(self, request: httpx.Request, what: str, *, fresh: bool, hurried: bool) -> Answer:
-        """Send a request over a connection of its own, or over a kept one. Raises Mute if that one is dead."""
-        if fresh or self._kept is None:
-            return await self._answer(await self._single.send(request, stream=True), what)
-        began = trio.current_time()
-        with self._kept.lent() as lot:
-            scope = trio.CancelScope()
-
-            def postpone(seconds: float) -> None:
-                scope.deadline = trio.current_time() + seconds
-
-            if hurried:
-                postpone(self._grant.now_s)
-            watch = Watch(postpone, granted_s=None if hurried else self.timeout_s)
-            request.extensions["trace"] = watch
-            response = None
-            try:
-                with scope:
-                    response = await lot.client.send(request, stream=True)
-            except httpx.HTTPError as error:
-                if watch.fresh:
-                    raise
-                log.debug("%s: a kept connection failed (%r).", what, error)
-            if response is None:
-                self._kept.retire(lot)
-                raise Mute(f"{what} was not answered on a connection that had been kept.")
-            if hurried:
-                self._grant.learn(trio.current_time() - began)
-            answer = await self._answer(response, what)
-        for client in self._kept.spent():
-            await client.aclose()
-        return answer
 
     async def _answer(self, response: httpx.Response, what: str) -> Answer:
         try:
@@ -336,37 +310,17 @@ class Client:
                     work, replace(ask, trial=trial), *args, abandon_on_cancel=True, limiter=self._threads
                 )
 
-            return await (self._granted(run, trial) if self._bulk.keeps and not fresh else run())
+            try:
+                if fresh or not self._bulk.keeps:
+                    return await run()
+                return await granted(run, trial, self._grant, ask.what)
+            except Mute:
+                self._bulk.retire(trial)
+                raise
+            finally:
+                self._grant.learn(trial.took_s)
 
         return await self._insist(url, once, Patience.PROMPT, repeatable=True)
-
-    async def _granted(self, run: Callable[[], Awaitable[T]], trial: Trial) -> T:
-        """Wait for a download over a connection that may be dead. Raises Mute if it does not even begin."""
-        outcome: list[T] = []
-        failure: LabfsError | None = None
-        began = trio.current_time()
-
-        async def watch() -> None:
-            while trial.lot is None:  # it waits for a thread, which tells no event  # noqa: ASYNC110
-                await trio.sleep(self._grant.now_s)
-            if trial.settle():
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            try:
-                outcome.append(await run())
-            except LabfsError as error:
-                failure = error
-            nursery.cancel_scope.cancel()
-        if outcome:
-            return outcome[0]
-        died = isinstance(failure, Unanswered) and trial.settle()
-        if failure is None or died:
-            log.debug("A kept connection failed after %.1f s (%r).", trio.current_time() - began, failure)
-            self._bulk.retire(trial)
-            raise Mute(f"{self.site}: the bytes did not begin to come on a connection that had been kept.")
-        raise failure
 
     # -- insisting -----------------------------------------------------------------------------------
 
@@ -389,6 +343,7 @@ class Client:
         if is_dispensable():
             patience, wait_s = Patience.BRIEF, ONCE_MORE_S
         deadline = trio.current_time() + patience * self.timeout_s
+        absent_since: float | None = None
         while True:
             began = trio.current_time()
             try:
@@ -407,7 +362,9 @@ class Client:
                 lost = isinstance(error, Unanswered) and not repeatable
                 own_pause = wait_s * random.uniform(0.7, 1.3)
                 pause = own_pause if error.retry_after_s is None else error.retry_after_s
-                if lost or trio.current_time() + pause >= deadline:
+                absent_since = (absent_since or began) if error.absent else None
+                until = deadline if absent_since is None else absent_since + Patience.PROMPT * self.timeout_s
+                if lost or trio.current_time() + pause >= min(deadline, until):
                     raise
                 log.info("%s Trying again in %.1f s.", error, pause)
             await trio.sleep(pause)
@@ -425,23 +382,3 @@ class Client:
     def outage(self) -> str | None:
         """Why requests are being refused at once at present, or None."""
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
-
-
-class _Body(httpx.AsyncByteStream):
-    """A request's body."""
-
-    def __init__(self, chunks: Iterator[bytes], *, on_disk: bool = False) -> None:
-        self._chunks = chunks
-        self._on_disk = on_disk
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._on_disk:
-            chunk = await trio.to_thread.run_sync(next, self._chunks, None)
-        else:
-            chunk = next(self._chunks, None)
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk

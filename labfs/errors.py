@@ -177,6 +177,11 @@ class Unavailable(LabfsError):
         self.retry_after_s = retry_after_s
         self.silent = silent
 
+    @property
+    def absent(self) -> bool:
+        """Whether nobody was there: nothing was carried out, and waiting may be in vain."""
+        return self.silent or self.retry_after_s is None
+
 
 class Unanswered(Unavailable):
     """The request went out and no whole answer came back: it may have been carried out.
@@ -188,6 +193,10 @@ class Unanswered(Unavailable):
     def __init__(self, sentence: str, *, lost: bool = True, **more: Any) -> None:
         super().__init__(sentence, **more)
         self.lost = lost
+
+    @property
+    def absent(self) -> bool:
+        return False
 
 
 class Mute(Unanswered):

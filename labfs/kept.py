@@ -116,8 +116,20 @@ class Trial:
     def __init__(self, *, fresh: bool) -> None:
         self.fresh = fresh
         self.lot: Lot[Any] | None = None
+        self.took_s = 0.0  # to its answer
+        self._sent = time.monotonic()
         self._lock = threading.Lock()
         self._ended = False
+
+    def set_out(self, lot: Lot[Any]) -> None:
+        self.lot, self._sent = lot, time.monotonic()
+
+    def answered(self) -> bool:
+        """Take note of an answer; return whether it is still wanted."""
+        wanted = self.settle()
+        if wanted and self.lot is not None:
+            self.lot.used, self.took_s = True, time.monotonic() - self._sent
+        return wanted
 
     def settle(self) -> bool:
         """Tell whether this is the first to say that it is answered, or given up."""

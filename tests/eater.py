@@ -56,7 +56,8 @@ class Eater:
                 threading.Thread(target=self.serve, args=(client, target), daemon=True).start()
 
     def serve(self, client: socket.socket, target: str) -> None:
-        born, host, port = self.generation, *target.split(":")
+        born, own = self.generation, self.ports[self.targets.index(target)]
+        host, _, port = target.partition(":")
         server = socket.create_connection((host, int(port)))
         state = {"answered": False, "asked": 0}
 
@@ -68,7 +69,7 @@ class Eater:
                     if state["answered"] and self.cut:
                         break
                     state["asked"] += data.count(b" HTTP/1.1\r\n")
-                    server.sendall(data.replace(f"127.0.0.1:{port}".encode(), target.encode()))
+                    server.sendall(data.replace(f"127.0.0.1:{own}".encode(), target.encode()))
             self.end(client, server)
 
         def back() -> None:
