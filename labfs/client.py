@@ -27,7 +27,7 @@ from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable
 from labfs.breaker import Breaker
 from labfs.bulk import FORM, Ask, Bulk
-from labfs.errors import Malformed, Mute, TooLarge, Unanswered, Unauthorized, Unavailable
+from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
 from labfs.kept import Grant, Trial
 from labfs.limit import Limit
 from labfs.lines import Body, Lines, granted
@@ -141,12 +141,10 @@ class Client:
         a change: whatever stands between sent it, and the change may have been carried out behind it.
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
-        address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")
         credentials: Mapping[str, str] = {}
 
         # A change that may not be made twice never goes where it might not arrive.
-        asks = method in QUESTIONS or (repeatable and patience is not Patience.PERSISTENT)
-        keeps = asks or (repeatable and source is not None)
+        keeps = method in QUESTIONS or (repeatable and (source is not None or patience is not Patience.PERSISTENT))
 
         async def once(fresh: bool) -> Answer:
             nonlocal credentials
@@ -156,7 +154,7 @@ class Client:
                 with translated(what):
                     request = self._lines.build_request(
                         method,
-                        address,
+                        urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else ""),
                         json=json,
                         content=body if form is None else urlencoded(form),
                         headers={**(FORM if form else {}), **credentials, **(headers or {}), **sent},
@@ -165,31 +163,22 @@ class Client:
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
                     chunks = iter([request.content]) if source is None else source.chunks()
                     request.stream = Body(chunks, on_disk=source is not None)
-                    fresh = fresh or not keeps
-                    async with self._lines.sent(request, what, fresh=fresh, hurried=source is None) as response:
+                    async with self._lines.sent(
+                        request, what, kept=keeps and not fresh, hurried=source is None
+                    ) as response:
                         answer = await self._answer(response, what)
             check(answer)
             if method not in QUESTIONS and is_page(answer.headers, answer.body):
                 raise Unanswered(f"{what} answered with a web page; is the site under maintenance, or its url wrong?")
             return answer
 
-        if source is not None:
-            self.limit.check(source.size)
-        with trio.CancelScope() as scope:
+        with trio.CancelScope() as scope, self.limit.learning(source.size if source else None):
             try:
-                answer = await self._insist(self.url, once, patience, repeatable, None if source else scope)
-                if source is not None:
-                    self.limit.taken(source.size)
-                return answer
-            except TooLarge as error:
-                if source is None:
-                    raise
-                raise TooLarge(f"{self.limit.refused(source.size)} ({error})") from error
+                return await self._insist(self.url, once, patience, repeatable, None if source else scope)
             except Unauthorized:
                 if not self._another(credentials):
                     raise
             return await self._insist(self.url, once, patience, repeatable, None if source else scope)
-        assert scope.cancelled_caught
         raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
 
     async def _answer(self, response: httpx.Response, what: str) -> Answer:
@@ -207,8 +196,22 @@ class Client:
         log.debug("%s -> %d", what, answer.status)
         if 200 <= answer.status < 300:
             return answer
+        if 300 <= answer.status < 400 and (better := self._upgraded(response)):
+            self.url = better
+            raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
         raise refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
+
+    def _upgraded(self, response: httpx.Response) -> str | None:
+        """Return the site's address by https if a redirect asks for the same thing there, on the same host."""
+        try:
+            asked, there = response.request.url, response.request.url.join(response.headers.get("location", ""))
+        except httpx.InvalidURL:
+            return None
+        same = (there.host, there.raw_path) == (asked.host, asked.raw_path)
+        if not same or (asked.scheme, there.scheme) != ("http", "https") or not self.url.startswith("http:"):
+            return None
+        return str(httpx.URL(self.url).copy_with(scheme="https", port=there.port))
 
     # -- file bytes ----------------------------------------------------------------------------------
 
@@ -353,8 +356,8 @@ class Client:
                     if scope is not None:
                         scope.deadline = deadline + GRACE_S
                     return await breaker.guard(partial(once, fresh))
-            except Mute as error:
-                log.info("%s Trying a new one.", error)
+            except (Mute, Moved) as error:
+                log.info("%s Trying again at once.", error)
                 fresh = True
                 deadline += trio.current_time() - began
                 continue

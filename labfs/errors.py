@@ -28,6 +28,7 @@
     ├── Unavailable           EIO           transient: a retry can help
     │   ├── Unanswered        EIO           sent, and nobody knows whether it was carried out
     │   │   └── Mute          EIO           … on a connection that may have been dead for long
+    │   ├── Moved             EIO           to be asked again, by https
     │   └── Garbled           EIO           arrived damaged: to be sent again
     ├── Malformed             EIO           the service broke its own rules
     │   └── NoBytes           EIO           a file's record without its bytes
@@ -201,6 +202,10 @@ class Unanswered(Unavailable):
 
 class Mute(Unanswered):
     """A connection that had been kept did not answer: that tells nothing about the site, and a new one may."""
+
+
+class Moved(Unavailable):
+    """The site is to be asked at another address of its own; nothing was carried out."""
 
 
 class Garbled(Unavailable):

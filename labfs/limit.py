@@ -6,6 +6,9 @@ not known; what is larger is held back once, with a sentence, and sent when it i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from labfs.errors import TooLarge
 
 
@@ -21,6 +24,19 @@ class Limit:
     def most(self, size: int) -> int:
         """Return the largest body that may be taken, where `size` is the most that it could be."""
         return size if self._refused is None else max(min(size, self._refused - 1), 0)
+
+    @contextmanager
+    def learning(self, size: int | None) -> Iterator[None]:
+        """Learn from what is done with a body of `size` bytes, if there is one. Raises TooLarge before or after."""
+        if size is None:
+            yield
+            return
+        self.check(size)
+        try:
+            yield
+        except TooLarge as error:
+            raise TooLarge(f"{self.refused(size)} ({error})") from error
+        self.taken(size)
 
     def check(self, size: int) -> None:
         """Raises TooLarge for a body that would surely, or probably, be sent in vain."""

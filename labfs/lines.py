@@ -44,15 +44,15 @@ class Lines:
 
     @asynccontextmanager
     async def sent(
-        self, request: httpx.Request, what: str, *, fresh: bool, hurried: bool
+        self, request: httpx.Request, what: str, *, kept: bool, hurried: bool
     ) -> AsyncIterator[httpx.Response]:
-        """Send a request over a connection of its own if it is to be `fresh`, else over a kept one if there is one.
+        """Send a request over a `kept` connection, if there is one, or else over one of its own.
 
         A kept one has as long as its grant; for a body that takes its time, which is not `hurried`, the usual
         silence after the last byte of it. Raises Mute.
         """
         began = trio.current_time()
-        if fresh or self._kept is None:
+        if not kept or self._kept is None:
             response = await self._single.send(request, stream=True)
             if hurried:
                 self._grant.learn(trio.current_time() - began)

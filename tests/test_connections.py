@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from five_stage import SITES, Lab
 from stage import Mount, Sandbox
 
+AWAY_S = 17.0  # of which a mount's usual silence is 8
 SHORT_S = 6.0  # for anything over a dead connection; the usual silence alone is 8
 
 
@@ -153,3 +155,48 @@ def test_a_server_that_ends_connections_early_is_served_all_the_same(way: str, s
     finally:
         stage.eater.say("close 0")
         stage.eater.say("cut off")
+
+
+@pytest.mark.mount
+def test_a_save_to_a_site_that_is_away_fails_in_seconds_and_waits(stage: Stage) -> None:
+    names = {site: "first.bin" if site == "redcap" else "away.bin" for site in SITES}
+    for site in SITES:
+        list(stage.at(site).iterdir())
+
+    def refused(site: str) -> None:
+        with pytest.raises(OSError):
+            (stage.at(site) / names[site]).write_bytes(b"later")
+
+    stage.eater.say("down")
+    stage.eater.say("mute")
+    took = together(refused)
+    stage.eater.say("up")
+    assert max(took.values()) < AWAY_S, took
+    assert len(stage.mount.spooled) >= len(SITES)
+    stage.lab.sandbox.reset()
+
+
+@pytest.mark.mount
+def test_a_limit_is_learnt_by_halves(stage: Stage) -> None:
+    fault = {"service": "*", "method": "POST", "route": "*", "action": "status", "argument": 413, "times": 1}
+    folder = stage.at("basespace")
+    stage.lab.sandbox.faults({**fault, "service": "basespace", "route": "*/files"})
+
+    def saved(name: str, size: int) -> bool:
+        try:
+            (folder / name).write_bytes(bytes(size))
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            return False
+        return True
+
+    assert not saved("large", 400_000)
+    stage.lab.sandbox.reset()
+    assert not saved("as large", 400_000)
+    assert not saved("nearly as large", 399_000)
+    assert not stage.lab.sandbox.requests()["POST /v1pre3/appresults/{id}/files"]
+    assert saved("half as large", 150_000)
+    assert not saved("in the doubtful half", 390_000)
+    assert saved("in the doubtful half again", 390_000), "whoever insists is believed"
+    assert saved("large after all", 389_000)
