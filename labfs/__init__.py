@@ -61,6 +61,9 @@ conflicts what somebody else saved meanwhile   listing   what several wait for
 closes    whose, and those that failed         notes     the journal of the spool
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
+connections  kept ones, and whether they live  limit     the largest body that a site takes
+lines     API calls over connections that may be dead
+patience  how long a request is tried again
 folders   open ones, while names change        dates     when a version without one was first seen
 codings   stored bytes, however labelled       reply     one answer of a service
 secrecy   what nobody is shown                 credentials  secrets as configured, fit to be sent

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import trio
 
-from labfs.errors import LabfsError, Unavailable
+from labfs.errors import LabfsError, Mute, Unavailable
 
 T = TypeVar("T")
 
@@ -30,9 +30,11 @@ class Breaker:
     async def guard(self, once: Callable[[], Awaitable[T]]) -> T:
         """Run one try, or refuse it at once while the origin rests; any answer ends the silence."""
         if reason := self.reason():
-            raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1))
+            raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1), silent=True)
         try:
             result = await once()
+        except Mute:
+            raise  # no evidence either way
         except LabfsError as error:
             if isinstance(error, Unavailable) and error.silent:
                 self._who = error.who or self._site

@@ -20,7 +20,8 @@ from pyreqwest.request import SyncRequestBuilder
 
 from labfs.backend import Buffer, Sink
 from labfs.codings import is_stored, told, total
-from labfs.errors import Malformed, Stale, Unavailable, Unranged
+from labfs.connections import Kept, Lot, Trial
+from labfs.errors import Malformed, Mute, Stale, Unavailable, Unranged
 from labfs.route import Route
 from labfs.texts import address, urlencoded
 from labfs.trust import Trust
@@ -50,19 +51,49 @@ class Ask:
     explain: Callable[[int, Mapping[str, str], bytes], str] = lambda status, headers, body: ""
     check: Callable[[Mapping[str, str]], None] = lambda headers: None
     size: int | None = None
+    trial: Trial = field(default_factory=lambda: Trial(fresh=False), repr=False)
 
 
 class Bulk:
     """Downloads through a transport that knows its own timeouts."""
 
-    def __init__(self, transport: httpx.BaseTransport) -> None:
-        # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
-        self._http = httpx.Client(timeout=None, transport=transport, trust_env=False)  # noqa: S113
+    def __init__(self, make: Callable[[bool], httpx.BaseTransport], *, keeps: bool = True) -> None:
+        """`make` returns a transport, which keeps connections or not; there is none of the first if not `keeps`."""
+
+        def client(*, keep: bool) -> httpx.Client:
+            # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
+            return httpx.Client(timeout=None, transport=make(keep), trust_env=False)  # noqa: S113
+
+        self._single = Lot(client(keep=False))  # each request on a connection of its own
+        self._kept = Kept(lambda: client(keep=True)) if keeps else None
 
         self.notice: Callable[[Mapping[str, str]], None] = lambda headers: None  # is shown each answer's headers
 
     def close(self) -> None:
-        self._http.close()
+        for client in [self._single.client, *(self._kept.spent(all_of_them=True) if self._kept else ())]:
+            client.close()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a request may be sent over a connection that an earlier one left."""
+        return self._kept is not None and self._kept.used
+
+    def retire(self, trial: Trial) -> None:
+        """Give up all connections that were kept when a request was sent in vain."""
+        if self._kept is not None and trial.lot is not None:
+            self._kept.retire(trial.lot)
+
+    @contextmanager
+    def _lent(self, trial: Trial) -> Iterator[httpx.Client]:
+        if self._kept is None or trial.fresh:
+            trial.set_out(self._single)
+            yield self._single.client
+            return
+        with self._kept.lent() as lot:
+            trial.set_out(lot)
+            yield lot.client
+        for client in self._kept.spent():
+            client.close()
 
     def total(self, ask: Ask) -> int | None:
         """Return the size that an answer about the first byte names; None where it names none."""
@@ -110,8 +141,14 @@ class Bulk:
     @contextmanager
     def _answer(self, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]) -> Iterator[httpx.Response]:
         """Yield the answer, its body still to be read, from wherever redirects lead; raise a refusal."""
+        with self._lent(ask.trial) as http:
+            yield from self._followed(http, ask, headers, wanted)
+
+    def _followed(
+        self, http: httpx.Client, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]
+    ) -> Iterator[httpx.Response]:
         url, credentials = ask.url, ask.credentials
-        for _ in range(REDIRECTS):
+        for redirected in range(REDIRECTS):
             sent = {**headers, "Accept-Encoding": "identity", **credentials}
             body = None
             if ask.form is not None:
@@ -119,7 +156,9 @@ class Bulk:
             if ask.version is not None and ask.version.isascii():
                 sent["If-Match"] = f'"{ask.version}"'
             method = "GET" if ask.form is None else "POST"
-            with translated(ask.what), self._http.stream(method, address(url), headers=sent, content=body) as response:
+            with translated(ask.what), http.stream(method, address(url), headers=sent, content=body) as response:
+                if not redirected and not ask.trial.answered():
+                    raise Mute(f"{ask.what} was given up before it began to answer.")
                 self.notice(response.headers)
                 if not response.has_redirect_location:
                     if response.status_code not in wanted:
@@ -140,9 +179,9 @@ class Bulk:
         raise Malformed(f"{ask.what} redirected more than {REDIRECTS} times.")
 
 
-def rust(site: str, route: Route, trusted: Trust, timeout_s: float) -> httpx.BaseTransport:
-    """Return the transport of a site's downloads; `timeout_s` is the longest silence before one is given up."""
-    return RustWays(site, route, trusted, timeout_s, _Tolerating)
+def rust(site: str, route: Route, trusted: Trust, timeout_s: float) -> Callable[[bool], httpx.BaseTransport]:
+    """Return what makes transports of a site's downloads; `timeout_s` is the longest silence before one is given up."""
+    return lambda keep: RustWays(site, route, trusted, timeout_s, _Tolerating, keep=keep)
 
 
 class _Tolerating(SyncHttpxTransport):

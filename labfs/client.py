@@ -13,10 +13,10 @@ import logging
 import math
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from enum import Enum
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast
 from urllib.parse import urljoin, urlsplit
 
@@ -27,8 +27,12 @@ from labfs import errors
 from labfs.backend import Buffer, Sink, Source, is_dispensable, is_unhurried
 from labfs.breaker import Breaker
 from labfs.bulk import FORM, Ask, Bulk, rust
-from labfs.errors import Malformed, Unanswered, Unauthorized, Unavailable
+from labfs.connections import Grant, Trial, socket_options
+from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
+from labfs.limit import Limit
+from labfs.lines import Body, Lines, granted
 from labfs.pace import Pace
+from labfs.patience import Patience
 from labfs.reply import LONGEST_ANSWER, Answer
 from labfs.route import Route
 from labfs.secrecy import know_headers
@@ -48,17 +52,6 @@ GRACE_S = 2.0  # for an answer that has begun when patience ends
 QUESTIONS = ("GET", "HEAD")  # all other methods may change something
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
-
-
-class Patience(float, Enum):
-    """How long one request is tried again, in multiples of the longest silence that a site is granted.
-
-    With the usual 8 s, PROMPT stays below the 20 s that the kernel's freezer gives a process.
-    """
-
-    BRIEF = 0.25  # what can be done without, a size in a listing: once more, a second later
-    PROMPT = 1.5  # somebody waits for a listing or a read
-    PERSISTENT = 10.0  # an upload: close() may take as long as its bytes need
 
 
 def no_explanation(answer: Answer) -> str:
@@ -97,24 +90,28 @@ class Client:
         self._another = another
         self._explain = explain
         self.timeout_s = timeout_s
+        self.limit = Limit(site)
         self._pace = Pace(requests_per_s)
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
         self._breakers: dict[str, Breaker] = {}
-        limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
         self._usual = httpx.Timeout(timeout_s, pool=None)
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
         self._compiling = httpx.Timeout(timeout_s, pool=None, read=COMPILING * timeout_s)
         route, trusted = Route(site, proxy, os.environ), trust(site, ca, os.environ)
         route.of(self.url)  # what is wrong with it is told before anything is sent
-        self._api = httpx.AsyncClient(
-            timeout=self._usual, transport=transport or Ways(site, route, trusted, limits), trust_env=False
-        )
-        self._bulk = Bulk(bulk_transport or rust(site, route, trusted, timeout_s))
+
+        def over(limits: httpx.Limits) -> httpx.AsyncBaseTransport:
+            return transport or Ways(site, route, trusted, limits, socket_options(timeout_s))
+
+        self._grant = Grant(timeout_s)
+        self._lines = Lines(timeout_s, connections, self._grant, over, keeps=transport is None)
+        fetched = rust(site, route, trusted, timeout_s) if bulk_transport is None else lambda keep: bulk_transport
+        self._bulk = Bulk(fetched, keeps=bulk_transport is None)
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
-            await self._api.aclose()
+            await self._lines.aclose()
             await trio.to_thread.run_sync(self._bulk.close)
 
     def _credentials(self) -> Mapping[str, str]:
@@ -148,18 +145,21 @@ class Client:
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
         silence = self._compiling if is_unhurried() else self._usual if source is None else self._storing
-        address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")
         credentials: Mapping[str, str] = {}
 
-        async def once() -> Answer:
+        # A change that may not be made twice never goes where it might not arrive.
+        keeps = method in QUESTIONS or (repeatable and (source is not None or patience is not Patience.PERSISTENT))
+        keeps = keeps and silence is not self._compiling  # nor one that is not to be made twice at the same time
+
+        async def once(fresh: bool) -> Answer:
             nonlocal credentials
             credentials = self._credentials()
             sent = {"Content-Length": str(source.size)} if source is not None else {}
             async with self._slots:
                 with translated(what):
-                    request = self._api.build_request(
+                    request = self._lines.build_request(
                         method,
-                        address,
+                        urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else ""),
                         json=json,
                         content=body if form is None else urlencoded(form),
                         headers={**(FORM if form else {}), **credentials, **(headers or {}), **sent},
@@ -167,14 +167,17 @@ class Client:
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
                     chunks = iter([request.content]) if source is None else source.chunks()
-                    request.stream = _Body(chunks, on_disk=source is not None)
-                    answer = await self._answer(request, what)
+                    request.stream = Body(chunks, on_disk=source is not None)
+                    async with self._lines.sent(
+                        request, what, kept=keeps and not fresh, hurried=source is None
+                    ) as response:
+                        answer = await self._answer(response, what)
             check(answer)
             if method not in QUESTIONS and is_page(answer.headers, answer.body):
                 raise Unanswered(f"{what} answered with a web page; is the site under maintenance, or its url wrong?")
             return answer
 
-        with trio.CancelScope() as scope:
+        with trio.CancelScope() as scope, self.limit.learning(source.size if source else None):
             limit = None if source is not None or silence is self._compiling else scope
             try:
                 return await self._insist(self.url, once, patience, repeatable, limit)
@@ -185,8 +188,7 @@ class Client:
         assert scope.cancelled_caught
         raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
 
-    async def _answer(self, request: httpx.Request, what: str) -> Answer:
-        response = await self._api.send(request, stream=True)
+    async def _answer(self, response: httpx.Response, what: str) -> Answer:
         try:
             body = bytearray()
             async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
@@ -201,8 +203,22 @@ class Client:
         log.debug("%s -> %d", what, answer.status)
         if 200 <= answer.status < 300:
             return answer
+        if 300 <= answer.status < 400 and (better := self._upgraded(response)):
+            self.url = better
+            raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
         raise refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
+
+    def _upgraded(self, response: httpx.Response) -> str | None:
+        """Return the site's address by https if a redirect asks for the same thing there, on the same host."""
+        try:
+            asked, there = response.request.url, response.request.url.join(response.headers.get("location", ""))
+        except httpx.InvalidURL:
+            return None
+        same = (there.host, there.raw_path) == (asked.host, asked.raw_path)
+        if not same or (asked.scheme, there.scheme) != ("http", "https") or not self.url.startswith("http:"):
+            return None
+        return str(httpx.URL(self.url).copy_with(scheme="https", port=there.port))
 
     # -- file bytes ----------------------------------------------------------------------------------
 
@@ -293,11 +309,26 @@ class Client:
 
         return Ask(urljoin(self.url, path), what, credentials=self._credentials(), explain=explain, size=size)
 
-    async def _bulky(self, url: str, work: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def _bulky(self, url: str, work: Callable[[Ask, *Ts], T], ask: Ask, *args: *Ts) -> T:
         """Run one of the blocking downloads in a thread."""
 
-        async def once() -> T:
-            return await trio.to_thread.run_sync(work, *args, abandon_on_cancel=True, limiter=self._threads)
+        async def once(fresh: bool) -> T:
+            trial = Trial(fresh=fresh)
+
+            async def run() -> T:
+                return await trio.to_thread.run_sync(
+                    work, replace(ask, trial=trial), *args, abandon_on_cancel=True, limiter=self._threads
+                )
+
+            try:
+                if fresh or not self._bulk.keeps:
+                    return await run()
+                return await granted(run, trial, self._grant, ask.what)
+            except Mute:
+                self._bulk.retire(trial)
+                raise
+            finally:
+                self._grant.learn(trial.took_s)
 
         return await self._insist(url, once, Patience.PROMPT, repeatable=True)
 
@@ -306,20 +337,23 @@ class Client:
     async def _insist(
         self,
         url: str,
-        once: Callable[[], Awaitable[T]],
+        once: Callable[[bool], Awaitable[T]],
         patience: Patience,
         repeatable: bool,
         scope: trio.CancelScope | None = None,
     ) -> T:
         """Try until it works, patience ends or no retry can help. Waiting for a turn costs no patience.
 
+        `once` is told whether it must take a new connection: after a kept one was mute, which costs no patience.
         `scope`, if given, is cancelled when a try takes longer than patience lasts.
         """
+        fresh = False
         breaker = self._breaker(url)
         wait_s = FIRST_WAIT_S
         if is_dispensable():
             patience, wait_s = Patience.BRIEF, ONCE_MORE_S
         deadline = trio.current_time() + patience * self.timeout_s
+        absent_since: float | None = None
         while True:
             began = trio.current_time()
             try:
@@ -328,14 +362,21 @@ class Client:
                     began += waited_s
                     if scope is not None:
                         scope.deadline = deadline + GRACE_S
-                    return await breaker.guard(once)
+                    return await breaker.guard(partial(once, fresh))
+            except (Mute, Moved) as error:
+                log.info("%s Trying again at once.", error)
+                fresh = True
+                deadline += trio.current_time() - began
+                continue
             except Unavailable as error:
                 lost = isinstance(error, Unanswered) and not repeatable
                 # What was long in vain may be at work on it still, and a second one beside it would take as long.
                 lost = lost or (is_unhurried() and trio.current_time() - began >= self.timeout_s)
                 own_pause = wait_s * random.uniform(0.7, 1.3)
                 pause = own_pause if error.retry_after_s is None else error.retry_after_s
-                if lost or trio.current_time() + pause >= deadline:
+                absent_since = (absent_since or began) if error.absent else None
+                until = deadline if absent_since is None else absent_since + Patience.PROMPT * self.timeout_s
+                if lost or trio.current_time() + pause >= min(deadline, until):
                     raise
                 log.info("%s Trying again in %.1f s.", error, pause)
             await trio.sleep(pause)
@@ -353,23 +394,3 @@ class Client:
     def outage(self) -> str | None:
         """Why requests are being refused at once at present, or None."""
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
-
-
-class _Body(httpx.AsyncByteStream):
-    """A request's body."""
-
-    def __init__(self, chunks: Iterator[bytes], *, on_disk: bool = False) -> None:
-        self._chunks = chunks
-        self._on_disk = on_disk
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._on_disk:
-            chunk = await trio.to_thread.run_sync(next, self._chunks, None)
-        else:
-            chunk = next(self._chunks, None)
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk

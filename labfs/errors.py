@@ -29,6 +29,8 @@
     ├── TimedOut              ETIMEDOUT
     ├── Unavailable           EIO           transient: a retry can help
     │   ├── Unanswered        EIO           sent, and nobody knows whether it was carried out
+    │   │   └── Mute          EIO           … on a connection that may have been dead for long
+    │   ├── Moved             EIO           to be asked again, by https
     │   └── Garbled           EIO           arrived damaged: to be sent again
     ├── Malformed             EIO           the service broke its own rules
     │   └── NoBytes           EIO           a file's record without its bytes
@@ -193,6 +195,11 @@ class Unavailable(LabfsError):
         self.silent = silent
         self.who = who
 
+    @property
+    def absent(self) -> bool:
+        """Whether nobody was there: nothing was carried out, and waiting may be in vain."""
+        return self.silent or self.retry_after_s is None
+
 
 class Unanswered(Unavailable):
     """The request went out and no whole answer came back: it may have been carried out.
@@ -204,6 +211,18 @@ class Unanswered(Unavailable):
     def __init__(self, sentence: str, *, lost: bool = True, **more: Any) -> None:
         super().__init__(sentence, **more)
         self.lost = lost
+
+    @property
+    def absent(self) -> bool:
+        return False
+
+
+class Mute(Unanswered):
+    """A connection that had been kept did not answer: that tells nothing about the site, and a new one may."""
+
+
+class Moved(Unavailable):
+    """The site is to be asked at another address of its own; nothing was carried out."""
 
 
 class Garbled(Unavailable):

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -25,14 +25,15 @@ from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.proxy import ProxyBuilder
 from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, ProxyType
 
+from labfs.connections import KEPT_S, PROBES, socket_options
 from labfs.errors import Barred, LabfsError, Unavailable
 from labfs.route import Proxy, Route
 from labfs.trust import Trust
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+SocketOptions = Iterable[tuple[int, int, int]]
 
-KEEP_S = 30.0  # for which an idle connection is kept
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
 NOT_YET, EXPIRED, OTHER_NAME = (9,), (10,), (62, 64)
 NO_AUTHORITY = (2, 18, 19, 20, 21)
@@ -65,9 +66,11 @@ class Pools(Generic[T]):
 class Ways(httpx.AsyncBaseTransport):
     """For API calls and uploads."""
 
-    def __init__(self, site: str, route: Route, trust: Trust, limits: httpx.Limits) -> None:
+    def __init__(
+        self, site: str, route: Route, trust: Trust, limits: httpx.Limits, options: SocketOptions = ()
+    ) -> None:
         self._site = site
-        self._pools = Pools(route, lambda proxy: _async_pool(proxy, trust, limits))
+        self._pools = Pools(route, lambda proxy: _async_pool(proxy, trust, limits, options))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         proxy, pool = self._pools.to(request.url)
@@ -86,10 +89,11 @@ class Ways(httpx.AsyncBaseTransport):
 class PlainWays(httpx.BaseTransport):
     """For bulk bodies that do not come through the Rust library."""
 
-    def __init__(self, site: str, route: Route, trust: Trust, timeout_s: float) -> None:
+    def __init__(self, site: str, route: Route, trust: Trust, timeout_s: float, *, keep: bool) -> None:
         self._site = site
         self._timeout = httpx.Timeout(timeout_s).as_dict()
-        self._pools = Pools(route, lambda proxy: _sync_pool(proxy, trust, httpx.Limits(keepalive_expiry=KEEP_S)))
+        limits = httpx.Limits(max_keepalive_connections=None if keep else 0, keepalive_expiry=KEPT_S)
+        self._pools = Pools(route, lambda proxy: _sync_pool(proxy, trust, limits, socket_options(timeout_s)))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         request.extensions = {**request.extensions, "timeout": self._timeout}
@@ -119,10 +123,12 @@ class RustWays(httpx.BaseTransport):
         trust: Trust,
         timeout_s: float,
         wrap: Callable[[SyncClient], httpx.BaseTransport],
+        *,
+        keep: bool,
     ) -> None:
         self._site = site
-        self._plain = PlainWays(site, route, trust, timeout_s)
-        self._pools = Pools(route, lambda proxy: _rust_pool(proxy, trust, timeout_s, wrap))
+        self._plain = PlainWays(site, route, trust, timeout_s, keep=keep)
+        self._pools = Pools(route, lambda proxy: _rust_pool(proxy, trust, timeout_s, wrap, keep=keep))
         self._unfit: set[str] = set()  # origins with which the library will not deal
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -163,21 +169,27 @@ class RustWays(httpx.BaseTransport):
 # -- one pool ----------------------------------------------------------------------------------------------
 
 
-def _async_pool(proxy: Proxy | None, trust: Trust, limits: httpx.Limits) -> httpx.AsyncBaseTransport:
+def _async_pool(
+    proxy: Proxy | None, trust: Trust, limits: httpx.Limits, options: SocketOptions
+) -> httpx.AsyncBaseTransport:
     if proxy is not None and proxy.socks:
         # Imported here, as below: it takes a while, and few networks have such a proxy.
         from httpx_socks import AsyncProxyTransport
 
         return AsyncProxyTransport(**_socks(proxy), verify=trust.context, trust_env=False, limits=limits)
-    return httpx.AsyncHTTPTransport(verify=trust.context, trust_env=False, limits=limits, proxy=_http(proxy, trust))
+    return httpx.AsyncHTTPTransport(
+        verify=trust.context, trust_env=False, limits=limits, proxy=_http(proxy, trust), socket_options=options
+    )
 
 
-def _sync_pool(proxy: Proxy | None, trust: Trust, limits: httpx.Limits) -> httpx.BaseTransport:
+def _sync_pool(proxy: Proxy | None, trust: Trust, limits: httpx.Limits, options: SocketOptions) -> httpx.BaseTransport:
     if proxy is not None and proxy.socks:
         from httpx_socks import SyncProxyTransport
 
         return SyncProxyTransport(**_socks(proxy), verify=trust.context, trust_env=False, limits=limits)
-    return httpx.HTTPTransport(verify=trust.context, trust_env=False, limits=limits, proxy=_http(proxy, trust))
+    return httpx.HTTPTransport(
+        verify=trust.context, trust_env=False, limits=limits, proxy=_http(proxy, trust), socket_options=options
+    )
 
 
 def _http(proxy: Proxy | None, trust: Trust) -> httpx.Proxy | None:
@@ -200,17 +212,26 @@ def _socks(proxy: Proxy) -> dict[str, Any]:
 
 
 def _rust_pool(
-    proxy: Proxy | None, trust: Trust, timeout_s: float, wrap: Callable[[SyncClient], httpx.BaseTransport]
+    proxy: Proxy | None,
+    trust: Trust,
+    timeout_s: float,
+    wrap: Callable[[SyncClient], httpx.BaseTransport],
+    *,
+    keep: bool,
 ) -> httpx.BaseTransport | None:
     """Return None where the library cannot go: it tells a SOCKS4 proxy no user, and may refuse an authority."""
     if proxy is not None and proxy.scheme.startswith("socks4") and proxy.user is not None:
         return None
-    silence = timedelta(seconds=timeout_s)
+    silence, probe = timedelta(seconds=timeout_s), timedelta(seconds=timeout_s / 2)
     builder = (
         SyncClientBuilder()
         .connect_timeout(silence)
         .read_timeout(silence)
-        .pool_idle_timeout(timedelta(seconds=KEEP_S))
+        .pool_idle_timeout(timedelta(seconds=KEPT_S))
+        .tcp_user_timeout(silence)
+        .tcp_keepalive(probe)
+        .tcp_keepalive_interval(probe)
+        .tcp_keepalive_retries(PROBES)
         .follow_redirects(False)
         # A packed body would have other offsets than the file.
         .gzip(False)
@@ -218,6 +239,8 @@ def _rust_pool(
         .deflate(False)
         .zstd(False)
     )
+    if not keep:
+        builder = builder.pool_max_idle_per_host(0)
     # It reads SSL_CERT_FILE and SSL_CERT_DIR by itself; these are part of what it is given.
     for authority in trust.authorities:
         builder = builder.add_root_certificate_der(authority)

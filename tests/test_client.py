@@ -203,6 +203,37 @@ async def test_an_endless_answer_is_cut_off(autojump_clock: Clock, monkeypatch: 
         await client(Script(httpx.Response(200, content=bytes(1001)))).call("GET", "v1/things")
 
 
+def moved(status: int, there: str) -> httpx.Response:
+    return httpx.Response(status, headers={"Location": there})
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_site_that_asks_for_https_is_asked_by_https_from_then_on(
+    status: int, method: str, autojump_clock: Clock
+) -> None:
+    script = Script(moved(status, "https://hub.example/lims/v1/things?a=1"), OK)
+    hub = Client("hub", "http://hub.example/lims", lambda: {"x-access-token": "secret"}, transport=script)
+    for _ in range(2):
+        await hub.call(method, "v1/things", params={"a": "1"}, repeatable=False)
+    assert [(request.method, str(request.url).partition("?")[0]) for request in script.requests] == [
+        (method, "http://hub.example/lims/v1/things"),
+        *[(method, "https://hub.example/lims/v1/things")] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    "there", ["https://other.example/api/v1/things", "http://hub.example/api/v1/things", "https://hub.example/login", "//[", ""]
+)  # fmt: skip
+async def test_no_other_redirect_is_followed_with_credentials(there: str, autojump_clock: Clock) -> None:
+    script = Script(moved(302, there), OK)
+    for url in ("http://hub.example/api", "https://hub.example/api"):
+        script.answers = [moved(302, there), OK]
+        with pytest.raises(errors.Malformed):
+            await Client("hub", url, lambda: {"x-access-token": "secret"}, transport=script).call("GET", "v1/things")
+    assert len(script.requests) == 2
+
+
 # -- file bytes ------------------------------------------------------------------------------------------
 
 

@@ -41,11 +41,17 @@ LAW: dict[str, set[str]] = {
     "texts": set(),
     "route": {"errors", "secrecy"},
     "trust": {"errors"},
-    "ways": {"errors", "route", "trust"},
-    "bulk": WAIST | {"codings", "route", "texts", "trust", "verdicts", "ways"},
+    "ways": {"connections", "errors", "route", "trust"},
+    "bulk": WAIST | {"codings", "connections", "route", "texts", "trust", "verdicts", "ways"},
     "pace": set(),
+    "connections": set(),
+    "limit": {"errors"},
     "reply": WAIST | {"codings", "texts", "verdicts"},
-    "client": WAIST | {"breaker", "bulk", "pace", "reply", "route", "secrecy", "texts", "trust", "verdicts", "ways"},
+    "lines": WAIST | {"connections"},
+    "patience": set(),
+    "client": WAIST
+    | {"breaker", "bulk", "connections", "limit", "lines", "pace", "patience", "reply", "route", "secrecy", "texts"}
+    | {"trust", "verdicts", "ways"},
     "direct": WAIST | {"client"},
     "forms": {"backend", "texts"},
     "presigned": WAIST | {"client"},
@@ -127,14 +133,14 @@ LAW: dict[str, set[str]] = {
 }
 BACKEND = WAIST | {"texts", "client", "direct", "forms", "presigned", "backends"}
 OUTSIDE = {
-    "httpx": {"client", "bulk", "verdicts", "ways"},
+    "httpx": {"client", "bulk", "lines", "verdicts", "ways"},
     "httpx_socks": {"ways"},
     "python_socks": {"ways"},
     "certifi": {"trust"},
     "pyreqwest": {"bulk", "verdicts", "ways"},
     "pyfuse3": {"answers", "kernel", "refusals", "fuse", "daemon"},
     "cachetools": {"answers", "blocks", "measuring", "reader", "reasons"},
-    "trio": {"drafts", "hiding", "blocks", "checks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "reply", "ways", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
+    "trio": {"drafts", "hiding", "blocks", "checks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "reply", "lines", "ways", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
              "daemon", "backends/basespace_saving", "backends/looking", "backends/clarity_files", "backends/clarity_requests", "backends/odm", "backends/portal",
              "backends/portal_lists", "backends/portal_people", "backends/portal_rows", "backends/portal_saving", "backends/redcap_projects",
              "backends/redcap_wire"},

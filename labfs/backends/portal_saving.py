@@ -60,7 +60,11 @@ class Saving:
         self._listing = listing
         self.looking = Looking(client.timeout_s)
         self._handed_over: set[str] = set()  # ids of files of which nothing is left but to delete them
-        self.whole = LARGEST  # less once the proxy in front refused a smaller file; nothing tells its limit
+
+    @property
+    def whole(self) -> int:
+        """The largest file in bytes; less once the proxy in front refused a smaller one."""
+        return self._client.limit.most(LARGEST)
 
     # -- uploads -------------------------------------------------------------------------------------
 
@@ -109,12 +113,7 @@ class Saving:
 
     async def _sent(self, target: Target, at: Place, source: Source, fields: dict[str, str]) -> Row:
         """Upload; return the new row."""
-        try:
-            answer = await self._post(target, source, fields)
-        except TooLarge as error:
-            self.whole = min(self.whole, max(source.size - 1, 0))
-            text = f"{self._client.site} takes no files of {source.size} bytes: the server in front refused it"
-            raise TooLarge(f"{text} ({error})") from error
+        answer = await self._post(target, source, fields)
         row = rows.object_of(answer)
         rows.converted(lambda: rows.file(row, at), answer)
         return row, answer

@@ -1,0 +1,64 @@
+"""The largest body that a site takes, learnt from what it refused (413) and took: nothing tells it before.
+
+What is as large as the smallest that was refused is not sent. In between, a try in vain must at least halve what is
+not known; what is larger is held back once, with a sentence, and sent when it is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from labfs.errors import TooLarge
+
+
+class Limit:
+    """What is known of one site's limit, in bytes of a body."""
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+        self._taken = 0  # the largest
+        self._refused: int | None = None  # the smallest
+        self._held: set[int] = set()
+
+    def most(self, size: int) -> int:
+        """Return the largest body that may be taken, where `size` is the most that it could be."""
+        return size if self._refused is None else max(min(size, self._refused - 1), 0)
+
+    @contextmanager
+    def learning(self, size: int | None) -> Iterator[None]:
+        """Learn from what is done with a body of `size` bytes, if there is one. Raises TooLarge before or after."""
+        if size is None:
+            yield
+            return
+        self.check(size)
+        try:
+            yield
+        except TooLarge as error:
+            raise TooLarge(f"{self.refused(size)} ({error})") from error
+        self.taken(size)
+
+    def check(self, size: int) -> None:
+        """Raises TooLarge for a body that would surely, or probably, be sent in vain."""
+        if self._refused is None or size <= (self._taken + self._refused) // 2:
+            return
+        if size >= self._refused:
+            raise TooLarge(f"{self._known()} {size:,} bytes were not sent.")
+        if size not in self._held:
+            self._held.add(size)
+            raise TooLarge(f"{self._known()} {size:,} bytes are in between, and were not sent; saved again, they are.")
+
+    def _known(self) -> str:
+        taken = f"; {self._taken:,} were taken" if self._taken else ""
+        return f"{self._site} takes less than {self._refused:,} bytes at a time{taken}."
+
+    def refused(self, size: int) -> str:
+        """Learn from a refusal; return what is known now, as a sentence."""
+        self._refused = min(size, self._refused or size)
+        self._taken = min(self._taken, self._refused - 1)  # the limit was lowered meanwhile
+        return self._known()
+
+    def taken(self, size: int) -> None:
+        self._taken = max(size, self._taken)
+        if self._refused is not None and self._refused <= size:
+            self._refused = None  # it was raised meanwhile
