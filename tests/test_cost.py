@@ -1,4 +1,4 @@
-"""The cost of a row in the stand-ins of ODM, Clarity and REDCap; the Portal's is in test_portal_truths.py."""
+"""The cost of a row in the stand-ins of BaseSpace, ODM, Clarity and REDCap; the Portal's is in test_portal_truths.py."""
 
 from __future__ import annotations
 
@@ -75,6 +75,19 @@ def test_records_of_redcap(redcap: redcap_stage.Redcap) -> None:
     assert costs(redcap, lambda: redcap.ask("biobank", "record", type="eav", records=names[:3]), 3)
     redcap.switch(row_s=10.0)
     assert seconds(lambda: redcap.ask("biobank", "metadata")) < 5
+
+
+def test_pages_of_basespace(sandbox: Sandbox) -> None:
+    projects = sandbox.api("GET", "users/current/projects?Limit=100")["Items"]
+    large = next(item["Id"] for item in projects if item["Name"] == "Large things")
+    many = sandbox.api("GET", f"projects/{large}/appresults?SortBy=Name")["Items"][0]["Id"]
+    try:
+        for path, rows in ((f"appresults/{many}/files?Limit=40", 40), ("users/current/projects?Limit=3", 3)):
+            assert costs(sandbox, lambda path=path: sandbox.api("GET", path), rows), path
+        sandbox.switch(row_s=10.0)
+        assert seconds(lambda: sandbox.api("GET", f"appresults/{many}")) < 5, "one thing is no list"
+    finally:
+        sandbox.calm()
 
 
 def test_requests_wait_for_a_worker(odm: odm_stage.Service) -> None:

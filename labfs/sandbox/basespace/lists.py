@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from labfs.sandbox.basespace.answers import Refusal, query_of
 from labfs.sandbox.basespace.shelf import Shelf
+from labfs.sandbox.cost import prepare
 from labfs.sandbox.store import Row
 
 LARGEST_PAGE = 1024
@@ -35,6 +36,7 @@ class Lists:
         offset, limit = self._window(query)
         order = f"ORDER BY {self._key(column)} {'DESC' if descending else 'ASC'}, id LIMIT ? OFFSET ?"
         rows = self._store.all(f"SELECT * FROM {table} WHERE {where} {order}", *values, limit, offset)
+        prepare(len(rows))
         return {
             "Items": [convert(row) for row in rows],
             "DisplayedCount": len(rows),

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from labfs.sandbox.basespace import seed as seeds
 from labfs.sandbox.basespace.answers import (
@@ -38,6 +39,7 @@ from labfs.sandbox.basespace.shown import Shown
 from labfs.sandbox.basespace.switches import Switches
 from labfs.sandbox.basespace.uploads import Uploads
 from labfs.sandbox.blobs import Blobs
+from labfs.sandbox.cost import Workers
 from labfs.sandbox.store import Row, Store
 
 RECORDS = ("appresults", "samples", "runs")
@@ -60,7 +62,7 @@ class BaseSpace:
         self._uploads = Uploads(self.shelf, self._shown)
         blobs.refuses_tokens = lambda: self.switches.blob_tokens == "refuse"
         one, two = "/v1pre3", "/v2"
-        self.app = Starlette(
+        routes = Starlette(
             routes=[
                 Route(f"{one}/users/current", self._me),
                 Route(f"{one}/users/current/projects", self._projects),
@@ -92,6 +94,7 @@ class BaseSpace:
             ],
             exception_handlers={Refusal: refused, HTTPException: unknown},
         )
+        self.app: ASGIApp = Workers(routes, self.switches)
 
     def error(self, status: int) -> Response:
         return error(status)

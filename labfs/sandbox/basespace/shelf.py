@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS files (id INTEGER PRIMARY KEY AUTOINCREMENT, record I
     blob TEXT, key TEXT);
 CREATE INDEX IF NOT EXISTS files_of ON files (record, id);
 CREATE INDEX IF NOT EXISTS records_of ON records (session);
+CREATE INDEX IF NOT EXISTS records_by_project ON records (project, kind, id);
 CREATE TABLE IF NOT EXISTS parts (file INTEGER, number INTEGER, etag TEXT, size INTEGER, blob TEXT,
     PRIMARY KEY (file, number));
 CREATE TABLE IF NOT EXISTS properties (resource TEXT, name TEXT, type TEXT, description TEXT, content TEXT,

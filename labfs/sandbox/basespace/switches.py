@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from labfs.sandbox.cost import Cost
+
 
 @dataclass(slots=True)
-class Switches:
+class Switches(Cost):
     """Times are in seconds. A word in quotes lists the variants that there are."""
 
     # ids and dates
