@@ -1,6 +1,6 @@
 """One site's HTTP: credentials, limits, retries, deadlines, and answers turned into `labfs.errors`.
 
-With `bulk` and `verdicts` the only product modules that know httpx. API calls and uploads run on trio;
+With `bulk`, `ways` and `verdicts` the only product modules that know httpx. API calls and uploads run on trio;
 file bytes come down through `bulk`.
 
 Credentials go to the site's own origin and nowhere else: file bytes are fetched by a client that has

@@ -39,6 +39,8 @@ NOT_YET, EXPIRED, OTHER_NAME = (9,), (10,), (62, 64)
 NO_AUTHORITY = (2, 18, 19, 20, 21)
 # SOCKS5 (RFC 1928, section 6): no connection to the host; SOCKS4's only code for a failure
 UNREACHED = (1, 3, 4, 5, 6, 0x5B)
+# What the Rust library's refusals of a handshake say: “invalid peer certificate”, “received fatal alert”
+TLS = ("peer ", "received ")
 # What a handshake with the site ends with, once the proxy has connected
 BROKEN = (ssl.SSLError, trio.BrokenResourceError, ConnectionResetError, BrokenPipeError)
 
@@ -149,7 +151,7 @@ class RustWays(httpx.BaseTransport):
             return self._passed(proxy, response)
         response = self._plain.handle_request(request)
         log.info("%s: httpx fetches from %s (the faster library: %s).", self._site, request.url.host, reason)
-        if "os error" not in reason:  # else nobody answered, and now somebody does
+        if any(word in reason for word in TLS):  # else it was away, and is there again
             self._unfit.add(request.url.netloc.decode())
         return response
 
@@ -374,5 +376,6 @@ def _socks_refused(site: str, host: str, proxy: Proxy, error: ProxyError) -> Lab
         return Barred(f"{site}: the proxy {proxy} does not let labfs through to {host} ({told}).")
     if "authentication" in told.lower():
         return Barred(f"{site}: the proxy {proxy} wants another user and password than its address has.")
-    kind = "SOCKS4" if proxy.scheme.startswith("socks4") else "SOCKS5"
-    return Unavailable(f"{site}: the proxy {proxy} does not answer as a {kind} proxy does ({told}).")
+    kind, other = ("SOCKS5", "socks4a") if proxy.scheme.startswith("socks5") else ("SOCKS4", "socks5h")
+    hint = f"is it one of another version ({other}://) or an http:// one?"
+    return Unavailable(f"{site}: the proxy {proxy} does not answer as a {kind} proxy does ({told}); {hint}")

@@ -194,11 +194,11 @@ class Mount:
         self.state = base / "state"
         self.path.mkdir(exist_ok=True)
         self.env = {"LABFS_STATE_DIR": str(self.state), "LABFS_LOG": "DEBUG"}
-        self.config = config
+        self._config = config
         self._options = options
 
     def start(self) -> Mount:
-        done = labfs("mount", "-c", self.config, *self._options, self.path, env=self.env)
+        done = labfs("mount", "-c", self._config, *self._options, self.path, env=self.env)
         assert done.returncode == 0, done.stderr
         return self
 

@@ -222,7 +222,7 @@ def test_what_is_in_the_way_of_some_sites_is_said_at_once_and_is_no_outage(lab: 
     }
     doubts = ["NO_PROXY has an item that is neither", "SSL_CERT_FILE names /nowhere, which cannot be read"]
     try:
-        done = labfs("mount", "-c", mount.config, mount.path, env=mount.env)
+        done = labfs("mount", "-c", network.base / "labfs.toml", mount.path, env=mount.env)
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
         for word in (*words.values(), *doubts):
@@ -257,7 +257,7 @@ def test_a_way_that_cannot_be_gone_is_one_sentence_of_the_mount(
     network.env |= variables
     network.config = section(network.config, "basespace", *lines)
     mount = network.mounted()
-    done = labfs("mount", "-c", mount.config, "--site", "basespace", mount.path, env=mount.env)
+    done = labfs("mount", "-c", network.base / "labfs.toml", "--site", "basespace", mount.path, env=mount.env)
     assert done.returncode == 1 and sentence in done.stderr
     assert done.stderr.count("\n") == 1 and PASSWORD not in done.stderr and "Traceback" not in done.stderr
 

@@ -200,3 +200,19 @@ def test_what_names_no_certificates_is_a_sentence(stores: Path, name: str, word:
         assert trust.doubts({variable: str(path)}) == [
             f"{variable} names {path}, which {word}; labfs goes on without it."
         ]
+
+
+async def test_a_server_that_only_openssl_takes_is_asked_by_it_from_then_on(
+    bed: Bed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate = signed_by_itself(tmp_path)
+    with processes() as start:
+        there = front(bed, start, certificate)
+        url = f"https://localhost:{there.port}/"
+        client = Client("hub", url, dict, ca=str(certificate))
+        with caplog.at_level("INFO", "labfs.ways"):
+            for _ in range(3):
+                await WAYS[1](client, url)
+        notes = [record.message for record in caplog.records if "faster library" in record.message]
+        assert len(notes) == 1 and "peer certificate" in notes[0]
+        await client.aclose()
