@@ -58,6 +58,15 @@ def no_explanation(answer: Answer) -> str:
     return ""
 
 
+def _stream(request: httpx.Request, source: Source | None) -> None:
+    """Give a request its body piece by piece, from a `source` on disk if there is one."""
+    # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
+    request.stream = Body(iter([request.content]) if source is None else source.chunks(), on_disk=source is not None)
+    if source is not None:
+        request.headers.pop("Transfer-Encoding", None)
+        request.headers["Content-Length"] = str(source.size)
+
+
 class Client:
     """Requests to one site and to the origins that its answers point at.
 
@@ -154,20 +163,15 @@ class Client:
         async def once(fresh: bool) -> Answer:
             nonlocal credentials
             credentials = self._credentials()
-            sent = {"Content-Length": str(source.size)} if source is not None else {}
+            address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")  # which may have moved
+            content = body if form is None else urlencoded(form)
+            more = {**(FORM if form else {}), **credentials, **(headers or {})}
             async with self._slots:
                 with translated(what):
                     request = self._lines.build_request(
-                        method,
-                        urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else ""),
-                        json=json,
-                        content=body if form is None else urlencoded(form),
-                        headers={**(FORM if form else {}), **credentials, **(headers or {}), **sent},
-                        timeout=silence,
+                        method, address, json=json, content=content, headers=more, timeout=silence
                     )
-                    # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
-                    chunks = iter([request.content]) if source is None else source.chunks()
-                    request.stream = Body(chunks, on_disk=source is not None)
+                    _stream(request, source)
                     async with self._lines.sent(
                         request, what, kept=keeps and not fresh, hurried=source is None
                     ) as response:
