@@ -156,16 +156,15 @@ class Client:
         silence = self._compiling if is_unhurried() else self._usual if source is None else self._storing
         credentials: Mapping[str, str] = {}
 
-        # A change that may not be made twice never goes where it might not arrive.
+        # What may not be made twice, or not at the same time, never goes where it might not arrive.
         keeps = method in QUESTIONS or (repeatable and (source is not None or patience is not Patience.PERSISTENT))
-        keeps = keeps and silence is not self._compiling  # nor one that is not to be made twice at the same time
 
         async def once(fresh: bool) -> Answer:
             nonlocal credentials
             credentials = self._credentials()
             address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")  # which may have moved
-            content = body if form is None else urlencoded(form)
-            more = {**(FORM if form else {}), **credentials, **(headers or {})}
+            content, more = (body, {}) if form is None else (urlencoded(form), FORM)
+            more = {**more, **credentials, **(headers or {})}
             async with self._slots:
                 with translated(what):
                     request = self._lines.build_request(
@@ -173,7 +172,7 @@ class Client:
                     )
                     _stream(request, source)
                     async with self._lines.sent(
-                        request, what, kept=keeps and not fresh, hurried=source is None
+                        request, what, kept=keeps and not (fresh or is_unhurried()), hurried=source is None
                     ) as response:
                         answer = await self._answer(response, what)
             check(answer)
