@@ -113,6 +113,7 @@ LAW: dict[str, set[str]] = {
         "fuse",
         "holders",
         "mounts",
+        "node",
         "seen",
         "sizes",
         "spool",
