@@ -658,7 +658,8 @@ async def test_nonsense_is_an_error_of_ours_or_left_out(nonsense: Any) -> None:
     ):
         portal = mad(answer)
         for act in (
-            lambda portal=portal: portal.page(portal.root, None),
+            lambda portal=portal: portal.page(portal.root, "0"),
+            lambda portal=portal: portal.page(record, "1/all"),
             lambda portal=portal: portal.page(record, None),
             lambda portal=portal: portal.page(Entry(id="mine", name="_mine", is_dir=True), None),
             lambda portal=portal: portal.stat("organizations/3"),
@@ -677,7 +678,7 @@ async def test_one_bad_row_hides_no_other() -> None:
     bad = [{**ROW, "id": 10 + index, "filename": each} for index, each in enumerate(NONSENSE)]
     bad += [{**ROW, "id": each} for each in NONSENSE]
     portal = mad({**TEAM, "attachments": [*NONSENSE, *bad, ROW]})
-    page = await portal.page(Entry(id="organizations/3", name="Team", is_dir=True), None)
+    page = await portal.page(Entry(id="organizations/3", name="Team", is_dir=True), "1/all")
     assert "attachments/1" in [entry.id for entry in page.entries]
     assert all(re.fullmatch("organizations/3/.*|attachments/[1-9][0-9]*", entry.id) for entry in page.entries)
     assert page.left_out >= len(NONSENSE)

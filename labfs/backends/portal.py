@@ -183,7 +183,12 @@ class Portal:
             return await self._user()
         if not entry.is_dir:
             return (await self._row(entry))[0]
-        return (await self._requests.get(_record_of(entry.id)))[0]
+        if entry.id.count("/") == 1:
+            return (await self._organizations.row(_number(entry.id, "organizations")))[0]
+        at = rows.place(entry.id)
+        if at.material is None:
+            return (await self._organizations.row(at.organization or 0))[0]
+        return (await self._organizations.listed(at.material))[0]  # its own record takes time for each of its files
 
     # -- bytes ---------------------------------------------------------------------------------------
 

@@ -226,6 +226,13 @@ class Organizations:
                 return item, answer
         raise NotFound(f"Organization {number} has no material {wanted}.")
 
+    async def listed(self, number: int) -> tuple[Json, Answer]:
+        """Return a material as the list of all materials has it: its files are ids there. Raises NotFound."""
+        items, _, answer = await self._requests.some("materials", 0, 1, id=str(number))
+        if rows.refs(items) != [number]:
+            raise NotFound(f"{self._requests.site} has no material {number}.")
+        return items[0], answer
+
     async def newer(self, number: int, than: int) -> tuple[list[Any], Answer]:
         """Return the rows of an organization's files whose ids are greater, and what told them."""
         row, answer = await self.row(number)

@@ -123,13 +123,15 @@ class Myself:
 
     async def _look_through(self) -> str:
         """Find the caller among the users one by one: the only one who shows what he owns. Each costs what he has."""
+        seen: set[str] = set()
         for place in range(ONE_BY_ONE):
-            items, _, _ = await self._requests.some("users", place, 1)
-            for item in items:
-                if isinstance(item, dict) and "owned_attachments" in item and item.get("id"):
-                    return str(item["id"])
-            if not items:
+            items, total, _ = await self._requests.some("users", place, 1)
+            user = items[0] if items and isinstance(items[0], dict) else {}
+            if "owned_attachments" in user and user.get("id"):
+                return str(user["id"])
+            if str(user.get("id")) in seen or place >= total:  # it makes no sense, or it is over
                 break
+            seen.add(str(user.get("id")))
         raise Malformed(f"{self._requests.site} does not list the token's own user; set user_id in the configuration.")
 
 

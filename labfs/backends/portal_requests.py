@@ -11,7 +11,7 @@ from labfs.errors import Malformed
 
 API = "v1"
 PAGE = 1000  # there is no maximum; many rows at once, since lists shift while they are read
-MOST_PAGES = 1000
+MOST_PAGES = 100
 
 
 class Requests:
@@ -40,12 +40,12 @@ class Requests:
     async def all(self, path: str, **filters: str) -> tuple[list[Any], Answer]:
         """Return all items of a list, and the last answer that told some."""
         found: list[Any] = []
-        offset: int | None = 0
         for _ in range(MOST_PAGES):
-            items, total, answer = await self.some(path, offset or 0, PAGE, **filters)
+            items, total, answer = await self.some(path, len(found), PAGE, **filters)
+            if items and items == found[-len(items) :]:
+                break
             found += items
-            offset = after(offset or 0, items, total)
-            if offset is None:
+            if not items or len(found) >= total:
                 return found, answer
         raise Malformed(f"{answer.what} has no end.")
 
