@@ -204,9 +204,10 @@ async def test_a_site_that_asks_for_https_is_asked_by_https_from_then_on(
 async def test_no_other_redirect_is_followed_with_credentials(there: str, autojump_clock: Clock) -> None:
     script = Script(moved(302, there), OK)
     for url in ("http://hub.example/api", "https://hub.example/api"):
+        script.answers = [moved(302, there), OK]
+        hub = Client("hub", url, lambda: {"x-access-token": "secret"}, transport=script)
         with pytest.raises(errors.Malformed):
-            script.answers = [moved(302, there), OK]
-            await Client("hub", url, lambda: {"x-access-token": "secret"}, transport=script).call("GET", "v1/things")
+            await hub.call("GET", "v1/things")
     assert len(script.requests) == 2
 
 
