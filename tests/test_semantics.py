@@ -923,17 +923,6 @@ def test_away(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> N
     assert time.monotonic() - began < 17
 
 
-def test_save_to_what_is_away(folder: Path, drive: Mount, sandbox: Sandbox) -> None:
-    """A save to a site that is away fails within 17 seconds, and its bytes wait in the outbox."""
-    os.listdir(folder)
-    sandbox.faults({"service": "basespace", "action": "status", "argument": 503, "times": None})
-    began = time.monotonic()
-    with pytest.raises(OSError, match=r"error|down"):
-        (folder / "f").write_bytes(b"x")
-    assert time.monotonic() - began < 17
-    assert any(path.read_bytes() == b"x" for path in drive.spooled)
-
-
 # -- who may enter -------------------------------------------------------------------------------------
 
 
