@@ -156,8 +156,7 @@ class Client:
         silence = self._compiling if is_unhurried() else self._usual if source is None else self._storing
         credentials: Mapping[str, str] = {}
 
-        # What may not be made twice, or not at the same time, never goes where it might not arrive.
-        keeps = method in QUESTIONS or (repeatable and (source is not None or patience is not Patience.PERSISTENT))
+        keeps = _keeps(method, patience, repeatable=repeatable, stored=source is not None)
 
         async def once(fresh: bool) -> Answer:
             nonlocal credentials
@@ -176,8 +175,7 @@ class Client:
                     ) as response:
                         answer = await self._answer(response, what)
             check(answer)
-            if method not in QUESTIONS and is_page(answer.headers, answer.body):
-                raise Unanswered(f"{what} answered with a web page; is the site under maintenance, or its url wrong?")
+            _check_change(method, answer)
             return answer
 
         with trio.CancelScope() as scope, self.limit.learning(source.size if source else None):
@@ -397,3 +395,13 @@ class Client:
     def outage(self) -> str | None:
         """Why requests are being refused at once at present, or None."""
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
+
+
+def _keeps(method: str, patience: Patience, *, repeatable: bool, stored: bool) -> bool:
+    """Whether a request may go over a kept connection: a change that may not be made twice must surely arrive."""
+    return method in QUESTIONS or (repeatable and (stored or patience is not Patience.PERSISTENT))
+
+
+def _check_change(method: str, answer: Answer) -> None:
+    if method not in QUESTIONS and is_page(answer.headers, answer.body):
+        raise Unanswered(f"{answer.what} answered with a web page; is the site under maintenance, or its url wrong?")

@@ -229,8 +229,9 @@ async def test_no_other_redirect_is_followed_with_credentials(there: str, autoju
     script = Script(moved(302, there), OK)
     for url in ("http://hub.example/api", "https://hub.example/api"):
         script.answers = [moved(302, there), OK]
+        hub = Client("hub", url, lambda: {"x-access-token": "secret"}, transport=script)
         with pytest.raises(errors.Malformed):
-            await Client("hub", url, lambda: {"x-access-token": "secret"}, transport=script).call("GET", "v1/things")
+            await hub.call("GET", "v1/things")
     assert len(script.requests) == 2
 
 

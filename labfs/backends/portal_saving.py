@@ -63,7 +63,7 @@ class Saving:
 
     @property
     def whole(self) -> int:
-        """The largest file in bytes; less once the proxy in front refused a smaller one."""
+        """The largest file in bytes; less once the proxy in front refused the form of a smaller one."""
         return self._client.limit.most(LARGEST)
 
     # -- uploads -------------------------------------------------------------------------------------
