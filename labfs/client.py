@@ -30,7 +30,7 @@ from labfs.bulk import FORM, Ask, Bulk, rust
 from labfs.connections import Grant, Trial, socket_options
 from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
 from labfs.limit import Limit
-from labfs.lines import Body, Lines, granted
+from labfs.lines import Lines, granted, stream
 from labfs.pace import Pace
 from labfs.patience import Patience
 from labfs.reply import LONGEST_ANSWER, Answer
@@ -56,15 +56,6 @@ ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
 
 def no_explanation(answer: Answer) -> str:
     return ""
-
-
-def _stream(request: httpx.Request, source: Source | None) -> None:
-    """Give a request its body piece by piece, from a `source` on disk if there is one."""
-    # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
-    request.stream = Body(iter([request.content]) if source is None else source.chunks(), on_disk=source is not None)
-    if source is not None:
-        request.headers.pop("Transfer-Encoding", None)
-        request.headers["Content-Length"] = str(source.size)
 
 
 class Client:
@@ -169,7 +160,7 @@ class Client:
                     request = self._lines.build_request(
                         method, address, json=json, content=content, headers=more, timeout=silence
                     )
-                    _stream(request, source)
+                    stream(request, source)
                     async with self._lines.sent(
                         request, what, kept=keeps and not (fresh or is_unhurried()), hurried=source is None
                     ) as response:

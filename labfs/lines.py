@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx
 import trio
 
+from labfs.backend import Source
 from labfs.connections import KEPT_S, Grant, Kept, Trial, Watch
 from labfs.errors import LabfsError, Mute, Unavailable
 
@@ -140,3 +141,12 @@ class Body(httpx.AsyncByteStream):
         if chunk is None:
             raise StopAsyncIteration
         return chunk
+
+
+def stream(request: httpx.Request, source: Source | None) -> None:
+    """Give a request its body piece by piece, from a `source` on disk if there is one."""
+    # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
+    request.stream = Body(iter([request.content]) if source is None else source.chunks(), on_disk=source is not None)
+    if source is not None:
+        request.headers.pop("Transfer-Encoding", None)
+        request.headers["Content-Length"] = str(source.size)
