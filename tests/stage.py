@@ -193,7 +193,8 @@ class Mount:
         self.path = base / "mnt"
         self.state = base / "state"
         self.path.mkdir(exist_ok=True)
-        self.env = {"LABFS_STATE_DIR": str(self.state), "LABFS_LOG": "DEBUG"}
+        # A cache of its own, too: another sandbox gives the same ids to other files.
+        self.env = {"LABFS_STATE_DIR": str(self.state), "LABFS_CACHE_DIR": str(base / "kept"), "LABFS_LOG": "DEBUG"}
         self._config = config
         self._options = options
 
