@@ -331,6 +331,12 @@ class Site:
     backend: Backend
     may_write: bool = True
     may_delete: bool = False
+    address: str = ""  # where it is
+
+    @property
+    def key(self) -> str:
+        """What bytes and sizes are remembered by: another server by the same name has others."""
+        return f"{self.name} {self.address}" if self.address else self.name
 
     @property
     def keeps_versions(self) -> bool:

@@ -63,6 +63,7 @@ class SiteSettings:
             backend,
             may_write=self.access != "read" and not read_only,
             may_delete=self.access == "full" and not read_only,
+            address=self.url,
         )
 
 

@@ -130,7 +130,7 @@ def judge_folder(name: str, maker: Maker) -> bool:
     if maker.program in FINAL or maker.program in SHELLS:
         return False
     if not maker.private:
-        return _has_pid(name, maker.pid)
+        return bool(maker.program) and name.startswith(maker.program) and _has_pid(name, maker.pid)
     return name.startswith(".") or ((looks_random(name) or _is_tempish(name)) and not maker.names(name))
 
 

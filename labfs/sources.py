@@ -35,20 +35,20 @@ class Sources:
         if entry.size is not None or entry.unreadable:
             return
         measuring = self._tree.measuring
-        node.trouble = None if surely else measuring.trouble(site.name, entry)
+        node.trouble = None if surely else measuring.trouble(site.key, entry)
         if node.trouble is not None:
             return
         try:
             with contextlib.nullcontext() if surely else dispensable():
-                size, node.least = await self._readers.size(site.name, site.backend, entry, surely=surely)
+                size, node.least = await self._readers.size(site.key, site.backend, entry, surely=surely)
         except LabfsError as error:
-            measuring.give_up(site.name, entry, error)
+            measuring.give_up(site.key, entry, error)
             if surely and isinstance(error, Unavailable):
                 raise
             node.trouble = error  # a file that cannot be had is still listed; opening it says why
             return
         if size is not None and node.entry is entry:
-            node.entry = measuring.learnt(site.name, entry, size)
+            node.entry = measuring.learnt(site.key, entry, size)
 
     def reader(self, node: Node) -> Reader:
         """Return a reader of what the server has, whose size is known.
@@ -61,7 +61,7 @@ class Sources:
             raise Archived(node.entry.unreadable)
         if node.entry.size is None:
             raise node.trouble or Unavailable(f"Nobody tells how large “{node.name}” is.")
-        return self._readers.open(node.site.name, node.site.backend, node.entry)
+        return self._readers.open(node.site.key, node.site.backend, node.entry)
 
     async def open(self, node: Node) -> Reader:
         """Return a reader of what the server has, after its size was learnt if need be."""

@@ -309,7 +309,7 @@ class Tree:
             raise
         took_s = trio.current_time() - began
         until = max(began + LOOKING_S, trio.current_time() + 1.0)
-        entries = await self.measuring.fill(site.name, site.backend, entries, until)
+        entries = await self.measuring.fill(site.key, site.backend, entries, until)
         entries = self._corrected(container, [*entries, *await self._unlisted(container, entries, began)], whole=True)
         layout, dates = await self._laid_out(site, entries, container.entry)
         container.seen_ns = dates.get(container.entry.id)

@@ -253,7 +253,7 @@ class Vfs:
         """Have a directory and everything below, or a file, asked of its server when somebody looks next."""
         self.tree.expire(node)
         if node.site is not None:
-            self.tree.measuring.insist(node.site.name)
+            self.tree.measuring.insist(node.site.key)
         for child in node.children.values() if node.is_dir else ():
             if child.is_dir:
                 self.refresh(child)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from memory import RULES, MemoryBackend
+from memory import RULES, MemoryBackend, mounted
 from redcap_stage import Redcap, opened
 from stage import Mount, Sandbox
 from test_proof import Line, each
@@ -267,3 +267,16 @@ def test_a_cache_directory_that_was_damaged_is_believed_by_no_mount(
     finally:
         mount.clean_up()
         redcap.post("biobank", content="record", action="delete", records=[name])
+
+
+async def test_another_server_by_the_same_name_has_other_bytes(tmp_path: Path) -> None:
+    for address, data in (("https://a.example", b"ours" * 1000), ("https://b.example", b"more" * 1000)):
+        backend = MemoryBackend(capabilities=WHOLE)
+        entry = backend.put("f", data)
+        number = int(entry.label)
+        backend.files[number] = (replace(entry, version="1", checksum=None), data)
+        async with mounted(tmp_path, backend, address=address) as (vfs, box):
+            node = await vfs.lookup(box, "f")
+            handle = await vfs.files.open(node, read=True, write=False)
+            assert bytes(await vfs.files.read(handle, 0, 10_000)) == data
+            await vfs.files.release(handle)

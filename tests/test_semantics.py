@@ -699,8 +699,8 @@ def test_draft_empty(folder: Path, behind: Folder) -> None:
 
 
 def test_draft_folder(folder: Path, behind: Folder) -> None:
-    """A private folder with a hidden or random name, or with a process number in it, is a program's own: in it are
-    drafts."""
+    """A private folder with a hidden or random name, or any that has the name and the process number of its program, is
+    a program's own: in it are drafts."""
     (folder / ".own").mkdir(0o700)
     (folder / ".own" / "data").write_bytes(b"data")
     assert behind.paths == []
