@@ -20,9 +20,11 @@ holds that law and checks that every module is named here).
        └─────┬─────┴─ rules ───┤       │      verdicts
            tree      scratch   │       │          │
        ┌─────┴──────┐          │       │          │
-    layout  seen   node        │       │          │
-    names measuring  └ writer ─┤       │          │
-     sizes       listing  │  reader    │          │
+  layout seen settling remarks │       │          │
+    names measuring node       │       │          │
+     sizes   kept    └ writer ─┤       │          │
+       │         listing  │  reader    │          │
+       │           scan   │    │       │          │
        │                spool  └─┬──┬──┴───┐      │
        │                notes  blocks refetch copies
        │                  │      proof   digests  │
@@ -57,7 +59,9 @@ conflicts what somebody else saved meanwhile   listing   what several wait for
 closes    that failed, until the release       notes     the journal of the spool
 measuring sizes: asked for, and given up       refusals  links, and what else no system has
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
-folders   open ones, while names change
+folders   open ones, while names change          scan      a list, page by page
+settling  a listing → nodes                      kept      the last listings, for the next mount
+checks    who we are to each site                remarks   what is known of a directory in part only
 refetch   a second look at what came wrong
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.

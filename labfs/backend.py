@@ -18,11 +18,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
-
-from labfs.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +223,24 @@ def is_dispensable() -> bool:
     return _DISPENSABLE.get()
 
 
+_UNHURRIED: ContextVar[bool] = ContextVar("unhurried", default=False)
+
+
+@contextmanager
+def unhurried(yes: bool = True) -> Iterator[None]:
+    """Mark what is asked in here as something that a server may take long over, and that nobody asks for twice."""
+    before = _UNHURRIED.set(yes)
+    try:
+        yield
+    finally:
+        _UNHURRIED.reset(before)
+
+
+def is_unhurried() -> bool:
+    """Whether a request made now is let go on for as long as its server may be at work on it."""
+    return _UNHURRIED.get() and not is_dispensable()
+
+
 class Backend(Protocol):
     """One site of one system."""
 
@@ -242,7 +258,10 @@ class Backend(Protocol):
         ...
 
     async def check(self) -> str:
-        """Ask who we are to the system, and return that name. Raises Denied for a bad credential."""
+        """Ask who we are to the system by its cheapest calls, and return that name.
+
+        Raises Denied for a bad credential.
+        """
         ...
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:
@@ -342,45 +361,3 @@ def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[E
             left_out += 1
             log.warning("Something that makes no sense was listed (%r).", error)
     return tuple(entries), left_out
-
-
-# A live list can shift while it is read page by page; three scans tell change from chaos.
-SCANS = 3
-
-
-async def scan(backend: Backend, parent: Entry) -> list[Entry]:
-    """Return everything in `parent`, each id once a directory, however the list shifted between its pages.
-
-    Raises Unavailable when three scans in a row came out shorter than the server's own count.
-    """
-    for _ in range(SCANS):
-        seen: dict[tuple[str, str | None], Entry] = {}  # one file may be in several directories listed along
-        left_out = 0
-        cursor: str | None = None
-        cursors: set[str] = set()
-        while True:
-            page = await backend.page(parent, cursor)
-            seen.update(((entry.id, entry.inside), _possible(entry)) for entry in page.entries)
-            left_out += page.left_out
-            cursor = page.cursor
-            if cursor is None:
-                break
-            if cursor in cursors:
-                raise Unavailable(f"The list of “{parent.name}” leads back to where it has been.")
-            cursors.add(cursor)
-        if page.total is None or len(seen) + left_out >= page.total:
-            return list(seen.values())
-    raise Unavailable(f"The list of “{parent.name}” kept changing while it was read.")
-
-
-LARGEST = 2**63 - 1  # bytes or nanoseconds: what a file system can say
-
-
-def _possible(entry: Entry) -> Entry:
-    """Return an entry without sizes and dates that no file can have."""
-    if entry.modified_ns is not None and not 0 <= entry.modified_ns <= LARGEST:
-        entry = replace(entry, modified_ns=None)
-    if entry.size is not None and not 0 <= entry.size <= LARGEST:
-        sentence = f"The system says that “{entry.name}” has {entry.size} bytes, which no file can have."
-        entry = replace(entry, size=0, unreadable=entry.unreadable or sentence)
-    return entry

@@ -23,7 +23,6 @@ from labfs import __version__, config, control, holders, mounts
 from labfs.cli_outbox import kept_in, outbox, size
 from labfs.errors import ConfigError, LabfsError
 
-START_S = 60.0  # for a mount to serve: sites are asked who we are first
 END_S = 60.0  # for a daemon to end after its mount is gone
 LOG_BYTES = 5 * 1024 * 1024
 
@@ -270,6 +269,10 @@ def _describe(mount: dict[str, Any]) -> Iterator[str]:
     yield f"{mount['mountpoint']}  process {mount['pid']}, log {mount['log']}"
     for site in mount["sites"]:
         yield f"  {site['name']:<16} {site['kind']:<10} {site['access']:<6} {site['outage'] or site['url']}"
+        if site["doubt"]:
+            yield f"  {'':<16} {site['doubt']}"
+    for remark in mount["listings"]:
+        yield f"  {remark}"
     yield f"  cache {size(cache['bytes'])} of {size(cache['capacity'])}; {size(spool['free'])} free for writing"
     if mount["local_files"]:
         yield f"  {mount['local_files']} temporary file(s) stay on this machine"

@@ -24,7 +24,7 @@ import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Buffer, Sink, Source, is_dispensable
+from labfs.backend import Buffer, Sink, Source, is_dispensable, is_unhurried
 from labfs.breaker import Breaker
 from labfs.bulk import Ask, Bulk
 from labfs.errors import Malformed, Unanswered, Unavailable
@@ -37,6 +37,7 @@ Ts = TypeVarTuple("Ts")
 
 LONGEST_ANSWER = 64 * 1024 * 1024  # bytes of JSON or XML; more is an attack or a mistake
 STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
+COMPILING = 12.0  # or while they make a list: with the usual 8 s, longer than known proxies and workers are let wait
 GRACE_S = 2.0  # for an answer that has begun when patience ends
 SLACK_S, CLOCKS_S = 60.0, 3600.0  # by which the clocks of one system differ, and theirs from ours
 QUESTIONS = ("GET", "HEAD")  # all other methods may change something
@@ -126,6 +127,7 @@ class Client:
         limits = httpx.Limits(max_connections=connections, keepalive_expiry=30.0)
         self._usual = httpx.Timeout(timeout_s, pool=None)
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
+        self._compiling = httpx.Timeout(timeout_s, pool=None, read=COMPILING * timeout_s)
         self._api = httpx.AsyncClient(timeout=self._usual, limits=limits, transport=transport)
         self._bulk = Bulk(timeout_s, bulk_transport)
 
@@ -159,6 +161,7 @@ class Client:
         a change: whatever stands between sent it, and the change may have been carried out behind it.
         """
         what = f"{self.site}: {method} {urlsplit(path).path}"
+        silence = self._compiling if is_unhurried() else self._usual if source is None else self._storing
 
         async def once() -> Answer:
             sent = {"Content-Length": str(source.size)} if source is not None else {}
@@ -172,7 +175,7 @@ class Client:
                         json=json,
                         content=body,
                         headers={**self._credentials(), **(headers or {}), **sent},
-                        timeout=self._storing if source is not None else self._usual,
+                        timeout=silence,
                     )
                     # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
                     chunks = iter([request.content]) if source is None else source.chunks()
@@ -184,7 +187,8 @@ class Client:
             return answer
 
         with trio.CancelScope() as scope:
-            return await self._insist(self.url, once, patience, repeatable, None if source else scope)
+            endless = source is not None or silence is self._compiling
+            return await self._insist(self.url, once, patience, repeatable, None if endless else scope)
         assert scope.cancelled_caught
         raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
 
@@ -312,14 +316,18 @@ class Client:
             patience, wait_s = Patience.BRIEF, ONCE_MORE_S
         deadline = trio.current_time() + patience * self.timeout_s
         while True:
+            began = trio.current_time()
             try:
                 async with self._pace.turn() as waited_s:
                     deadline += waited_s
+                    began += waited_s
                     if scope is not None:
                         scope.deadline = deadline + GRACE_S
                     return await breaker.guard(once)
             except Unavailable as error:
                 lost = isinstance(error, Unanswered) and not repeatable
+                # What was long in vain may be at work on it still, and a second one beside it would take as long.
+                lost = lost or (is_unhurried() and trio.current_time() - began >= self.timeout_s)
                 own_pause = wait_s * random.uniform(0.7, 1.3)
                 pause = own_pause if error.retry_after_s is None else error.retry_after_s
                 if lost or trio.current_time() + pause >= deadline:

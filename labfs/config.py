@@ -6,6 +6,8 @@ none. A file that holds a literal secret must be readable by its owner alone.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 import tomllib
@@ -38,6 +40,13 @@ class SiteSettings:
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
     projects: Mapping[str, Mapping[str, Secret]] = field(default_factory=dict, repr=False)
+
+    def account(self, salt: bytes) -> str:
+        """Return what tells this account at this address from any other, and nothing of its secrets. Takes a while."""
+        own = {key: secret() for key, secret in self.secrets.items()}
+        members = {name: {key: secret() for key, secret in each.items()} for name, each in self.projects.items()}
+        known = json.dumps([self.kind, self.url, dict(self.options), own, members], sort_keys=True)
+        return hashlib.scrypt(known.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=16).hex()
 
     def open(self, *, read_only: bool = False) -> Site:
         """Make the site; must be called where trio runs."""

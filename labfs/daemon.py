@@ -15,10 +15,13 @@ import trio
 
 from labfs import control, holders, mounts
 from labfs.backend import Site
+from labfs.checks import Checks
 from labfs.config import Config, SiteSettings
 from labfs.copies import Copies
-from labfs.errors import ConfigError, LabfsError
+from labfs.errors import ConfigError, LabfsError, TimedOut
 from labfs.fuse import Door
+from labfs.kept import Kept
+from labfs.node import Node
 from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool
@@ -26,8 +29,8 @@ from labfs.vfs import Vfs
 
 log = logging.getLogger(__name__)
 
-CHECK_S = 12.0  # for a site to say who we are, before the mount goes on without it
 LITTLE = 16 * 1024 * 1024  # bytes for what is written, of which the user should know
+ASKED_S = 17.0  # for an answer to a command
 LAST_SAVES_S = 45.0  # for saves under way when somebody has unmounted
 SIGNALLED_S = 5.0  # for them when a signal came: what is not saved by then goes on with the next mount
 
@@ -68,19 +71,17 @@ class Daemon:
     async def _serve(self) -> None:
         sites = [settings.open(read_only=self._read_only) for settings in self._config.sites]
         try:
-            doubts = await self._check(sites)
-            try:
-                spool = Spool(self._place.spool)
-            except OSError as error:
-                where = f"labfs cannot keep what is written in {self._place.spool}"
-                raise ConfigError(f"{where}: {error.strerror}.") from error
-            spool.adopt()
-            doubts += self._shortage(spool)
             async with trio.open_nursery() as nursery:
+                self._checks = Checks(sites)
+                await self._checks.run(nursery)
+                if self._checks.hopeless:
+                    raise ConfigError(" ".join(self._checks.doubts.values()))
+                spool = self._spool()
+                doubts = [*self._checks.doubts.values(), *self._shortage(spool)]
                 sizes = Sizes(self._place.directory / "sizes.sqlite")
                 copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
-                seen = Seen(self._place.directory / "seen.sqlite")
-                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies)
+                seen, kept = Seen(self._place.directory / "seen.sqlite"), self._kept()
+                self._vfs = Vfs(nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies, kept)
                 door = self._door = Door(self._vfs)
                 self._mount(door)
                 try:
@@ -100,26 +101,21 @@ class Daemon:
             for site in sites:
                 await site.backend.aclose()
 
-    async def _check(self, sites: list[Site]) -> list[str]:
-        """Ask every site who we are; return what is wrong with some. Raises if it is wrong with all."""
-        doubts: dict[str, str] = {}
+    def _spool(self) -> Spool:
+        try:
+            spool = Spool(self._place.spool)
+        except OSError as error:
+            where = f"labfs cannot keep what is written in {self._place.spool}"
+            raise ConfigError(f"{where}: {error.strerror}.") from error
+        spool.adopt()
+        return spool
 
-        async def check(site: Site) -> None:
-            with trio.move_on_after(CHECK_S) as scope:
-                try:
-                    who = await site.backend.check()
-                    log.info("%s: signed in as %s", site.name, who)
-                except LabfsError as error:
-                    doubts[site.name] = str(error)
-            if scope.cancelled_caught:
-                doubts[site.name] = f"{site.name} did not answer within {CHECK_S:.0f} seconds."
-
-        async with trio.open_nursery() as nursery:
-            for site in sites:
-                nursery.start_soon(check, site)
-        if len(doubts) == len(sites):
-            raise ConfigError(" ".join(doubts.values()))
-        return list(doubts.values())
+    def _kept(self) -> Kept:
+        """Return the listings that the last mount left, of sites that are mounted by the same account as then."""
+        kept = Kept(self._place.directory / "kept.sqlite")
+        for settings in self._config.sites:
+            kept.admit(settings.name, settings.account(kept.salt))
+        return kept
 
     def _mount(self, door: Door) -> None:
         options = {"fsname=labfs", "subtype=labfs", "default_permissions", "noatime"}
@@ -175,17 +171,17 @@ class Daemon:
             case "status":
                 return self._status()
             case "refresh":
-                node = await self._vfs.resolve(request["path"])
+                node = await self._node(request["path"])
                 self._vfs.refresh(node)
                 await self._door.renew(node)
                 return {}
             case "info":
-                node = await self._vfs.resolve(request["path"])
+                node = await self._node(request["path"])
                 return {"path": node.path, **self._vfs.xattrs(node)}
             case "why":
-                return {"reason": self._vfs.reasons.of(request["path"])}
+                return {"reason": self._why(request["path"])}
             case "outbox":
-                return {"notes": self._kept()}
+                return {"notes": self._unsaved()}
             case "plan":
                 return await self._vfs.outbox.plan(request["name"])
             case "retry":
@@ -198,7 +194,18 @@ class Daemon:
                 return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
         raise ConfigError("The daemon does not know this request; is it another version of labfs?")
 
-    def _kept(self) -> list[dict[str, Any]]:
+    async def _node(self, path: str) -> Node:
+        with trio.move_on_after(ASKED_S):  # before that whatever takes longer says so
+            return await self._vfs.resolve(path)
+        raise TimedOut("The site did not answer in time.")
+
+    def _why(self, path: str) -> str | None:
+        """Return why the last thing failed at a path, else what there is to say about it."""
+        found = self._vfs.reasons.of(path) or self._checks.doubts.get(path.strip("/"))
+        node = self._vfs.known(path)
+        return found or (self._vfs.tree.remark(node) if node is not None else None)
+
+    def _unsaved(self) -> list[dict[str, Any]]:
         """Return what could not be saved, also what a full disk took no note of."""
         saves = self._vfs.saves
         owed = saves.waiting.owed()
@@ -213,14 +220,18 @@ class Daemon:
             "pid": os.getpid(),
             "read_only": self._read_only,
             "log": str(self._place.log),
-            "sites": [_site(settings, site) for settings, site in zip(self._config.sites, vfs.sites, strict=True)],
+            "sites": [
+                {**_site(settings, site), "doubt": self._checks.doubts.get(site.name)}
+                for settings, site in zip(self._config.sites, vfs.sites, strict=True)
+            ],
+            "listings": vfs.tree.remarks(),
             "uploads": vfs.uploads(),
             "local_files": len(vfs.saves.local()),
             "cache": {"bytes": vfs.blocks.size, "capacity": vfs.blocks.capacity},
             "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},
             "spool": {
                 "free": vfs.saves.spool.free(),
-                "kept": self._kept(),
+                "kept": self._unsaved(),
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }

@@ -19,6 +19,7 @@
     │   └── Conflict          ESTALE        somebody else saved meanwhile: neither side is lost
     ├── Busy                  EBUSY
     ├── Archived              EAGAIN        bytes in cold storage: ask again in days
+    ├── NotYet                EAGAIN        a list is still being read: ask again in a while
     ├── Unsupported           EOPNOTSUPP
     ├── Unranged              EIO           ranges are not to be had: take the file whole
     ├── Enough                EIO           a download is ended, since nobody wants the rest
@@ -119,6 +120,12 @@ class Busy(LabfsError):
 
 class Archived(LabfsError):
     # HSM file systems answer EAGAIN for a file on tape; no other errno says "later" so plainly.
+    errno = errno.EAGAIN
+
+
+class NotYet(LabfsError):
+    """What was asked for may be in the part of a list that has not been read yet."""
+
     errno = errno.EAGAIN
 
 

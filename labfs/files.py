@@ -13,7 +13,7 @@ import trio
 
 from labfs import names, rules
 from labfs.backend import Accept, Buffer
-from labfs.errors import Exists, Invalid, IsDirectory, LabfsError
+from labfs.errors import Exists, Invalid, IsDirectory, LabfsError, Stale
 from labfs.node import Node
 from labfs.reader import Readers
 from labfs.reasons import Reasons
@@ -50,6 +50,7 @@ class Files:
         if node.is_dir:
             raise IsDirectory(f"“{node.name}” is a directory.")
         write = write or truncate  # an open that only truncates is a change too, which its close saves
+        await self._known(node, write=write)
         handle = Handle(node, readable=read, writable=write, append=append)
         if write:
             self._tell(node.path)
@@ -68,6 +69,15 @@ class Files:
         self._handles[node].add(handle)
         return handle
 
+    async def _known(self, node: Node, *, write: bool) -> None:
+        """Return once enough is known of where a file is. Raises NotYet, and Stale for one that is gone."""
+        parent = node.parent
+        if parent is None or node.unlinked or node.local or node.writer is not None or node.text is not None:
+            return
+        await (self._tree.whole(parent) if write else self._tree.openable(node))
+        if write and node not in (parent.children.get(node.name), parent.unlisted.get(node.name)):
+            raise Stale(f"“{node.name}” is not there any more.")
+
     async def create(
         self,
         parent: Node,
@@ -79,6 +89,7 @@ class Files:
         append: bool = False,
     ) -> Handle:
         """Make a file and open it for reading and writing; the server hears of it at the commit."""
+        await self._tree.whole(parent)
         known = (await self._tree.children(parent)).get(name)
         if known is not None and exclusive:
             raise Exists(f"There already is a “{name}” in {parent.path}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from labfs.errors import LabfsError
 from labfs.node import Node
 
 
@@ -14,6 +15,7 @@ class Folder:
 
     node: Node
     names: list[tuple[bytes, Node]]
+    incomplete: LabfsError | None = None  # why these are not all
     begun: bool = False
 
     def holds(self, node: Node, name: bytes) -> bool:

@@ -93,7 +93,7 @@ class Door(Refusals):
         """Return the path that a request was about: its first arguments are a handle, or inode and name."""
         try:
             if by_handle:
-                return self._files[args[0]].node.path
+                return (self._files.get(args[0]) or self._folders[args[0]]).node.path
             path = self._inodes[args[0]].path
         except KeyError:
             return "?"
@@ -183,7 +183,8 @@ class Door(Refusals):
     @answered()
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
         number = next(self._numbers)
-        self._folders[number] = Folder(self._node(inode), await self._listing(self._node(inode)))
+        self._folders[number] = folder = Folder(self._node(inode), await self._listing(self._node(inode)))
+        folder.incomplete = self._vfs.tree.incomplete(folder.node)
         return FileHandleT(number)
 
     async def _listing(self, node: Node) -> list[tuple[bytes, Node]]:
@@ -197,7 +198,10 @@ class Door(Refusals):
         folder = self._folders[fh]
         if start_id == 0 and folder.begun:  # rewound: what is there now
             folder.names = await self._listing(folder.node)
+            folder.incomplete = self._vfs.tree.incomplete(folder.node)
         folder.begun = True
+        if folder.incomplete is not None and start_id >= len(folder.names):
+            raise folder.incomplete  # after all names, so that nobody takes them for all that are there
         for index, (name, node) in enumerate(folder.names[start_id:], start_id):
             if index >= 2 and not folder.holds(node, name):
                 continue

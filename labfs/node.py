@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from labfs import names
 from labfs.backend import Entry, Site
 from labfs.errors import LabfsError
-from labfs.listing import Listing
+from labfs.listing import Known, Listing, Rest
+from labfs.scan import Progress
 from labfs.writer import Writer
 
 Version = tuple[str, str | None]  # of an entry: where a place has one id, another file in it is another version
@@ -30,6 +31,8 @@ class Node:
         "gone",
         "hidden",
         "is_dir",
+        "kept_s",
+        "known",
         "least",
         "listed_at",
         "listing",
@@ -39,12 +42,15 @@ class Node:
         "name",
         "older",
         "parent",
+        "progress",
         "recent",
+        "rest",
         "saves",
         "serial",
         "site",
         "stamp",
         "text",
+        "took_s",
         "trouble",
         "unlinked",
         "unlisted",
@@ -86,7 +92,12 @@ class Node:
             self.unlisted: dict[str, Node] = {}
             self.hidden: dict[str, Entry] = {}  # names that were moved aside here → what the server has there
             self.listed_at = float("-inf")
+            self.known = Known.NOTHING
             self.listing: Listing | None = None  # the one under way
+            self.progress: Progress | None = None  # how far the first one came that broke off
+            self.rest = Rest()
+            self.took_s = 0.0  # for the last listing
+            self.kept_s = 0.0  # when what is KEPT was listed, in seconds since 1970
             self.recent: dict[str, Node] = {}  # id → what was saved here, until a listing shows it or it is old
             self.gone: set[Version] = set()  # what was deleted and may be listed for a while yet
             self.stamp = 0  # grows whenever the listing is called old

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import TypeVar
+from weakref import WeakSet
 
 import trio
 
 from labfs import names
-from labfs.backend import Entry, Replace, Site, scan
-from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable
+from labfs.backend import Entry, Replace, Site, unhurried
+from labfs.errors import LabfsError, NotDirectory, NotFound, NotYet, Unavailable
+from labfs.kept import Kept
 from labfs.layout import Layout, fold
-from labfs.listing import Listing
+from labfs.listing import PAUSE_S, Known, Listing, again, answer_by, unfinished
 from labfs.measuring import Measuring
 from labfs.node import Node
+from labfs.remarks import is_whole, remark, unknown
+from labfs.scan import scan
 from labfs.seen import Seen
+from labfs.settling import SETTLING_S, is_at, is_called, placed, settle
 from labfs.sizes import Sizes
 
 log = logging.getLogger(__name__)
@@ -30,8 +35,12 @@ log = logging.getLogger(__name__)
 LISTING_S = 30.0  # for which a listing is believed
 RENEWAL_S = 2.0  # to wait for a newer listing before the last one is shown again
 MANY = 5000  # entries, which take too long to lay out while others wait
+PATIENCE_S = 17.0  # of whoever removes or renames: that may take as long as it takes, but not this
+PART_S = 5.0  # to wait for the end of a first listing, once a part of it was shown
+SLOW_S = 4.0  # a listing that took as long is let take longer than the usual silence, as any first one is
+SHARE = 5.0  # times as long as it took to list a directory, the listing is believed, where that is longer
+LONGEST_BELIEVED_S = 1800.0
 LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever waits for both has his answer in time
-SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
 
 class Tree:
@@ -40,28 +49,85 @@ class Tree:
     A listing runs in `nursery` and belongs to nobody who waits for it: a long one is there for the next.
     """
 
-    def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen) -> None:
+    def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen, kept: Kept) -> None:
         self._nursery = nursery
         self._seen = seen
+        self._kept = kept
+        self._looked: WeakSet[Node] = WeakSet()  # directories whose listing is under way, or did not come to its end
         self._doomed: defaultdict[str, set[str]] = defaultdict(set)  # site → ids that are about to be deleted
         self.measuring = Measuring(sizes)
         self.root = Node("", None, None, is_dir=True)
-        self.root.listed_at = float("inf")
+        self.root.listed_at, self.root.known = float("inf"), Known.WHOLE
         for site in sites:
             self.root.children[site.name] = Node(site.name, self.root, site, is_dir=True, entry=site.backend.root)
 
     async def children(self, node: Node) -> dict[str, Node]:
-        """Return the nodes in a directory by name, listed anew if the last listing is too old and that works."""
+        """Return the nodes in a directory by name, listed anew if the last listing is too old and that works.
+
+        Of one whose first listing takes long they are what that has found so far (`is_part`). Raises NotYet where that
+        is nothing.
+        """
         if not node.is_dir:
             raise NotDirectory(f"“{node.name}” is not a directory.")
         container = node.container
-        if self._fresh(container):
-            return node.children
-        listing = self._renewal(container)
-        known = container.listed_at > float("-inf")
-        with trio.move_on_after(RENEWAL_S if known else float("inf")):
-            await listing.wait()
+        if container.rest.on and container.rest.error is not None and container.known is Known.NOTHING:
+            raise again(container.rest.error)
+        if not self._fresh(container) and not container.rest.on:
+            await self._look(container)
         return node.children
+
+    async def _look(self, container: Node) -> None:
+        """Have a directory listed, and wait for that as long as whoever asks may. Raises NotYet."""
+        listing, until = self._renewal(container), answer_by()
+        if container.known is Known.NOTHING:
+            with trio.move_on_at(until):
+                await listing.shown.wait()
+        if container.known is Known.PART:
+            until = min(until, trio.current_time() + PART_S)
+        elif container.listed_at > float("-inf") or container.known is Known.KEPT:
+            until = min(until, listing.began + RENEWAL_S)  # once for all who look while it is under way
+        with trio.move_on_at(until):
+            await listing.wait()
+        if not listing.done.is_set():
+            await self._show(container, listing)
+        if container.known is Known.NOTHING:
+            raise NotYet(unfinished(container.path, listing))
+
+    async def whole(self, node: Node, patience_s: float = float("inf")) -> None:
+        """Return once this mount has listed a directory to its end. Raises NotYet, and Unavailable.
+
+        Before that a name that is not there may be in the part that was not read, and what an earlier mount saw may be
+        gone: neither is a ground for making, replacing, moving or removing anything.
+        """
+        container = node.container
+        if is_whole(container):
+            return
+        with trio.move_on_after(patience_s):
+            await self.children(node)
+            if not is_whole(container) and container.listing is not None:
+                with trio.move_on_at(answer_by()):
+                    await container.listing.wait()
+        if not is_whole(container):
+            raise unknown(container)
+
+    async def openable(self, node: Node) -> None:
+        """Return if a file can be read as it is known. Raises NotYet where a newer version may be unread."""
+        parent = node.parent
+        if parent is not None and node.site is not None and _keeps_versions(node.site) and not node.local:
+            await self.whole(parent)
+
+    def remark(self, node: Node) -> str | None:
+        """Say in which way a directory, or the one that a file is in, is not known as it is now."""
+        return remark(node.container if node.is_dir or node.parent is None else node.parent.container)
+
+    def remarks(self) -> list[str]:
+        """Return what there is to say about all directories."""
+        return [text for container in list(self._looked) if (text := self.remark(container)) is not None]
+
+    @staticmethod
+    def incomplete(node: Node) -> LabfsError | None:
+        """Return why what is shown of a directory is not all that is in it, or None."""
+        return unknown(node.container) if node.container.known is Known.PART else None
 
     async def certain(self, node: Node) -> dict[str, Node]:
         """Return the nodes in a directory as listed from now on; nobody else waits for that. Raises Unavailable."""
@@ -70,21 +136,29 @@ class Tree:
             return node.children
         if container.listing is not None:  # begun before
             await container.listing.done.wait()
+        if container.rest.needed and container.rest.error is not None:
+            raise again(container.rest.error)
         await self._renewal(container).wait()
         if container.doubt is not None:
             raise Unavailable(container.doubt)
         return node.children
 
     async def child(self, parent: Node, name: str) -> Node:
-        """Return the node of that name, listed or not. Raises NotFound."""
+        """Return the node of that name, listed or not. Raises NotFound, and NotYet where it may not be listed yet."""
         container = parent.container
-        await self.children(parent)
-        if name not in parent.children and container.listing is not None:
-            await container.listing.wait()
-        node = parent.children.get(name) or parent.unlisted.get(name) or self._offered(parent, name)
-        doubt = container.doubt
-        if node is None and doubt is not None:
-            raise Unavailable(doubt)  # an old listing can show what was there, not what is absent
+        if container.known is not Known.PART or name not in parent.children:
+            await self.children(parent)
+        if name not in parent.children and (listing := container.listing) is not None:
+            with trio.move_on_at(answer_by()):
+                await listing.wait()
+            if not listing.done.is_set():
+                await self._show(container, listing)
+        node = parent.children.get(name) or parent.unlisted.get(name)
+        doubtful = container.doubt is not None or container.listing is not None or not is_whole(container)
+        if node is None and container.parent is not None and doubtful:
+            # A list that is old or unfinished can show what was there, not what is absent.
+            raise unknown(container)
+        node = node or self._offered(parent, name)
         if node is None:
             raise NotFound(f"There is no “{name}” in {parent.path}.")
         return node
@@ -103,6 +177,13 @@ class Tree:
         if container.parent is not None:
             container.listed_at = float("-inf")
             container.stamp += 1
+            container.progress = None
+            container.rest.cut()
+
+    @staticmethod
+    def born(node: Node) -> None:
+        """Note that a directory was made just now: nothing is in it."""
+        node.listed_at, node.known = trio.current_time(), Known.WHOLE
 
     def attach(self, node: Node, parent: Node, name: str) -> None:
         """Put a node at a place, which it takes from whatever was there."""
@@ -163,49 +244,90 @@ class Tree:
 
     @staticmethod
     def _fresh(container: Node) -> bool:
-        return trio.current_time() - container.listed_at < LISTING_S
+        believed_s = max(LISTING_S, min(SHARE * container.took_s, LONGEST_BELIEVED_S))
+        return trio.current_time() - container.listed_at < believed_s
 
     def _renewal(self, container: Node) -> Listing:
         if container.listing is None:
-            container.listing = Listing()
+            container.listing = Listing(container.progress if container.rest.lately else None)
+            self._looked.add(container)
             self._nursery.start_soon(self._renew, container, container.listing)
         return container.listing
 
     async def _renew(self, container: Node, listing: Listing) -> None:
         try:
-            await self._list(container)
+            if container.known is Known.NOTHING and await self._recall(container):
+                listing.shown.set()
+            await self._list(container, listing)
         except Exception as error:  # handed to whoever waits
             listing.error = error
         finally:
             container.listing = None
-            listing.done.set()
+            listing.end()
 
-    async def _list(self, container: Node) -> None:
+    async def _recall(self, container: Node) -> bool:
+        """Show a directory as the last mount listed it; false where that is not known."""
         assert container.site is not None
         assert container.entry is not None
-        backend, began, stamp = container.site.backend, trio.current_time(), container.stamp
+        found = self._kept.get(container.site.name, container.entry.id)
+        if found is None:
+            return False
+        entries, container.kept_s = found
+        layout = await self._laid_out(container.site, self._corrected(container, entries))
+        settle(container, layout, trio.current_time())
+        container.known = Known.KEPT
+        return True
+
+    async def _list(self, container: Node, listing: Listing) -> None:
+        assert container.site is not None
+        assert container.entry is not None
+        site, began, stamp = container.site, trio.current_time(), container.stamp
         try:
-            entries = await scan(backend, container.entry)
-            until = max(began + LOOKING_S, trio.current_time() + 1.0)
-            entries = await self.measuring.fill(container.site.name, backend, entries, until)
+            with unhurried(container.known is not Known.WHOLE or container.took_s >= SLOW_S):
+                entries = await scan(site.backend, container.entry, listing.progress, listing.shown.set)
         except Unavailable as error:
-            if container.listed_at == float("-inf") and not container.children:
-                raise
-            log.warning("Showing the last listing of %s: %s", container.path, error)
-            container.doubt = str(error)
-            container.listed_at = trio.current_time() - LISTING_S + 5
+            await self._broken_off(container, listing, error, trio.current_time() - began)
             return
-        except NotFound:
-            if container.parent:
-                self.expire(container.parent)
+        except LabfsError as error:
+            container.progress = None  # where it went on from may be no place any more
+            if isinstance(error, NotFound):
+                self._kept.drop(site.name, container.entry.id)
+                if container.parent:
+                    self.expire(container.parent)
             raise
-        entries = self._corrected(container, [*entries, *await self._unlisted(container, entries, began)])
-        lay_out = partial(self._lay_out, container.site, entries)
-        layout = lay_out() if len(entries) < MANY else await trio.to_thread.run_sync(lay_out)
-        self._settle(container, layout, began)
+        took_s = trio.current_time() - began
+        until = max(began + LOOKING_S, trio.current_time() + 1.0)
+        entries = await self.measuring.fill(site.name, site.backend, entries, until)
+        entries = self._corrected(container, [*entries, *await self._unlisted(container, entries, began)], whole=True)
+        settle(container, await self._laid_out(site, entries, note=True), began)
+        container.known, container.doubt, container.progress, container.took_s = Known.WHOLE, None, None, took_s
+        container.rest.end()
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
-        container.doubt = None
+        self._looked.discard(container)
+        await _aside(len(entries), partial(self._kept.put, site.name, container.entry.id, entries))
+
+    async def _broken_off(self, container: Node, listing: Listing, error: Unavailable, took_s: float) -> None:
+        """Show what is known of a directory whose listing failed. Raises the error where that is nothing."""
+        await self._show(container, listing)
+        known = container.known is not Known.NOTHING
+        container.rest.begin(error, took_s, PAUSE_S if known else 0.0)
+        if not known:
+            raise error
+        container.progress = None if container.known is Known.WHOLE else listing.progress
+        log.warning("Showing what is known of %s: %s", container.path, error)
+        container.doubt = str(error)
+
+    async def _show(self, container: Node, listing: Listing) -> None:
+        """Show what a first listing has found so far, and remove nothing by that."""
+        found = list(listing.progress.found.values())
+        if container.known not in (Known.NOTHING, Known.PART) or not found:
+            return
+        assert container.site is not None
+        layout = await self._laid_out(container.site, self._corrected(container, found))
+        if container.known in (Known.NOTHING, Known.PART):  # it may have come to its end meanwhile
+            settle(container, layout, trio.current_time(), whole=False)
+            container.known = Known.PART
 
     async def _unlisted(self, container: Node, entries: list[Entry], began: float) -> list[Entry]:
         """Return what was saved here and is not listed yet; asked for one by one, since others may have removed it."""
@@ -214,111 +336,49 @@ class Tree:
         for number, node in list(container.recent.items()):
             if number in listed or began - node.committed_at >= SETTLING_S:
                 del container.recent[number]
-                if _is_at(node, number, container):
+                if is_at(node, number, container):
                     node.committed_at = float("-inf")  # from now on the listing tells where it is
                 continue
-            if _is_at(node, number, container):
+            if is_at(node, number, container):
                 try:
-                    there = node.is_dir or _is_called(await container.site.backend.stat(number), node)
+                    there = node.is_dir or is_called(await container.site.backend.stat(number), node)
                 except NotFound:
                     there = False
                 except LabfsError as error:
                     log.info("%s is believed to be there: %s", node.path, error)
                     there = True
-                if there and _is_at(node, number, container):
-                    found.append(_placed(node, container))
+                if there and is_at(node, number, container):
+                    found.append(placed(node, container))
                 elif not there:
                     self.distrust(node)
         return found
 
-    def _corrected(self, container: Node, entries: list[Entry]) -> list[Entry]:
-        """Leave out what was deleted here, and is about to be."""
+    def _corrected(self, container: Node, entries: list[Entry], *, whole: bool = False) -> list[Entry]:
+        """Leave out what was deleted here, and is about to be; the `whole` tells what need not be any more."""
         assert container.site is not None
         doomed = self._doomed[container.site.name]
-        container.gone &= {(entry.id, entry.version) for entry in entries}
+        if whole:
+            container.gone &= {(entry.id, entry.version) for entry in entries}
         return [e for e in entries if e.id not in doomed and (e.id, e.version) not in container.gone]
 
-    def _lay_out(self, site: Site, entries: list[Entry]) -> Layout:
-        self._seen.note(site.name, entries)
-        return fold(
-            entries, self._seen.of(site.name), keeps_versions=site.backend.capabilities.replace is Replace.NEWER
-        )
+    async def _laid_out(self, site: Site, entries: list[Entry], *, note: bool = False) -> Layout:
+        """Return what each directory should hold; only a list that is whole is a ground to `note` what is new."""
 
-    def _settle(self, node: Node, layout: Layout, began: float) -> None:
-        """Make the node's children what a listing begun then says, keeping nodes that are still there."""
-        before = node.children
-        node.children = {}
-        for name, folder in layout.folders.items():
-            child = before.get(name)
-            if child is None or not child.is_dir:
-                child = Node(name, node, node.site, is_dir=True)
-            child.local = child.made_here = False
-            node.children[name] = child
-            self._settle(child, folder, began)
-        for name, entry in layout.entries.items():
-            if name in node.hidden and node.hidden[name].id == entry.id:
-                continue
-            node.hidden.pop(name, None)
-            child = self._renewed(before.get(name), name, node, entry, began)
-            node.children[name] = child
-            if entry.complete:
-                self._settle(child, layout.complete[name], began)
-        node.unlisted = {
-            name: self._renewed(node.unlisted.get(name), name, node, entry, began)
-            for name, entry in layout.older.items()
-        }
-        for child in node.unlisted.values():
-            child.older = True
-        for name, child in before.items():
-            if name not in node.children and _ours(child, began):
-                node.children[name] = child
+        def lay_out() -> Layout:
+            if note:
+                self._seen.note(site.name, entries)
+            return fold(entries, self._seen.of(site.name), keeps_versions=_keeps_versions(site))
 
-    def _renewed(self, known: Node | None, name: str, parent: Node, entry: Entry, began: float) -> Node:
-        if known is None or known.is_dir != entry.is_dir:
-            return Node(name, parent, parent.site, is_dir=entry.is_dir, entry=entry)
-        if known.local and known.writer is not None:
-            return known  # a temporary file of ours, whatever somebody else calls by its name
-        old = known.entry
-        if old is not None and (old.id, old.version) != (entry.id, entry.version):
-            known.generation += 1
-            known.modified_ns = None
-        known.entry = entry
-        known.trouble = None
-        known.local = False
-        return known
+        return await _aside(len(entries), lay_out)
 
 
-def _is_at(node: Node, number: str, container: Node) -> bool:
-    """Whether a node still shows what was saved as it, in a directory that is listed with `container`."""
-    parent, entry = node.parent, node.entry
-    if entry is None or entry.id != number or parent is None or node.unlinked:
-        return False
-    return parent.children.get(node.name) is node and parent.container is container
+T = TypeVar("T")
 
 
-def _is_called(entry: Entry, node: Node) -> bool:
-    """Whether a node's entity has the name still under which it was saved."""
-    ours = node.entry
-    return ours is not None and (entry.name, entry.folders, entry.inside) == (ours.name, ours.folders, ours.inside)
+async def _aside(entries: int, work: Callable[[], T]) -> T:
+    """Do something with so many entries, in a thread where that takes too long while others wait."""
+    return work() if entries < MANY else await trio.to_thread.run_sync(work)
 
 
-def _placed(node: Node, container: Node) -> Entry:
-    """Return a node's entry as a listing of `container` would show it."""
-    assert node.parent is not None
-    assert node.entry is not None
-    home = node.parent.home
-    inside = home.entry.id if home is not container and home.entry is not None else None
-    return replace(node.entry, folders=node.parent.folders, inside=inside)
-
-
-def _ours(node: Node, began: float) -> bool:
-    """Whether a node stays although a listing begun then does not show it."""
-    if node.local or node.made_here or node.writer is not None:
-        return True
-    if (
-        node.is_dir
-        and (node.entry is None or node.entry.complete)
-        and any(_ours(child, began) for child in node.children.values())
-    ):
-        return True
-    return began - node.committed_at < SETTLING_S
+def _keeps_versions(site: Site) -> bool:
+    return site.backend.capabilities.replace is Replace.NEWER

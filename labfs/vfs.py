@@ -25,6 +25,7 @@ from labfs.errors import (
     NotPermitted,
 )
 from labfs.files import Files
+from labfs.kept import Kept
 from labfs.moves import Moves
 from labfs.node import Node
 from labfs.outbox import Outbox
@@ -33,7 +34,7 @@ from labfs.reasons import Reasons
 from labfs.seen import Seen
 from labfs.sizes import Sizes
 from labfs.spool import Spool
-from labfs.tree import Tree
+from labfs.tree import PATIENCE_S, Tree
 
 META = ".meta.json"  # unlisted: the system's own record of a directory, as JSON
 
@@ -62,9 +63,10 @@ class Vfs:
         sizes: Sizes,
         seen: Seen,
         copies: Copies,
+        kept: Kept | None = None,
     ) -> None:
         self.sites = tuple(sites)
-        self.tree = Tree(nursery, self.sites, sizes, seen)
+        self.tree = Tree(nursery, self.sites, sizes, seen, kept or Kept())
         self.blocks = Blocks(nursery, cache_bytes)
         self.copies = copies
         self.reasons = Reasons()
@@ -96,6 +98,13 @@ class Vfs:
         node = self.root
         for name in filter(None, path.split("/")):
             node = await self.lookup(node, name)
+        return node
+
+    def known(self, path: str) -> Node | None:
+        """Return the node at a path, if that is known without asking anybody."""
+        node: Node | None = self.root
+        for name in filter(None, path.split("/")):
+            node = node.children.get(name) if node is not None and node.is_dir else None
         return node
 
     async def listing(self, node: Node) -> list[Node]:
@@ -152,6 +161,7 @@ class Vfs:
 
     async def mkdir(self, parent: Node, name: str) -> Node:
         """Make a directory: an entity on the server, a folder of files to come, or a local one."""
+        await self.tree.whole(parent)
         if name in await self.tree.children(parent):
             raise Exists(f"There already is a “{name}” in {parent.path}.")
         offered = parent.unlisted.get(name)
@@ -165,7 +175,7 @@ class Vfs:
             rules.check_holds(parent, Accept.DIRECTORY, name)
             assert parent.site is not None
             made = await parent.site.backend.make(parent.entry, names.original(name))
-            node.listed_at = trio.current_time()
+            self.tree.born(node)
         else:
             rules.check_holds(parent, Accept.FOLDER, name)
             node.made_here = True
@@ -177,6 +187,7 @@ class Vfs:
         return node
 
     async def rmdir(self, parent: Node, name: str) -> None:
+        await self.tree.whole(parent)
         node = await self.tree.child(parent, name)
         if not node.is_dir:
             raise NotDirectory(f"“{name}” is not a directory.")
@@ -188,10 +199,13 @@ class Vfs:
 
     async def unlink(self, parent: Node, name: str) -> None:
         """Remove a file: from the server where that is allowed, a local one always."""
+        await self.tree.whole(parent, PATIENCE_S)
         await self.moves.unlink(parent, name)
 
     async def rename(self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
+        for folder in (parent, into):
+            await self.tree.whole(folder, PATIENCE_S)
         await self.moves.rename(parent, name, into, new, replace=replace)
 
     def set_modified(self, node: Node, modified_ns: int) -> None:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import pytest
 import trio
 
-from labfs.backend import Accept, Backend, Buffer, Entry, Replace, Target, scan
+from labfs.backend import Accept, Backend, Buffer, Entry, Replace, Target
 from labfs.errors import CrossDevice, Exists, Invalid, LabfsError, NameTooLong, NotFound, Stale
+from labfs.scan import scan
 
 MIB = 1024 * 1024
 

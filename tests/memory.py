@@ -29,6 +29,7 @@ from labfs.backend import (
 )
 from labfs.copies import Copies
 from labfs.errors import LabfsError, NotFound, Stale
+from labfs.kept import Kept
 from labfs.node import Node
 from labfs.seen import Seen
 from labfs.sizes import Sizes
@@ -253,25 +254,37 @@ class MemoryUpload:
 
 @asynccontextmanager
 async def opened(
-    path: Path, backend: MemoryBackend, *, capacity: int = 1 << 30, outbox: bool = False, **site: Any
+    path: Path,
+    backend: MemoryBackend,
+    *,
+    capacity: int = 1 << 30,
+    outbox: bool = False,
+    account: str | None = None,
+    at: str = "/memory/box",
+    **site: Any,
 ) -> AsyncIterator[tuple[Vfs, Node]]:
     """A mount without a door; its state is below `path`. What is left when the block ends is what a crash leaves.
 
-    With `outbox` it is as the daemon makes one: what an earlier one left is sent.
+    With `outbox` it is as the daemon makes one: what an earlier one left is sent. Listings are kept for an `account`.
     """
+    path.mkdir(exist_ok=True)
+    kept = Kept(path / "kept")
+    if account is not None:
+        kept.admit("memory", account)
     spool = Spool(path / "spool")
     sizes, seen = Sizes(path / "sizes"), Seen(path / "seen")
     async with trio.open_nursery() as nursery:
         copies = Copies(nursery, path / "copies", capacity)
         if outbox:
             spool.adopt()
-        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, sizes, seen, copies)
+        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, sizes, seen, copies, kept)
         if outbox:
             nursery.start_soon(vfs.outbox.run)
-        yield vfs, await vfs.resolve("/memory/box")
+        yield vfs, await vfs.resolve(at)
         nursery.cancel_scope.cancel()
     sizes.close()
     seen.close()
+    kept.close()
 
 
 mounted = partial(opened, outbox=True)

@@ -10,9 +10,10 @@ from contract import Contract, held, poured, whole
 from odm_stage import EMPTY, Service
 from stage import Folder, Sandbox
 
-from labfs.backend import Backend, Entry, Settings, scan
+from labfs.backend import Backend, Entry, Settings
 from labfs.backends import KINDS
 from labfs.errors import Unavailable
+from labfs.scan import scan
 
 
 class BaseSpaceGround:

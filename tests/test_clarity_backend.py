@@ -14,11 +14,12 @@ from clarity_stage import DONE, FILE, PROJECT, SAMPLE, STEP, Clarity
 from contract import Basket, Bytes, Contract, hurried, noise
 from stage import Sandbox
 
-from labfs.backend import Backend, Entry, Settings, Target, scan
+from labfs.backend import Backend, Entry, Settings, Target
 from labfs.backends import KINDS
 from labfs.backends.clarity_requests import Api
 from labfs.client import Client
 from labfs.errors import Denied, Exists, Invalid, LabfsError, Malformed, NotPermitted, TooLarge, Unranged
+from labfs.scan import scan
 
 
 @pytest.fixture

@@ -110,13 +110,6 @@ def test_a_wrong_token(refused: Callable[..., str], sandbox: Sandbox) -> None:
     assert "wrong" not in sentence
 
 
-def test_a_server_that_is_down(refused: Callable[..., str]) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    assert "cannot be reached" in refused(at(f"http://127.0.0.1:{port}"))
-
-
 @pytest.fixture
 def server() -> Iterator[Callable[[bytes], str]]:
     """A server that answers everything with the same bytes, and then closes."""
@@ -149,12 +142,44 @@ def test_a_server_that_answers_html(refused: Callable[..., str], server: Callabl
     assert "url right" in sentence
 
 
-def test_a_server_that_closes_at_once(refused: Callable[..., str], server: Callable[[bytes], str]) -> None:
-    assert "broke off" in refused(at(server(b"")))
+def test_servers_that_may_come_to_themselves_are_mounted(
+    tmp_path: Path, server: Callable[[bytes], str], sandbox: Sandbox
+) -> None:
+    """One is down, one closes at once: waiting may help, and the mount says what there is to say. So it does of one whose
+    token is wrong, which alone would refuse the mount.
+    """
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        config = tmp_path / "labfs.toml"
+        down, closing = f"http://127.0.0.1:{unused.getsockname()[1]}", server(b"")
+        texts = [at(down), at(closing).replace("hub", "closing"), at(sandbox.url, "wrong").replace("hub", "denied")]
+        config.write_text("".join(texts))
+        config.chmod(0o600)
+        mount = Mount(tmp_path, config)
+        try:
+            mount.start()
+            doubts = [site["doubt"] for site in mount.status()["sites"]]
+            for doubt, words in zip(
+                doubts, ("cannot be reached", "broke off", "Unrecognized access token"), strict=True
+            ):
+                assert words in doubt
+            for site in ("hub", "closing", "denied"):
+                with pytest.raises(OSError):
+                    os.listdir(mount.path / site)
+        finally:
+            mount.clean_up()
 
 
-def test_a_server_that_speaks_no_http(refused: Callable[..., str], server: Callable[[bytes], str]) -> None:
-    assert "hub:" in refused(at(server(b"SSH-2.0-OpenSSH_9.2\r\n")))
+def test_a_server_that_speaks_no_http_alone_is_mounted(tmp_path: Path, server: Callable[[bytes], str]) -> None:
+    config = tmp_path / "labfs.toml"
+    config.write_text(at(server(b"SSH-2.0-OpenSSH_9.2\r\n")))
+    config.chmod(0o600)
+    mount = Mount(tmp_path, config)
+    try:
+        mount.start()
+        assert "hub:" in mount.status()["sites"][0]["doubt"]
+    finally:
+        mount.clean_up()
 
 
 # -- mount points --------------------------------------------------------------------------------------

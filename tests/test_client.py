@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from labfs import errors
-from labfs.client import Answer, Client, Patience
+from labfs.backend import dispensable, unhurried
+from labfs.client import COMPILING, Answer, Client, Patience
 
 Clock = trio.testing.MockClock
 Handler = Callable[[httpx.Request], Any]
@@ -110,6 +111,29 @@ async def test_what_may_have_been_carried_out_is_not_sent_twice(first: Any, agai
         with pytest.raises(errors.Unanswered):
             await client(script).call("POST", "v1/things", json={}, repeatable=False, patience=Patience.PERSISTENT)
     assert len(script.requests) == 1 + again
+
+
+async def test_what_was_long_in_vain_is_not_asked_for_again_for_a_list(autojump_clock: Clock) -> None:
+    """The server may be at work on it still; what fails at once is tried again as ever."""
+
+    class Slow(Script):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await trio.sleep(10)
+            return await super().handle_async_request(request)
+
+    for first in (httpx.ReadTimeout("x"), 504, httpx.ReadError("x")):
+        script = Slow(first, OK)
+        with unhurried(), pytest.raises(errors.Unanswered):
+            await client(script, timeout_s=8.0).call("GET", "v1/list")
+        assert len(script.requests) == 1
+        assert script.requests[0].extensions["timeout"]["read"] == COMPILING * 8.0
+        script = Script(first, OK)
+        with unhurried():
+            await client(script, timeout_s=8.0).call("GET", "v1/list")
+        with unhurried(), dispensable():
+            await client(script, timeout_s=8.0).call("GET", "v1/size")
+        assert len(script.requests) == 3
+        assert script.requests[2].extensions["timeout"]["read"] == 8.0
 
 
 async def test_a_silent_origin_is_left_alone_and_probed_later(autojump_clock: Clock) -> None:

@@ -21,9 +21,10 @@ from test_portal_backend import build as portal_build
 from test_redcap_backend import build as redcap_build
 from test_redcap_backend import field_of, page
 
-from labfs.backend import Backend, Entry, Settings, Target, scan
+from labfs.backend import Backend, Entry, Settings, Target
 from labfs.backends import KINDS
 from labfs.errors import LabfsError, Unavailable
+from labfs.scan import scan
 
 UPLOADS = {"basespace": "*/files", "portal": "/v1/attachments/*", "odm": "*/multipart", "redcap": "*",
            "clarity": "*/files"}  # fmt: skip

@@ -20,7 +20,7 @@ from redcap_stage import opened
 from stage import Sandbox
 from test_redcap_backend import build, field_of, page
 
-from labfs.backend import Accept, Entry, Target, scan
+from labfs.backend import Accept, Entry, Target
 from labfs.backends.redcap import Redcap
 from labfs.backends.redcap_saving import DOCUMENT
 from labfs.backends.redcap_wire import Rounds
@@ -40,6 +40,7 @@ from labfs.errors import (
     Unanswered,
     Unavailable,
 )
+from labfs.scan import scan
 
 
 @pytest.fixture

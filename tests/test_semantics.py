@@ -133,7 +133,7 @@ def test_nothing_twice(folder: Path, behind: Folder, drive: Mount, sandbox: Sand
 
 
 def test_thirty_seconds(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
-    """A directory shows what its server said at most 30 seconds ago, or what `labfs refresh` asked it to say now."""
+    """A directory shows what its server said at most 30 seconds ago, or five times as long ago as it took to say it, or what `labfs refresh` asked it to say now."""
     os.listdir(folder)
     behind.put("f", b"x")
     sandbox.reset()

@@ -1,0 +1,163 @@
+"""The last listing of each directory, kept on disk so that the next mount has something to show at once.
+
+What is kept is worth showing and proves nothing. It belongs to one account at one address: whoever mounts as
+somebody else sees none of it, and it goes when he does. Entries hold no secret and no address of bytes
+(`backend.Entry`), and an account is known by a slow digest of its secrets, salted anew for each file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from labfs.backend import Accept, Entry, Replace
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of what is in a row; what an older or a newer labfs kept is dropped
+LOOKED_AT_S = 90 * 24 * 3600.0  # after which a directory that nobody looked at is forgotten
+USUAL = {field.name: field.default for field in fields(Entry) if field.default is not MISSING}
+BROKEN = (sqlite3.Error, zlib.error, ValueError, TypeError, KeyError, AttributeError)
+
+
+class Kept:
+    """A table in a file, or in memory where there is none. Safe in threads; what fails is not kept."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._lock = Lock()
+        self._accounts: dict[str, str] = {}
+        self._written: dict[tuple[str, str], int] = {}  # digests of what stands there
+        try:
+            self._open_anew(path)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("Listings are not kept: %s", error)
+            self._open(None)
+
+    def _open_anew(self, path: Path | None) -> None:
+        """Open the file, or another in its place if it is no database."""
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError as error:
+            if path is None or isinstance(error, sqlite3.OperationalError):  # locked, or the disk is in trouble
+                raise
+            log.warning("Kept listings are of no use and dropped: %s", error)
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            self._open(path)
+
+    def _open(self, path: Path | None) -> None:
+        if path is not None:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        if self._db.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+            self._db.execute("DROP TABLE IF EXISTS kept")
+            self._db.execute("DROP TABLE IF EXISTS salt")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS kept (site TEXT, account TEXT, id TEXT, listed REAL, entries BLOB,"
+            " PRIMARY KEY (site, account, id)) WITHOUT ROWID"
+        )
+        self._db.execute("DELETE FROM kept WHERE listed < ?", (time.time() - LOOKED_AT_S,))
+        self._db.execute("CREATE TABLE IF NOT EXISTS salt (salt BLOB)")
+        self._db.execute(f"PRAGMA user_version = {FORMAT}")
+        row = self._db.execute("SELECT salt FROM salt").fetchone()
+        self.salt: bytes = row[0] if row else secrets.token_bytes(16)  # of what accounts are known by
+        if not row:
+            self._db.execute("INSERT INTO salt VALUES (?)", (self.salt,))
+
+    def admit(self, site: str, account: str) -> None:
+        """Show and keep listings of a site from now on as this account sees them; drop those of any other."""
+        self._accounts[site] = account
+        try:
+            with self._lock:
+                self._db.execute("DELETE FROM kept WHERE site = ? AND account != ?", (site, account))
+        except sqlite3.Error as error:
+            log.warning("Kept listings cannot be dropped: %s", error)
+
+    def get(self, site: str, number: str) -> tuple[list[Entry], float] | None:
+        """Return what a directory held, and when that was listed, in seconds since 1970. Blocks."""
+        account = self._accounts.get(site)
+        if account is None:
+            return None
+        sql = "SELECT entries, listed FROM kept WHERE site = ? AND account = ? AND id = ?"
+        try:
+            with self._lock:
+                row = self._db.execute(sql, (site, account, number)).fetchone()
+            return None if row is None else (_read(row[0]), float(row[1]))
+        except BROKEN as error:
+            log.warning("A kept listing of %s is of no use and dropped: %r", site, error)
+            self.drop(site, number)
+            return None
+
+    def put(self, site: str, number: str, entries: Iterable[Entry]) -> None:
+        """Keep what a directory holds. Blocks."""
+        account, entries = self._accounts.get(site), tuple(entries)
+        if account is None:
+            return
+        digest = hash(entries)
+        try:
+            if self._written.get((site, number)) == digest:
+                sql = "UPDATE kept SET listed = ? WHERE site = ? AND account = ? AND id = ?"
+                row: tuple[Any, ...] = (time.time(), site, account, number)
+            else:
+                sql = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)"
+                row = (site, account, number, time.time(), _written(entries))
+            with self._lock:
+                self._db.execute(sql, row)
+            self._written[site, number] = digest
+        except BROKEN as error:
+            log.warning("A listing of %s cannot be kept: %r", site, error)
+
+    def drop(self, site: str, number: str) -> None:
+        """Forget a directory: it is gone, or what was kept cannot be read."""
+        self._written.pop((site, number), None)
+        try:
+            with self._lock:
+                self._db.execute("DELETE FROM kept WHERE site = ? AND id = ?", (site, number))
+        except sqlite3.Error as error:
+            log.warning("A kept listing cannot be dropped: %s", error)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _written(entries: tuple[Entry, ...]) -> bytes:
+    rows = [{name: _plain(value) for name in _NAMES if (value := getattr(e, name)) != USUAL.get(name)} for e in entries]
+    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 1)
+
+
+_NAMES = tuple(field.name for field in fields(Entry))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(each.value for each in value)
+    return value.value if isinstance(value, Replace) else value
+
+
+def _read(data: bytes) -> list[Entry]:
+    return [
+        Entry(**{name: _typed(name, value) for name, value in row.items()}) for row in json.loads(zlib.decompress(data))
+    ]
+
+
+def _typed(name: str, value: Any) -> Any:
+    match name:
+        case "accepts":
+            return frozenset(Accept(each) for each in value)
+        case "replace":
+            return Replace(value)
+        case "folders" | "offers":
+            return tuple(value)
+    return value

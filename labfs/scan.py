@@ -1,0 +1,72 @@
+"""Reading a whole list, page by page: what was found so far, and going on where it broke off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from labfs.backend import Backend, Entry, Page
+from labfs.errors import Unavailable
+
+# A live list can shift while it is read page by page; three scans tell change from chaos.
+SCANS = 3
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a list was read: what was found, and where to go on. One that broke off can be taken up again."""
+
+    found: dict[tuple[str, str | None], Entry] = field(default_factory=dict)  # one file may be in several directories
+    left_out: int = 0
+    cursor: str | None = None  # of the next page
+    cursors: set[str] = field(default_factory=set)  # that were followed
+
+    def add(self, page: Page, parent: Entry) -> None:
+        self.found.update(((entry.id, entry.inside), _possible(entry)) for entry in page.entries)
+        self.left_out += page.left_out
+        if page.cursor is not None and page.cursor in self.cursors:
+            raise Unavailable(f"The list of “{parent.name}” leads back to where it has been.")
+        self.cursors |= {page.cursor} if page.cursor is not None else set()
+        self.cursor = page.cursor
+
+    def restart(self) -> None:
+        """Read the list from its beginning again; what was found is no longer known to be there."""
+        self.found, self.left_out, self.cursor, self.cursors = {}, 0, None, set()
+
+
+async def scan(
+    backend: Backend,
+    parent: Entry,
+    progress: Progress | None = None,
+    told: Callable[[], None] = lambda: None,
+) -> list[Entry]:
+    """Return everything in `parent`, each id once a directory, however the list shifted between its pages.
+
+    Goes on where `progress` left off; `told` is called after each page that is not the last. Raises Unavailable when
+    three scans in a row came out shorter than the server's own count.
+    """
+    progress = progress or Progress()
+    for _ in range(SCANS):
+        while True:
+            page = await backend.page(parent, progress.cursor)
+            progress.add(page, parent)
+            if progress.cursor is None:
+                break
+            told()
+        if page.total is None or len(progress.found) + progress.left_out >= page.total:
+            return list(progress.found.values())
+        progress.restart()
+    raise Unavailable(f"The list of “{parent.name}” kept changing while it was read.")
+
+
+LARGEST = 2**63 - 1  # bytes or nanoseconds: what a file system can say
+
+
+def _possible(entry: Entry) -> Entry:
+    """Return an entry without sizes and dates that no file can have."""
+    if entry.modified_ns is not None and not 0 <= entry.modified_ns <= LARGEST:
+        entry = replace(entry, modified_ns=None)
+    if entry.size is not None and not 0 <= entry.size <= LARGEST:
+        sentence = f"The system says that “{entry.name}” has {entry.size} bytes, which no file can have."
+        entry = replace(entry, size=0, unreadable=entry.unreadable or sentence)
+    return entry
