@@ -18,8 +18,8 @@ from portal_stage import ADA, BEN, Service, Team, opened
 from stage import Sandbox
 
 from labfs import config
-from labfs.backend import Backend, Entry, Settings, Target, scan
-from labfs.backends import KINDS
+from labfs.backend import Backend, Entry, Settings, Target
+from labfs.backends import KINDS, portal_lists
 from labfs.backends.portal import Portal
 from labfs.client import Client
 from labfs.errors import (
@@ -36,6 +36,7 @@ from labfs.errors import (
     Unavailable,
     Unranged,
 )
+from labfs.scan import scan
 
 MIB = 1024 * 1024
 
@@ -155,7 +156,10 @@ async def test_one_answer_tells_an_organization(ground: PortalGround, service: S
     sandbox.reset()
     found = await seen(ground)
     assert found == {"_attachments": ["rules"], "Material": ["map"]}
-    assert dict(sandbox.requests()) == {"GET /v1/organizations/{id}/": 1}
+    assert dict(sandbox.requests()) == {"GET /v1/organizations/": 1, "GET /v1/organizations/{id}/": 1}
+    sandbox.reset()
+    assert await seen(ground) == found
+    assert dict(sandbox.requests()) == {"GET /v1/organizations/{id}/": 1}, "it is known to be small"
 
 
 async def test_a_size_costs_one_request_and_so_do_the_bytes(ground: PortalGround, sandbox: Sandbox) -> None:
@@ -462,13 +466,79 @@ async def test_our_own_files_without_an_organization(ground: PortalGround, servi
     assert service.rows("id = ? AND NOT removed", int(entry.label)) == []
 
 
-async def test_an_id_of_ours_that_is_told_saves_the_list_of_users(service: Service, sandbox: Sandbox) -> None:
-    for user, wanted in ((ADA, 0), ("", 1)):
-        portal = build(service, user_id=user)
+async def test_files_that_are_told_one_by_one_are_those_that_are_told_together(
+    ground: PortalGround, service: Service, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await agreement(ground, service)
+    for index in range(5):
+        ground.put(f"map {index}", b"x")
+        ground.team.put(f"loose {index}", b"x")
+    mine = service.put("mine.pdf", b"an agreement of nobody's here")
+    service.material(ground.team.number, "Foreign", mine)
+    doomed = ground.team.put("deleted later", b"x")
+
+    async def found() -> list[Entry]:
+        return sorted(await scan(ground.backend, ground.listed), key=lambda entry: (entry.id, entry.inside or ""))
+
+    together = await found()
+    assert f"attachments/{mine}" in [entry.id for entry in together]
+    for name, value in {"FEW": 0, "TOGETHER_S": -1.0, "PAGE": 3}.items():
+        monkeypatch.setattr(portal_lists, name, value)
+    portal = build(service)
+    monkeypatch.setattr(ground, "backend", portal)
+    try:
         sandbox.reset()
-        assert await portal.check() == "Ada Lab"
-        await portal.check()
-        assert sandbox.requests()["GET /v1/users/"] == wanted
+        assert await found() == together
+        assert sandbox.requests()["GET /v1/organizations/{id}/"] == 0
+        first = await portal.page(ground.listed, None)
+        assert [entry.is_dir for entry in first.entries] == [True] * len(first.entries), "directories come first"
+        service.delete(doomed)
+        left, cursor = [], first.cursor
+        while cursor is not None:
+            page = await portal.page(ground.listed, cursor)
+            left, cursor = [*left, *page.entries], page.cursor
+        assert {entry.id for entry in together} - {entry.id for entry in (*first.entries, *left)} == {
+            f"attachments/{doomed}"
+        }
+        sandbox.faults({"service": "portal", "method": "GET", "route": "/v1/attachments/*", "action": "status",
+                        "argument": 401, "times": None})  # fmt: skip
+        with pytest.raises(Denied):
+            await found()
+    finally:
+        sandbox.faults()
+        await portal.aclose()
+
+
+async def test_who_we_are_costs_no_files(service: Service, sandbox: Sandbox) -> None:
+    """Whoever it is, and whatever he owns: `users/` would take 20 s for each of its rows."""
+    service.switch(row_s=20.0)
+    service.new_team(ADA, BEN)
+    names = {"token": "Ada Lab", "other_token": "Ben Bench", "staff_token": "Sam Staff"}
+    for who, name in names.items():
+        for user in ("", service.known["user_id"]) if who == "token" else ("",):
+            portal = build(service, who, user_id=user)
+            sandbox.reset()
+            assert await portal.check() == name
+            assert await portal.check() == name
+            assert not {"GET /v1/users/", "GET /v1/users/{id}/"} & set(sandbox.requests())
+            assert sandbox.requests()["GET /v1/organizations/{id}/members/"] <= (1 if user else 12)
+            await portal.aclose()
+
+
+async def test_a_caller_whom_no_organization_tells_is_looked_for_among_the_users(
+    service: Service, sandbox: Sandbox
+) -> None:
+    with service.store() as db:
+        alone = db.execute("SELECT * FROM portal_members WHERE user = ?", (BEN,)).fetchall()
+        db.execute("DELETE FROM portal_members WHERE user = ?", (BEN,))
+    portal = build(service, "other_token")
+    try:
+        sandbox.reset()
+        assert await portal.check() == BEN
+        assert sandbox.requests()["GET /v1/users/"] > 1, "one by one, since each costs what he owns"
+    finally:
+        with service.store() as db:
+            db.executemany("INSERT INTO portal_members VALUES (?, ?)", [tuple(row) for row in alone])
         await portal.aclose()
 
 
@@ -588,7 +658,8 @@ async def test_nonsense_is_an_error_of_ours_or_left_out(nonsense: Any) -> None:
     ):
         portal = mad(answer)
         for act in (
-            lambda portal=portal: portal.page(portal.root, None),
+            lambda portal=portal: portal.page(portal.root, "0"),
+            lambda portal=portal: portal.page(record, "1/all"),
             lambda portal=portal: portal.page(record, None),
             lambda portal=portal: portal.page(Entry(id="mine", name="_mine", is_dir=True), None),
             lambda portal=portal: portal.stat("organizations/3"),
@@ -607,7 +678,7 @@ async def test_one_bad_row_hides_no_other() -> None:
     bad = [{**ROW, "id": 10 + index, "filename": each} for index, each in enumerate(NONSENSE)]
     bad += [{**ROW, "id": each} for each in NONSENSE]
     portal = mad({**TEAM, "attachments": [*NONSENSE, *bad, ROW]})
-    page = await portal.page(Entry(id="organizations/3", name="Team", is_dir=True), None)
+    page = await portal.page(Entry(id="organizations/3", name="Team", is_dir=True), "1/all")
     assert "attachments/1" in [entry.id for entry in page.entries]
     assert all(re.fullmatch("organizations/3/.*|attachments/[1-9][0-9]*", entry.id) for entry in page.entries)
     assert page.left_out >= len(NONSENSE)

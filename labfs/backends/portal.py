@@ -2,9 +2,9 @@
 
     site → organizations → materials, and `_attachments` without one → files;  `_mine` → files of no organization
 
-Facts used here, with their sources: one answer about an organization tells all its materials and all its
-attachments (organization serializer); an attachment's bytes never change, a save is a new row and id
-(attachment view); a row carries the address of its bytes, presigned for a day in production, and no size;
+Facts used here, with their sources: an organization's record tells all its materials and attachments, each
+of which costs the service time (organization serializer); an attachment's bytes never change, a save is a new
+row and id (attachment view); a row carries the address of its bytes, presigned for a day in production, and no size;
 a request body above the proxy's limit is refused with 413, whose value nothing tells before; deleted rows go
 on being shown as the agreements of materials (safe deletion), so nothing here trusts those. PUT detaches a
 file from everything that its form does not name, and a copy leaves rows without bytes: neither is used.
@@ -20,9 +20,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from urllib.parse import quote
-
-import trio
 
 from labfs.backend import (
     Capabilities,
@@ -38,6 +35,9 @@ from labfs.backend import (
     sift,
 )
 from labfs.backends import portal_rows as rows
+from labfs.backends.portal_lists import Organizations
+from labfs.backends.portal_people import Myself
+from labfs.backends.portal_requests import Requests, after
 from labfs.backends.portal_rows import Addresses, Attached, Json, Place, located
 from labfs.backends.portal_saving import LARGEST, Saving
 from labfs.client import Answer, Client
@@ -46,10 +46,7 @@ from labfs.presigned import Address
 
 log = logging.getLogger(__name__)
 
-API = "v1"
-PAGE = 1000  # there is no maximum; many rows at once, since lists shift while they are read
 OWN_PAGE = b"Server Error (500)"  # the application's, not that of a server in front
-MOST_PAGES = 100  # of users, among whom we are looked for
 
 CAPABILITIES = Capabilities(
     ranged=True,
@@ -82,9 +79,10 @@ class Portal:
     def __init__(self, client: Client, everybodys: bool, user: str) -> None:
         self._client = client
         self._everybodys = everybodys
-        self._configured, self._me = bool(user), user
-        self._learning = trio.Lock()
         self._addresses = Addresses()
+        self._requests = Requests(client)
+        self._myself = Myself(self._requests, user)
+        self._organizations = Organizations(self._requests, self._myself, self._addresses)
         self._saving = Saving(client, self._addresses, self._detail, self._beside)
         self.looking = self._saving.looking
 
@@ -103,110 +101,41 @@ class Portal:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    # -- who we are ----------------------------------------------------------------------------------
-
     async def check(self) -> str:
-        found = await self._user()
-        return str(found.get("full_name") or found.get("username") or self._me)
-
-    async def _who(self) -> str:
-        """Return our own id: a token belongs to one person for good, so it is learnt once."""
-        async with self._learning:
-            if not self._me:
-                self._me = await self._learn()
-            return self._me
-
-    async def _learn(self) -> str:
-        """Find the caller in the list of all users: the only entry that shows what its user owns."""
-        offset = 0
-        for _ in range(MOST_PAGES):
-            items, total, _answer = await self._list("users", offset)
-            for item in items:
-                if isinstance(item, dict) and "owned_attachments" in item and item.get("id"):
-                    return str(item["id"])
-            end = _next(offset, items, total)
-            if end is None:
-                break
-            offset = end
-        raise Malformed(f"{self._client.site} does not list the token's own user; set user_id in the configuration.")
+        return await self._myself.check()
 
     async def _user(self) -> Json:
-        """Return our own record, with everything that we own."""
-        me = await self._who()
+        """Return our own record, with everything that we own; that costs the service time for each file."""
         try:
-            found, answer = await self._get(f"users/{quote(me, safe='')}")
+            found, answer = await self._requests.get(await self._myself.path())
         except NotFound as error:
-            self._forget()
-            raise Denied(f"{self._client.site} knows no user {me}: is user_id right?") from error
+            raise self._myself.refuted("there is no") from error
         if not isinstance(found.get("owned_attachments"), list):
-            self._forget()
-            raise Denied(f"{self._client.site}: the token is not that of user {me}: is user_id right?")
+            raise self._myself.refuted("the token is not that of")
         self._addresses.note(found["owned_attachments"], answer)
         return found
-
-    def _forget(self) -> None:
-        if not self._configured:
-            self._me = ""
 
     # -- looking -------------------------------------------------------------------------------------
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:
         if parent.id == "":
-            return await self._organizations(int(cursor or 0))
+            return await self._site(cursor)
         if parent.id == "mine":
             found = await self._user()
             loose = [item for item in found["owned_attachments"] if _is_loose(item)]
             files, left_out = sift(partial(rows.file, at=Place()), loose)
             return Page(files, None, None, left_out)
-        return await self._organization(_number(parent.id, "organizations"))
+        return await self._organizations.page(_number(parent.id, "organizations"), cursor)
 
-    async def _organizations(self, offset: int) -> Page:
-        me = await self._who()
-        path = "organizations" if self._everybodys else f"users/{quote(me, safe='')}/organizations"
-        items, total, _ = await self._list(path, offset)
+    async def _site(self, cursor: str | None) -> Page:
+        """Return what is known without asking, and then a page of organizations."""
+        if cursor is None:
+            return Page((rows.mine(),), "0")
+        path = "organizations" if self._everybodys else f"{await self._myself.path()}/organizations"
+        items, total, _ = await self._requests.some(path, int(cursor))
         found, left_out = sift(rows.organization, items)
-        end = _next(offset, items, total)
-        first = (rows.mine(), *found) if offset == 0 else found
-        return Page(first, None if end is None else str(end), total + 1, left_out)
-
-    async def _organization(self, number: int) -> Page:
-        found, strangers = await self._whole(number)
-        try:
-            shown, left_out = rows.contents(found, await self._who(), strangers)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Malformed(f"{self._client.site} described organization {number} in a form of no sense.") from error
-        return Page(shown, None, None, left_out)
-
-    async def _whole(self, number: int) -> tuple[Json, list[tuple[Json, int]]]:
-        """Return an organization's own record, and agreements of its materials that it does not own."""
-        found, answer = await self._get(f"organizations/{number}")
-        if not all(isinstance(found.get(key), list) for key in ("materials", "attachments")):
-            raise Malformed(f"{answer.what} answered without materials and attachments.")
-        self._addresses.note(found["attachments"], answer)
-        wanting = rows.unexplained(found)
-        return found, await self._strangers(number, wanting) if wanting else []
-
-    async def _strangers(self, number: int, wanting: set[int]) -> list[tuple[Json, int]]:
-        """Return agreements that are not the organization's own, with their materials, and no deleted ones."""
-        items, _, answer = await self._list("materials", 0, organization__id=str(number))
-        pairs = []
-        for item in items:
-            agreement, user = rows.agreement(item)
-            # One of the organization's own that is not among its files is deleted.
-            foreign = user in wanting and agreement.get("owned_by_org") != number
-            if foreign and await self._is_live(agreement):
-                self._addresses.note([agreement], answer)
-                pairs.append((agreement, user))
-        return pairs
-
-    async def _is_live(self, item: Json) -> bool:
-        try:
-            await self._get(f"attachments/{int(item['id'])}")
-        except Denied:
-            return True  # somebody else's, and there
-        except (NotFound, KeyError, TypeError, ValueError):
-            return False
-        return True
+        end = after(int(cursor), items, total)
+        return Page(found, None if end is None else str(end), total + 1, left_out)
 
     async def stat(self, entry_id: str) -> Entry:
         if entry_id in ("", "mine"):
@@ -214,22 +143,20 @@ class Portal:
         if entry_id.startswith("attachments/"):
             return await self._file(entry_id)
         if entry_id.count("/") == 1:
-            found, answer = await self._get(f"organizations/{_number(entry_id, 'organizations')}")
+            found, answer = await self._organizations.row(_number(entry_id, "organizations"))
             return rows.converted(partial(rows.organization, found), answer)
         at = rows.place(entry_id)
-        found, answer = await self._get(f"organizations/{at.organization}")
-        locked = None if rows.is_member(found, await self._who()) else rows.OUTSIDER
+        number = at.organization or 0
+        found, answer = await self._organizations.row(number)
+        locked = None if rows.is_member(found, await self._myself.id()) else rows.OUTSIDER
         if at.material is None:
-            return rows.attachments(at.organization or 0, locked)
-        listed = found.get("materials")
-        for item in listed if isinstance(listed, list) else []:
-            if isinstance(item, dict) and item.get("id") == at.material:
-                return rows.converted(partial(rows.material, item, at.organization or 0, locked), answer)
-        raise NotFound(f"Organization {at.organization} has no material {at.material}.")
+            return rows.attachments(number, locked)
+        item, answer = await self._organizations.material(number, at.material)
+        return rows.converted(partial(rows.material, item, number, locked), answer)
 
     async def _file(self, entry_id: str) -> Entry:
         item, answer = await self._detail(entry_id)
-        me = await self._who()
+        me = await self._myself.id()
 
         def convert() -> Entry:
             owner = rows.optional(item.get("owned_by_org"))
@@ -254,7 +181,12 @@ class Portal:
             return await self._user()
         if not entry.is_dir:
             return (await self._row(entry))[0]
-        return (await self._get(_record_of(entry.id)))[0]
+        if entry.id.count("/") == 1:
+            return (await self._organizations.row(_number(entry.id, "organizations")))[0]
+        at = rows.place(entry.id)
+        if at.material is None:
+            return (await self._organizations.row(at.organization or 0))[0]
+        return (await self._organizations.listed(at.material))[0]  # its own record takes time for each of its files
 
     # -- bytes ---------------------------------------------------------------------------------------
 
@@ -285,7 +217,7 @@ class Portal:
         except Denied:
             if entry.inside is None:
                 raise
-            found, answer = await self._get(_record_of(entry.inside))
+            found, answer = await self._requests.get(_record_of(entry.inside))
             for key in ("attachments", "sequence_maps", "mta_attachment"):
                 listed = found.get(key) or []
                 for row in listed if isinstance(listed, list) else [listed]:
@@ -294,32 +226,16 @@ class Portal:
             raise
 
     async def _detail(self, entry_id: str) -> tuple[Json, Answer]:
-        return await self._get(f"attachments/{_number(entry_id, 'attachments')}")
-
-    # -- requests ------------------------------------------------------------------------------------
-
-    async def _get(self, path: str) -> tuple[Json, Answer]:
-        answer = await self._client.call("GET", f"{API}/{path}/", headers=rows.JSON)
-        return rows.object_of(answer), answer
-
-    async def _list(self, path: str, offset: int, **filters: str) -> tuple[list[Any], int, Answer]:
-        params = {"limit": str(PAGE), "offset": str(offset), **filters}
-        answer = await self._client.call("GET", f"{API}/{path}/", params=params, headers=rows.JSON)
-        found = rows.object_of(answer)
-        items, total = found.get("results"), found.get("count")
-        if not isinstance(items, list) or not isinstance(total, int):
-            raise Malformed(f"{answer.what} answered without a list of results.")
-        return items, total, answer
+        return await self._requests.get(f"attachments/{_number(entry_id, 'attachments')}")
 
     # -- saving --------------------------------------------------------------------------------------
 
-    async def _beside(self, at: Place) -> tuple[list[Any], Answer]:
-        """Return all rows among which a file of that place is listed."""
-        path, key = f"organizations/{at.organization}", "attachments"
-        if at.organization is None:
-            path, key = f"users/{quote(await self._who(), safe='')}", "owned_attachments"
-        found, answer = await self._get(path)
-        listed = found.get(key)
+    async def _beside(self, at: Place, greatest: int) -> tuple[list[Any], Answer]:
+        """Return all rows among which a file of that place is listed, if its id is greater than `greatest`."""
+        if at.organization is not None:
+            return await self._organizations.newer(at.organization, greatest)
+        found, answer = await self._requests.get(await self._myself.path())
+        listed = found.get("owned_attachments")
         return listed if isinstance(listed, list) else [], answer
 
     async def make(self, parent: Entry, name: str) -> Entry:
@@ -355,12 +271,6 @@ def _record_of(entry_id: str) -> str:
         return entry_id
     at = rows.place(entry_id)
     return f"organizations/{at.organization}" if at.material is None else f"materials/{at.material}"
-
-
-def _next(offset: int, items: list[Any], total: int) -> int | None:
-    """Return where the next page of a list starts, None at the end."""
-    end = offset + len(items)
-    return end if items and end < total else None
 
 
 def _is_loose(item: Any) -> bool:

@@ -17,7 +17,7 @@ cost two requests. Bytes of an id never change, and an address serves them until
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import trio
 
-from labfs.backend import Accept, Buffer, Entry, Sink, sift
+from labfs.backend import Accept, Buffer, Entry, Sink
 from labfs.client import Answer, Client
 from labfs.errors import Malformed, NotFound, Unanswered, Unranged
 from labfs.presigned import Address, Presigned, address
@@ -158,50 +158,24 @@ def _unreadable(url: str | None) -> str | None:
     return NO_ADDRESS if steps & {".", ".."} else None
 
 
-def home(item: Json, organization: int, materials: set[int]) -> Place:
+def home(item: Json, organization: int, materials: Set[int]) -> Place:
     """Return where a file of an organization belongs, given the organization's materials."""
     number = optional(item.get("sequence_map_for"))
     return Place(organization, number if number in materials else None)
 
 
-def contents(found: Json, me: str, strangers: list[tuple[Json, int]]) -> tuple[tuple[Entry, ...], int]:
-    """Return what an organization's own answer tells of all its directories, and how much made no sense.
-
-    `strangers` are agreements that belong to nobody in the organization, with the materials that use them.
-    """
-    number = ref(found)
-    locked = None if is_member(found, me) else OUTSIDER
-
-    def own(item: Json) -> Entry:
-        theirs = locked if str(person(item["owned_by_user"])) != me else None
-        return file(item, home(item, number, known), theirs)
-
-    def link(pair: tuple[Json, int]) -> Entry:
-        item, user = pair
-        kept = KEPT_BY_MATERIAL if home(item, number, known).material else KEPT_BY_ORGANIZATION
-        return file(item, Place(number, user), locked or kept)
-
-    folders, bad = sift(lambda item: material(item, number, locked), found["materials"])
-    known = {int(entry.label) for entry in folders}
-    files, unread = sift(own, found["attachments"])
-    shown = {(entry.id, entry.inside) for entry in files}
-    pairs = [(item, user) for item in found["attachments"] for user in users(item) if user in known]
-    links, _ = sift(link, pairs)  # nonsense has been counted above
-    foreign, unread_too = sift(lambda pair: file(pair[0], Place(number, pair[1]), KEPT_ELSEWHERE), strangers)
-    linked = [entry for entry in (*links, *foreign) if (entry.id, entry.inside) not in shown]
-    return (attachments(number, locked), *folders, *files, *linked), bad + unread + unread_too
+def summary(item: Json) -> Json:
+    """Return a file's own record as lists have it: relations are ids there, and whole objects here."""
+    known: Json = {name: refs(item.get(name)) for name in LINKS}
+    for name in ("sequence_map_for", "owned_by_org", "owned_by_user"):
+        value = item.get(name)
+        known[name] = value.get("id") if isinstance(value, dict) else value
+    return {**item, **known}
 
 
 def users(item: Any) -> list[int]:
     """Return the materials whose agreement a file is."""
     return refs(item.get("mta_materials") if isinstance(item, dict) else None)
-
-
-def unexplained(found: Json) -> set[int]:
-    """Return the materials that use an agreement which is not among the organization's own files."""
-    explained = {user for item in found["attachments"] for user in users(item)}
-    wanting = [item for item in found["materials"] if isinstance(item, dict) and item.get("needs_mta") is True]
-    return {item["id"] for item in wanting if isinstance(item.get("id"), int)} - explained
 
 
 def agreement(item: Any) -> tuple[Json, int]:

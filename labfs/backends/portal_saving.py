@@ -46,11 +46,12 @@ NAMED = ("filename", "owned_by_org", "sequence_map_for")  # by which an upload i
 
 Detail = Callable[[str], Awaitable[tuple[Json, Answer]]]
 Row = tuple[Json, Answer]  # and what told it
-Listing = Callable[[Place], Awaitable[tuple[list[Any], Answer]]]
+Listing = Callable[[Place, int], Awaitable[tuple[list[Any], Answer]]]
 
 
 class Saving:
-    """Changes of attachments. `detail` asks for one's own row, `listing` for all rows of a place's owner."""
+    """Changes of attachments. `detail` asks for one's own row, `listing` for all rows of a
+    place's owner whose ids are greater than one."""
 
     def __init__(self, client: Client, addresses: Addresses, detail: Detail, listing: Listing) -> None:
         self._client = client
@@ -133,7 +134,7 @@ class Saving:
 
     async def _ours(self, at: Place, source: Source, fields: dict[str, str], began: Began) -> list[Row]:
         """Return rows that are an upload of `source` begun then: made since, of this name, place and bytes."""
-        listed, answer = await self._listing(at)
+        listed, answer = await self._listing(at, began.greatest)
         since_s = answer.since_s(*began.moment)
         alike = [row for row in listed if _is_candidate(row, fields, began, since_s)]
         return [(row, answer) for row in alike if await self._holds(row, answer, source)]
