@@ -87,14 +87,19 @@ class Odm:
             db.execute("DELETE FROM odm_objects WHERE number >= ?", (IDS,))
 
 
+def mount_of(sandbox: Sandbox, base: Path, *sites: str, more: str = "") -> Mount:
+    """Make a mount of these sites alone, with more lines for each; the caller starts it."""
+    sections = [text for text in sandbox.config.read_text().split("\n[") if text.startswith("sites.")]
+    config = base / "labfs.toml"
+    config.write_text("".join(f"[{text}\n{more}\n" for text in sections if text[6:].partition("]")[0] in sites))
+    config.chmod(0o600)
+    return Mount(base, config)
+
+
 @contextlib.contextmanager
 def both(sandbox: Sandbox, base: Path, count: int, row_s: float) -> Iterator[tuple[Mount, Hub, Odm]]:
     """Give a mount of two sites with long lists."""
-    sections = sandbox.config.read_text().split("\n[")
-    config = base / "labfs.toml"
-    config.write_text("".join(f"\n[{text}\n" for text in sections if text.startswith(("sites.basespace", "sites.odm"))))
-    config.chmod(0o600)
-    mount = Mount(base, config)
+    mount = mount_of(sandbox, base, "basespace", "odm")
     with odm_stage.quick(sandbox) as service:
         hub, odm = Hub(sandbox, count), Odm(sandbox, count)
         try:
@@ -154,6 +159,37 @@ def test_long_lists_are_shown_page_by_page_and_asked_for_once(running: Sandbox, 
         saved = run(f"echo x > '{hub.at(mount.path)}/saved'")
         assert (saved.returncode, hub.folder.paths.count("saved")) == (0, 1)
         assert counted(running) == {"POST /v1pre3/appresults/{id}/files": 1, FILES: 1, "GET /v1pre3/files/{id}": 1}
+
+
+@pytest.mark.mount
+def test_a_study_that_is_listed_slowly_can_be_saved_to(running: Sandbox, tmp_path: Path) -> None:
+    """ODM tells the files of a study in one answer, which a save needs before the import and after a lost one."""
+    mount = mount_of(running, tmp_path, "odm", more="timeout_s = 1")
+    with odm_stage.quick(running) as service:
+        try:
+            service.put(odm_stage.EMPTY, "first.txt", b"1")
+            rows = ({"number": IDS + at, "name": f"f{at:02}.txt"} for at in range(60))
+            with store(running) as db:
+                copies(db, "odm_objects", f"study = {odm_stage.EMPTY[3:]} AND kind = 'FILE' AND gone IS NULL", rows)
+            place = mount.start().path / "odm" / service.title(odm_stage.EMPTY) / "Document"
+            service.switch(row_s=0.03)
+            running.reset()
+            assert len(look(place)[0]) == 61
+            lost = {"service": "odm", "method": "POST", "route": "*/multipart", "action": "lost"}
+            running.faults({**lost, "argument": {"status": 504}})
+            done = run(f"echo x > '{place}/saved.txt'")
+            assert (done.returncode, done.stderr) == (0, "")
+            told = counted(running)
+            listing = "GET /api/v1/as-curator/integration/link/files/by/study/{id}"
+            assert told[listing] == 3, "when it was opened, before the import, and after its answer was lost"
+            assert [row["name"] for row in service.attached(odm_stage.EMPTY)].count("saved.txt") == 1
+        finally:
+            service.switch(row_s=0.0)
+            running.calm()
+            mount.clean_up()
+            with store(running) as db:
+                db.execute("DELETE FROM odm_objects WHERE number >= ?", (IDS,))
+            service.clear(odm_stage.EMPTY)
 
 
 # Pages of a list by the cost of a row; the longest page is of 1,024 rows, and each takes 3 s at most but where even
