@@ -63,7 +63,7 @@ measuring sizes: asked for, and given up       refusals  links, and what else no
 looking   what a lost answer made (backends/)  digests   what a block is recognised by
 connections  kept ones, and whether they live  limit     the largest body that a site takes
 lines     API calls over connections that may be dead
-patience  how long a request is tried again
+patience  how long a request is tried again    paging    rows that take seconds (backends/)
 folders   open ones, while names change        dates     when a version without one was first seen
 codings   stored bytes, however labelled       reply     one answer of a service
 secrecy   what nobody is shown                 credentials  secrets as configured, fit to be sent

@@ -35,6 +35,7 @@ from labfs.backends import basespace_entries as entries
 from labfs.backends.basespace_entries import API, PAGE, Json, response_of
 from labfs.backends.basespace_saving import Began, Saving
 from labfs.backends.looking import Change, Looking
+from labfs.backends.paging import Paging
 from labfs.client import Answer, Client
 from labfs.errors import Denied, Exists, LabfsError, Malformed, NotFound, Unsupported
 from labfs.presigned import Address, Presigned, address
@@ -134,9 +135,9 @@ class BaseSpace:
         return str(found.get("UploadStatus")).lower() == "complete"
 
     async def _page(self, path: str, convert: Callable[[Json], Entry], cursor: str | None, **filters: str) -> Page:
-        offset = int(cursor or 0)
-        params = {"SortBy": "Id", "SortDir": "Asc", "Offset": str(offset), "Limit": str(PAGE), **filters}
-        found = await self._get(path, params)
+        paging = Paging.at(cursor)
+        window = {"Offset": str(paging.offset), "Limit": str(paging.rows)}
+        found = await self._get(path, {"SortBy": "Id", "SortDir": "Asc", **window, **filters})
         items, total = found.get("Items"), found.get("TotalCount")
         if not isinstance(items, list) or not isinstance(total, int):
             raise Malformed(f"{self._client.site} answered {path} without a list of items.")
@@ -144,11 +145,10 @@ class BaseSpace:
             # The service replaces an order that it does not know. Pages may then overlap or leave gaps,
             # which the count in `scan` finds out.
             log.warning("%s lists %s in another order than by id.", self._client.site, path)
+        following = paging.then(len(items), total, PAGE)
         good, left_out = sift(convert, items)
         self._saving.seen.note(path.rpartition("/")[0], {entry.label for entry in good})
-        end = offset + len(items)
-        more = bool(items) and end < total
-        return Page(good, str(end) if more else None, total, left_out)
+        return Page(good, following, total, left_out)
 
     async def stat(self, entry_id: str) -> Entry:
         kind = entry_id.partition("/")[0]

@@ -25,6 +25,7 @@ from labfs.backend import Entry, Receipt, Source, Target
 from labfs.backends import basespace_entries as entries
 from labfs.backends.basespace_entries import API, PAGE, Json, response_of
 from labfs.backends.looking import Change, Looking, holds
+from labfs.backends.paging import Paging
 from labfs.client import Answer, Client, Patience
 from labfs.errors import Denied, Empty, Exists, Garbled, Invalid, Malformed, NotFound, ReadOnly, Stale, Unanswered
 from labfs.presigned import Presigned
@@ -147,26 +148,28 @@ class Saving:
     async def made_since(self, path: str, began: Began, **filters: str) -> list[Json]:
         """Return what was made in a list since a moment, newest first, without what was known to be there."""
         made: list[Json] = []
-        offset, more = 0, True
-        while more:
-            params = {"SortBy": "DateCreated", "SortDir": "Desc", "Offset": str(offset), "Limit": str(PAGE)}
-            answer = await self.client.call("GET", f"{API}/{path}", params={**params, **filters})
+        cursor: str | None = None
+        while True:
+            paging = Paging.at(cursor)
+            window = {"Offset": str(paging.offset), "Limit": str(paging.rows)}
+            params = {"SortBy": "DateCreated", "SortDir": "Desc", **window, **filters}
+            answer = await self.client.call("GET", f"{API}/{path}", params=params)
             found = response_of(answer)
             items = found.get("Items")
             if not isinstance(items, list):
                 raise Malformed(f"{answer.what} answered without a list of items.")
             since_ns = int(answer.since_s(*began.moment) * 1e9)
             # An order that the service does not know is replaced by another, and then all have to be looked at.
-            ordered = (found.get("SortBy"), found.get("SortDir")) == ("DateCreated", "Desc")
+            ordered, older = (found.get("SortBy"), found.get("SortDir")) == ("DateCreated", "Desc"), False
             for item in [each for each in items if isinstance(each, dict)]:
                 age = entries.created_ns(item)
                 if age and age < since_ns:
-                    more = more and not ordered
+                    older = True
                 elif str(item.get("Id")) not in began.known:
                     made.append(item)
-            offset += len(items)
-            more = more and bool(items) and offset < int(found.get("TotalCount") or 0)
-        return made
+            cursor = paging.then(len(items), int(found.get("TotalCount") or 0), PAGE)
+            if cursor is None or (ordered and older):
+                return made
 
     async def _confirmed(self, number: str, source: Source, md5: str) -> Entry:
         """Ask for a saved file once more and compare; what the answer to the save said is not proof."""

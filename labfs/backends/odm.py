@@ -24,6 +24,7 @@ import trio
 
 from labfs.backend import Accept, Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload, sift
 from labfs.backends.looking import Change, Looking, holds
+from labfs.backends.paging import Paging, Usual
 from labfs.client import Answer, Client, Patience
 from labfs.direct import Direct
 from labfs.errors import (
@@ -100,6 +101,7 @@ class Odm:
         self._audience = audience
         self._curator = audience == "as-curator"
         self.looking = Looking(client.timeout_s)
+        self._usual = Usual(client.timeout_s)
 
     @property
     def root(self) -> Entry:
@@ -122,17 +124,21 @@ class Odm:
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:
         if parent.id == "":
-            return await self._studies(int(cursor or 0))
-        accession = _accession(parent, "studies")
-        found = await self._get(f"{self._audience}/integration/link/files/by/study/{accession}")
-        items = found if isinstance(found, list) else []
+            return await self._studies(Paging.at(cursor))
+        items = await self._files(_accession(parent, "studies"))
         entries, left_out = sift(_file, items)
         return Page(entries, None, len(items), left_out)
 
-    async def _studies(self, offset: int) -> Page:
+    async def _files(self, study: str) -> list[Any]:
+        """Return all files of a study, for which there is one answer, also where that is asked for by a save."""
+        with self._usual.patience(study):
+            found = await self._get(f"{self._audience}/integration/link/files/by/study/{study}")
+        return found if isinstance(found, list) else []
+
+    async def _studies(self, paging: Paging) -> Page:
         params = {
-            "pageLimit": str(PAGE),
-            "pageOffset": str(offset),
+            "pageLimit": str(paging.rows),
+            "pageOffset": str(paging.offset),
             "sort": "id",
             "returnedMetadataFields": "minimal_data",
         }
@@ -141,10 +147,9 @@ class Odm:
             items, total = list(found["data"]), int(found["meta"]["pagination"]["total"])
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"{self._client.site} listed its studies in a form that makes no sense.") from error
+        following = paging.then(len(items), total, PAGE)
         entries, left_out = sift(self._study, items)
-        end = offset + len(items)
-        more = bool(items) and end < total
-        return Page(entries, str(end) if more else None, total, left_out)
+        return Page(entries, following, total, left_out)
 
     def _study(self, item: Json) -> Entry:
         accession, number = _numbered(item)
