@@ -24,7 +24,7 @@ soak:    ## 600 rounds with 300 kills, 10,000 calls, 100,000 steps on one file, 
 	PYTHONPATH=tests .venv/bin/python -m campaign
 	LABFS_SWITCHES='{"ids": "swapped", "kms": true}' .venv/bin/pytest -q tests/test_backends.py tests/test_saving.py tests/test_semantics.py
 	LABFS_SWITCHES='{"ids": "swapped"}' .venv/bin/pytest -q tests/test_requests.py tests/test_tools.py
-	LABFS_SOAK=1 .venv/bin/pytest -v tests/test_machine.py tests/test_fsx.py tests/test_slow_sites.py tests/test_rows.py tests/soak_fio.py \
+	LABFS_SOAK=1 .venv/bin/pytest -v tests/test_machine.py tests/test_fsx.py tests/test_slow_sites.py tests/test_rows.py tests/test_rows_of_records.py tests/soak_fio.py \
 		tests/test_hostile.py tests/test_faults.py
 
 programs: ## the editors, offices, browsers and tools that people use, saving into a mount: about half an hour

@@ -1,10 +1,8 @@
 """One site's HTTP: credentials, limits, retries, deadlines, and answers turned into `labfs.errors`.
 
 With `bulk`, `ways` and `verdicts` the only product modules that know httpx. API calls and uploads run on trio;
-file bytes come down through `bulk`.
-
-Credentials go to the site's own origin and nowhere else: file bytes are fetched by a client that has
-none, and redirects are followed by hand (httpx would carry an `x-access-token` header to another host).
+file bytes come down through `bulk`. Credentials go to the site's own origin and nowhere else: bytes are fetched
+by a client without any, and redirects are followed by hand (httpx would carry an `x-access-token` header along).
 """
 
 from __future__ import annotations
@@ -63,9 +61,9 @@ class Client:
 
     `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of those that
     a 401 refused, whether it gives others by now. `explain` picks the service's own sentence out of an error answer.
-    `timeout_s` is the longest silence, in seconds, before a request is given up; `requests_per_s` the pace that the
-    service allows. `proxy` and `ca` are those of `Settings`. Raises ConfigError
-    if they, or the environment, name a way that cannot be gone.
+    `timeout_s` is the longest silence, in seconds, before a request is given up, and `compiling` times that before an
+    unhurried one is; `requests_per_s` the pace that the service allows. `proxy` and `ca` are those of `Settings`.
+    Raises ConfigError if they, or the environment, name a way that cannot be gone.
     """
 
     def __init__(
@@ -78,6 +76,7 @@ class Client:
         connections: int = 8,
         requests_per_s: int | None = None,
         timeout_s: float = 8.0,
+        compiling: float = COMPILING,
         explain: Callable[[Answer], str] = no_explanation,
         proxy: Callable[[], str] | None = None,
         ca: str = "",
@@ -97,7 +96,7 @@ class Client:
         self._breakers: dict[str, Breaker] = {}
         self._usual = httpx.Timeout(timeout_s, pool=None)
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
-        self._compiling = httpx.Timeout(timeout_s, pool=None, read=COMPILING * timeout_s)
+        self._compiling = httpx.Timeout(timeout_s, pool=None, read=compiling * timeout_s)
         route, trusted = Route(site, proxy, os.environ), trust(site, ca, os.environ)
         route.of(self.url)  # what is wrong with it is told before anything is sent
 

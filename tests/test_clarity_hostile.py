@@ -77,7 +77,7 @@ async def test_an_attack_is_malformed_and_nothing_else(attack: bytes) -> None:
     assert "root:" not in str(caught.value)
     for work in (
         backend.check, lambda: backend.stat("projects/A1"), lambda: backend.stat("files/40-1"),
-        lambda: backend.page(directory("projects/A1/self"), None), lambda: backend.page(directory("projects/A1"), None),
+        lambda: backend.page(directory("projects/A1/self"), None), lambda: backend.page(directory("projects/A1"), "0"),
         lambda: backend.page(directory("projects/A1"), "steps"), lambda: backend.page(directory("processes/24-1"), None),
         lambda: backend.describe(directory("processes/24-1")),
         lambda: backend.upload(Target(directory("samples/A1A1"), (), "f"), Bytes(b"x")),

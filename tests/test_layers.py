@@ -141,7 +141,7 @@ OUTSIDE = {
     "pyfuse3": {"answers", "kernel", "refusals", "fuse", "daemon"},
     "cachetools": {"answers", "blocks", "measuring", "reader", "reasons"},
     "trio": {"drafts", "hiding", "blocks", "checks", "listing", "breaker", "copies", "outbox", "waiting", "proof", "reader", "refetch", "writer", "tree", "files", "moves", "saves", "vfs", "client", "pace", "presigned", "reply", "lines", "ways", "fuse", "answers", "closes", "kernel", "control", "measuring", "sources",
-             "daemon", "backends/basespace_saving", "backends/looking", "backends/paging", "backends/clarity_files", "backends/clarity_requests", "backends/odm", "backends/portal",
+             "daemon", "backends/basespace_saving", "backends/looking", "backends/paging", "backends/clarity_files", "backends/several", "backends/odm", "backends/portal",
              "backends/portal_lists", "backends/portal_people", "backends/portal_rows", "backends/portal_saving", "backends/redcap_projects",
              "backends/redcap_wire"},
     "xxhash": {"digests"},

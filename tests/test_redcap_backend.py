@@ -32,7 +32,11 @@ def build(service: Service, **tokens: str) -> Redcap:
 
 async def page(backend: Redcap, alias: str) -> Page:
     (project,) = [e for e in (await backend.page(backend.root, None)).entries if e.name == alias]
-    return await backend.page(project, None)
+    found = await backend.page(project, None)
+    while found.cursor is not None:
+        more = await backend.page(project, found.cursor)
+        found = Page((*found.entries, *more.entries), more.cursor, None, found.left_out + more.left_out)
+    return found
 
 
 async def field_of(backend: Redcap, alias: str, record: str, name: str) -> Entry:

@@ -171,6 +171,34 @@ async def test_an_export_that_is_too_large_is_made_in_batches(
     assert await poured(backend, found[-1])
 
 
+@pytest.mark.parametrize("alias", ["biobank", "trial", "plates", "empty", "wells", "odd"])
+async def test_batches_and_all_at_once_are_the_same(
+    alias: str, backend: Redcap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = await page(backend, alias)
+    monkeypatch.setattr("labfs.backends.redcap_projects.QUICK_S", 0.0)
+    monkeypatch.setattr("labfs.backends.redcap_projects.MOST", 500 if alias == "wells" else 3)
+    in_batches = await page(backend, alias)
+    assert in_batches == at_once
+
+
+async def test_a_list_is_read_on_where_its_walk_was_forgotten(
+    backend: Redcap, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    monkeypatch.setattr("labfs.backends.redcap_projects.QUICK_S", 0.0)
+    (project,) = [e for e in (await backend.page(backend.root, None)).entries if e.name == "wells"]
+    walked = [await backend.page(project, None)]
+    sandbox.reset()
+    while (cursor := walked[-1].cursor) is not None:
+        if len(walked) == 4:
+            backend._projects._walks.clear()
+        walked.append(await backend.page(project, cursor))
+        assert len(cursor) < 20
+    found = [entry.id for told in walked for entry in told.entries]
+    assert (len(found), len(set(found))) == (15_001, 15_001)
+    assert posts(sandbox) == 1 + 2 + (len(walked) - 1), "the dictionary, two exports of all, and the batches"
+
+
 async def test_less_rights_hide_fields_and_not_records(service: Service) -> None:
     backend = build(service, biobank=service.tokens["biobank/deidentified"])
     try:
@@ -475,7 +503,7 @@ async def test_rights_that_are_missing_are_named(user: str, service: Service) ->
 async def test_a_wrong_token_is_denied_and_not_shown(service: Service) -> None:
     backend = build(service, biobank="0" * 32, trial="none")
     try:
-        with pytest.raises(Denied, match="biobank") as caught:
+        with pytest.raises(Denied, match=r"biobank|trial") as caught:
             await backend.check()
         assert "0" * 32 not in str(caught.value)
     finally:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,8 @@ from labfs.backends import clarity_entries as entries
 from labfs.backends.basic import Basic
 from labfs.backends.clarity_entries import Node, checked, children, explain, ids_of, text
 from labfs.backends.clarity_files import Files
-from labfs.backends.clarity_requests import API, CONNECTIONS, Api, Whole, each
+from labfs.backends.clarity_requests import API, BATCHES, CONNECTIONS, Api, Whole
+from labfs.backends.several import each
 from labfs.client import Client
 from labfs.errors import Denied, Invalid, Malformed, NotFound, NotPermitted, Unsupported
 
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LIMIT = "api.artifacts.max.resultfile.upload.size"
 USUAL_LIMIT = 10_485_760  # bytes of an upload where the site does not show its own limit
+AT_ONCE = CONNECTIONS * BATCHES["files"]  # files of a page
 FEW = 8  # steps whose types are asked for one by one
 
 CAPABILITIES = Capabilities(
@@ -68,6 +71,7 @@ class Clarity:
         self._limit: int | None = None  # bytes of an upload, as the site shows it
         self._limit_asked = False
         self._files = Files(client, self._api)
+        self._links: dict[str, dict[str, Node]] = {}  # to files, of lists under way; asked for again where one is lost
         self.looking = self._files.looking
 
     @property
@@ -112,38 +116,54 @@ class Clarity:
                     await self._learn_limit()
                 links, following = await self._api.listed("projects", int(cursor or 0))
                 return _page(entries.project, links, following)
+            case ["projects", limsid] if cursor is None:  # what is there in any case, before anything is asked
+                return Page((entries.own_files(limsid),), "0")
             case ["projects", limsid] if cursor == "steps":
                 return await self._steps(limsid, parent.name)
             case ["projects", limsid]:
-                return await self._samples(limsid, int(cursor or 0))
-            case ["projects", limsid, "self"]:
-                return await self._held(await self._api.get(f"projects/{limsid}", "project"))
-            case ["samples", limsid]:
-                return await self._held(await self._api.get(f"samples/{limsid}", "sample"))
-            case ["processes", limsid]:
-                process = await self._process(limsid)
-                artifacts = await self._api.batch("artifacts", entries.outputs(process))
-                return await self._held(process, *artifacts.values())
-        raise NotFound(f"“{parent.name}” holds nothing that could be listed.")
+                return await self._samples(limsid, int(cursor))
+        return await self._held(parent, cursor)
 
     async def _samples(self, project: str, start: int) -> Page:
-        """Samples first, after the project's own files; then its steps."""
+        """Samples first; then the project's steps."""
         links, following = await self._api.listed("samples", start, projectlimsid=project)
         samples = await self._api.batch("samples", ids_of(links))
         page = _page(entries.sample, samples.values(), following)
-        page = replace(page, cursor=page.cursor or "steps", left_out=page.left_out + len(links) - len(samples))
-        return page if start else replace(page, entries=(entries.own_files(project), *page.entries))
+        return replace(page, cursor=page.cursor or "steps", left_out=page.left_out + len(links) - len(samples))
 
-    async def _held(self, *things: Node) -> Page:
-        """Return the files that things hold; a record that is there already is not asked for."""
-        links = {limsid: link for thing in things for limsid, link in entries.file_links(thing).items()}
-        for limsid in self._files.orphans:
-            links.pop(limsid, None)  # of a save that failed here, and is to be sent again under its name
-        bare = [limsid for limsid, link in links.items() if not entries.is_record(link)]
-        records = links | await self._api.batch("files", bare)
-        shown = [node for limsid, node in records.items() if entries.is_record(node)]
-        found, left_out = sift(entries.file, shown)
-        return Page(found, left_out=left_out)
+    async def _held(self, parent: Entry, cursor: str | None) -> Page:
+        """Return files that are in a directory, a few batches at a time; a record that is there is not asked for.
+
+        The cursor is the id before them, so that a list can be read on also where its links were forgotten.
+        """
+        links = self._links.get(parent.id) if cursor is not None else None
+        if links is None:
+            links = {i: link for thing in await self._holders(parent) for i, link in entries.file_links(thing).items()}
+        ids = sorted(links, key=_in_order)
+        start = 0 if cursor is None else bisect_right(ids, _in_order(cursor), key=_in_order)
+        # What a save that failed left here is to be sent again under its name.
+        shown = {i: links[i] for i in ids[start : start + AT_ONCE] if i not in self._files.orphans}
+        bare = [limsid for limsid, link in shown.items() if not entries.is_record(link)]
+        records = shown | await self._api.batch("files", bare)
+        found, left_out = sift(entries.file, [node for node in records.values() if entries.is_record(node)])
+        self._links.pop(parent.id, None)
+        if start + AT_ONCE >= len(ids):
+            return Page(found, left_out=left_out)
+        self._links[parent.id] = links
+        return Page(found, ids[start + AT_ONCE - 1], left_out=left_out)
+
+    async def _holders(self, parent: Entry) -> list[Node]:
+        """Return the things whose files are in a directory."""
+        match parent.id.split("/"):
+            case ["projects", limsid, "self"]:
+                return [await self._api.get(f"projects/{limsid}", "project")]
+            case ["samples", limsid]:
+                return [await self._api.get(f"samples/{limsid}", "sample")]
+            case ["processes", limsid]:
+                process = await self._process(limsid)
+                artifacts = await self._api.batch("artifacts", entries.outputs(process))
+                return [process, *artifacts.values()]
+        raise NotFound(f"“{parent.name}” holds nothing that could be listed.")
 
     async def _process(self, limsid: str) -> Node:
         """Return a step run; put together from its step where the deprecated processes are served no more."""
@@ -192,7 +212,7 @@ class Clarity:
                 break
             types |= dict.fromkeys([left[0], *others], first)
             left = [limsid for limsid in left if limsid not in types]
-        singly = await each(self._type, left)
+        singly = await each(self._type, left, CONNECTIONS)
         return types | {limsid: kind for limsid, kind in zip(left, singly, strict=True) if kind is not None}
 
     async def _type(self, limsid: str) -> str | None:
@@ -205,7 +225,7 @@ class Clarity:
     async def _types_of_own(self, project: str, runs: list[str]) -> dict[str, str]:
         """Tell the step runs of one project from those of its namesakes, by the samples of their inputs."""
         own = set(await self._api.ids("samples", projectlimsid=project))
-        processes = dict(zip(runs, await each(self._found, runs), strict=True))
+        processes = dict(zip(runs, await each(self._found, runs, CONNECTIONS), strict=True))
         inputs = {limsid: entries.inputs(process) for limsid, process in processes.items() if process is not None}
         artifacts = await self._api.batch("artifacts", [i for ids in inputs.values() for i in ids])
         ours = {artifact for artifact, node in artifacts.items() if own.intersection(ids_of(children(node, "sample")))}
@@ -295,3 +315,8 @@ class Clarity:
 def _page(convert: Callable[[Node], Entry], nodes: Iterable[Node], following: int | None) -> Page:
     found, left_out = sift(convert, nodes)
     return Page(found, None if following is None else str(following), left_out=left_out)
+
+
+def _in_order(limsid: str) -> tuple[int, str]:
+    """Sort ids of one kind by their numbers."""
+    return len(limsid), limsid

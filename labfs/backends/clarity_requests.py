@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
 from xml.etree import ElementTree as ET
-
-import trio
 
 from labfs.backend import Buffer, Entry, Sink
 from labfs.backends.clarity_entries import RI, Node, children, ids_of, parsed
+from labfs.backends.several import each
 from labfs.client import Client, Patience
 from labfs.errors import (
     Invalid,
-    LabfsError,
     Malformed,
     NoBytes,
     NotFound,
@@ -27,8 +24,6 @@ from labfs.errors import (
 )
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-S = TypeVar("S")
 
 API = "api/v2"
 CONNECTIONS = 4  # at the same time; no limit is documented
@@ -94,7 +89,7 @@ class Api:
         """Return the things of these ids; those that are gone are left out."""
         wanted, size = list(dict.fromkeys(ids)), BATCHES[kind]
         chunks = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-        answers = await each(lambda chunk: self._retrieve(kind, chunk), chunks)
+        answers = await each(lambda chunk: self._retrieve(kind, chunk), chunks, CONNECTIONS)
         found = {limsid: thing for answer in answers for limsid, thing in answer.items()}
         return {limsid: found[limsid] for limsid in wanted if limsid in found}
 
@@ -115,28 +110,6 @@ class Api:
             except NotFound:
                 things = []
         return {limsid: thing for thing in things for limsid in ids_of([thing])}
-
-
-async def each(work: Callable[[S], Awaitable[T]], items: Iterable[S]) -> list[T]:
-    """Do something for all items, a few at a time; the first failure ends it."""
-    waiting = enumerate(items)
-    done: dict[int, T] = {}
-    failures: list[LabfsError] = []
-
-    async def worker(scope: trio.CancelScope) -> None:
-        for number, item in waiting:
-            try:
-                done[number] = await work(item)
-            except LabfsError as error:
-                failures.append(error)
-                scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(CONNECTIONS):
-            nursery.start_soon(worker, nursery.cancel_scope)
-    if failures:
-        raise failures[0]
-    return [done[number] for number in sorted(done)]
 
 
 class Whole:

@@ -4,9 +4,10 @@
                  → .repository → folders and files
 
 Facts used here, with their sources: a token is one user's in one project; one flat and one eav export tell
-all files of all records; importing into a field replaces what is there without a question, and answers
-with nothing; no listing knows sizes, no call knows ranges (PyCap, PHPCap, REDCapR, redcapAPI); more than 600
-requests a minute get an address banned (vendor's control centre pages), so that the pace is 5 a second.
+all files of all records, which clients let take up to twenty minutes; importing into a field replaces what is
+there without a question, and answers with nothing; no listing knows sizes, no call knows ranges (PyCap, PHPCap,
+REDCapR, redcapAPI); more than 600 requests a minute get an address banned (vendor's control centre pages), so
+that the pace is 5 a second.
 The numbers of documents tell versions apart.
 """
 
@@ -38,6 +39,7 @@ from labfs.backends.redcap_entries import Place, mint, parse
 from labfs.backends.redcap_projects import Projects
 from labfs.backends.redcap_saving import Saving
 from labfs.backends.redcap_wire import Rounds, Secret, Wire, explain, site_url
+from labfs.backends.several import each
 from labfs.client import Client
 from labfs.errors import (
     Exists,
@@ -52,6 +54,7 @@ from labfs.errors import (
 
 REQUESTS_PER_S = 5
 CHECKED = 20  # projects that are asked for when a mount starts
+COMPILING = 150.0  # times the usual silence: with the usual 8 s twenty minutes, which clients let an export take
 LONGEST_FOLDER = 150  # characters
 
 CAPABILITIES = Capabilities(
@@ -74,6 +77,7 @@ def build(settings: Settings) -> Redcap:
         connections=CAPABILITIES.connections,
         requests_per_s=REQUESTS_PER_S,
         timeout_s=settings.timeout_s,
+        compiling=COMPILING,
         proxy=settings.proxy,
         ca=settings.ca,
         explain=partial(explain, tuple(tokens.values())),
@@ -109,8 +113,7 @@ class Redcap:
 
     async def check(self) -> str:
         """Ask each project for its dictionary, which is needed next anyway."""
-        for alias in self._aliases[:CHECKED]:
-            await self._projects.schema(alias)
+        await each(self._projects.schema, self._aliases[:CHECKED], CAPABILITIES.connections)
         return f"the users of {len(self._aliases)} tokens"
 
     # -- looking -------------------------------------------------------------------------------------

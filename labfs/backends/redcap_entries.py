@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,6 +218,16 @@ def documents(rows: Iterable[Any], fields: Mapping[str, FileField]) -> dict[Plac
     return found
 
 
+def names(rows: Iterable[Any], key: str) -> list[str]:
+    """Read the names of all records from eav rows, in order; none where the rows do not show the key itself."""
+    found, shown = set(), False
+    for row in rows:
+        with suppress(AttributeError, KeyError, TypeError, ValueError):
+            found.add(text(row["record"]))
+            shown = shown or row["field_name"] == key
+    return sorted(found, key=natural) if shown else []
+
+
 def records(rows: Iterable[Any], schema: Schema) -> tuple[dict[str, Record], int]:
     """Read names of files by record from flat rows; return too how many rows made no sense."""
     found: dict[str, Record] = {}
@@ -236,7 +247,7 @@ def records(rows: Iterable[Any], schema: Schema) -> tuple[dict[str, Record], int
             record.instances.setdefault((base.event, base.form), set()).add(base.instance)
         for file, given in names.items():
             record.names[Place(name, base.event, base.form, base.instance, file)] = given
-    return dict(sorted(found.items(), key=lambda pair: _natural(pair[0]))), wrong
+    return dict(sorted(found.items(), key=lambda pair: natural(pair[0]))), wrong
 
 
 def _place(record: str, row: Mapping[str, Any], name: str) -> Place:
@@ -245,7 +256,7 @@ def _place(record: str, row: Mapping[str, Any], name: str) -> Place:
     return Place(record, str(row.get(EVENT) or ""), str(row.get(FORM) or ""), count, name)
 
 
-def _natural(name: str) -> tuple[int, int, str]:
+def natural(name: str) -> tuple[int, int, str]:
     """Sort numbers as numbers, before everything else; of any length, which `int` would refuse."""
     bare = name.lstrip("0")
     return (0, len(bare), name) if name.isascii() and name.isdigit() else (1, 0, name)

@@ -9,8 +9,9 @@ of memory, and public clients then ask for 100 records at a time (redcapAPI, red
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,15 +24,32 @@ from labfs.backends.redcap_wire import TooMuch, Wire
 from labfs.errors import Invalid, Malformed, NotFound
 
 SCHEMA_S = 600.0  # after which the set-up of a project is asked for anew
+QUICK_S = 5.0  # an export of all records that took no longer is followed by the other one
+BATCH_S = 4.0  # what an export of some of them should take
 BATCH = 100  # records of an export where all at once are too many
+MOST = 500  # records of any export that names them
+INPUTS = 900  # fields and records in one request: of more than 1,000 variables PHP drops what is over, without a word
+START = "[]"  # the cursor of the first records
+Documents = Mapping[Place, str]
+
+
+@dataclass(slots=True)
+class Walk:
+    """What is known of all records while they are gone through."""
+
+    names: list[str]  # in order; none where only an export of all tells them
+    documents: Documents | None  # None: each batch must ask for its own
+    size: int  # records of a batch
+    quick: bool  # whether all can be asked for at once
 
 
 class Projects:
-    """Questions about projects; nothing of the answers is kept but how a project is set up."""
+    """Questions about projects; nothing of the answers outlasts a listing but how a project is set up."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._schemas: dict[str, Schema] = {}
+        self._walks: dict[str, Walk] = {}  # under way; one that is lost costs its first export again
         self.versioned = True  # until a new file turns up under its predecessor's number
 
     def forget(self, alias: str) -> None:
@@ -39,42 +57,96 @@ class Projects:
         self._schemas.pop(alias, None)
 
     async def page(self, alias: str, cursor: str | None) -> Page:
-        if cursor is not None:
-            return await self._batch(alias, json.loads(cursor))
-        try:
-            found, left_out = await self.records(alias, None)
-        except TooMuch:
-            names = await self._names(alias)
-            page = await self._batch(alias, names)
-            return replace(page, entries=(entries.shelf(alias), *page.entries))
-        return Page((entries.shelf(alias), *found), None, None, left_out)
+        """Return the repository, which costs no request, and then records: all at once where that is quick.
 
-    async def _batch(self, alias: str, names: list[str]) -> Page:
-        """Return the first of these records, and as cursor the names of the others."""
-        found, left_out = await self.records(alias, names[:BATCH])
-        rest = names[BATCH:]
-        return Page(found, json.dumps(rest) if rest else None, None, left_out)
+        The cursor of a batch is the name before it, so that a list can be read on also where its walk was forgotten.
+        """
+        if cursor is None:
+            return Page((entries.shelf(alias),), START)
+        after = json.loads(cursor)
+        walk = self._walks.get(alias) if after else None
+        if walk is None:
+            walk = await self._begin(alias)
+        if walk.quick and not after:
+            try:
+                found, left_out = await self._found(alias, None, walk.documents)
+                return Page(found, None, None, left_out)
+            except TooMuch:
+                walk.names = walk.names or await self._names(alias)
+        self._walks[alias] = walk
+        return await self._batch(alias, walk, after)
+
+    async def _begin(self, alias: str) -> Walk:
+        """Ask for the documents of all records, which tells their names too, and what such an export costs."""
+        began = trio.current_time()
+        for last in (False, True):
+            schema = await self.schema(alias)
+            if not schema.fields:
+                return Walk([], {}, BATCH, quick=True)
+            try:
+                rows = await self._documents(alias, schema, None)
+            except TooMuch:
+                return Walk(await self._names(alias), None, BATCH, quick=False)
+            except (Invalid, NotFound):
+                if last:
+                    raise
+                self.forget(alias)
+            else:
+                break
+        took_s = trio.current_time() - began
+        names, documents = entries.names(rows, schema.key), entries.documents(rows, schema.fields)
+        if took_s <= QUICK_S or not names:
+            return Walk(names, documents, BATCH, quick=True)
+        most = max(min(MOST, INPUTS - len(schema.fields)), 1)
+        return Walk(names, documents, min(max(int(len(names) * BATCH_S / took_s), BATCH), most), quick=False)
+
+    async def _batch(self, alias: str, walk: Walk, after: list[str]) -> Page:
+        """Return the next records, fewer if they are too many."""
+        start = bisect_right(walk.names, entries.natural(after[0]), key=entries.natural) if after else 0
+        while True:
+            names = walk.names[start : start + walk.size]
+            try:
+                found, left_out = await self._found(alias, names, walk.documents) if names else ((), 0)
+                break
+            except TooMuch:
+                if walk.size <= BATCH:
+                    raise
+                walk.size = max(walk.size // 2, BATCH)
+        if start + walk.size >= len(walk.names):
+            self._walks.pop(alias, None)
+            return Page(found, None, None, left_out)
+        return Page(found, json.dumps(names[-1:]), None, left_out)
 
     async def _names(self, alias: str) -> list[str]:
         schema = await self.schema(alias)
         rows = await self._wire.rows(alias, "record", type="flat", fields=[schema.key])
         return list(entries.records(rows, replace(schema, fields={}))[0])
 
-    async def records(self, alias: str, names: Sequence[str] | None) -> tuple[tuple[Entry, ...], int]:
+    async def records(self, alias: str, names: Sequence[str]) -> tuple[tuple[Entry, ...], int]:
         """Return these records with all that is in them, and how many rows made no sense."""
-        schema, rows, documents = await self.exports(alias, names)
+        return await self._found(alias, names, None)
+
+    async def _found(
+        self, alias: str, names: Sequence[str] | None, documents: Documents | None
+    ) -> tuple[tuple[Entry, ...], int]:
+        schema, rows, documents = await self.exports(alias, names, documents)
         found, left_out = entries.records(rows, schema)
         visible = frozenset(name for row in rows if isinstance(row, dict) for name in schema.fields if name in row)
         layout = Layout(alias, schema, documents, visible, self.versioned)
         return tuple(entry for name, record in found.items() for entry in layout.record(name, record)), left_out
 
-    async def exports(self, alias: str, names: Sequence[str] | None) -> tuple[Schema, list[Any], dict[Place, str]]:
-        """Return set-up, flat rows and documents; from the start again if the set-up turns out to be an old one."""
+    async def exports(
+        self, alias: str, names: Sequence[str] | None, documents: Documents | None = None
+    ) -> tuple[Schema, list[Any], Documents]:
+        """Return set-up, flat rows and documents; from the start again if the set-up turns out to be an old one.
+
+        `documents` are given where they are known already.
+        """
         for last in (False, True):
             schema = await self.schema(alias)
             try:
                 # Documents before names: a file that is replaced in between is stale then, never taken for the other.
-                documents = await self.documents(alias, names)
+                documents = await self.documents(alias, names) if documents is None else documents
                 fields = [schema.key, *schema.fields]
                 rows = await self._wire.rows(alias, "record", type="flat", fields=fields, records=names)
                 await self._complete(alias, schema, rows)
@@ -85,17 +157,20 @@ class Projects:
                 if last or schema.fits(rows):
                     return schema, rows, documents
             self.forget(alias)
+            documents = None
         raise AssertionError("unreachable")
 
-    async def documents(self, alias: str, names: Sequence[str] | None) -> dict[Place, str]:
+    async def documents(self, alias: str, names: Sequence[str] | None) -> Documents:
         """Return the number of each file's document: of these records, or of all where they are many."""
         schema = await self.schema(alias)
         if not schema.fields:
             return {}
-        few = None if names is None or len(names) > BATCH else names
+        few = None if names is None or len(names) > MOST else names
+        return entries.documents(await self._documents(alias, schema, few), schema.fields)
+
+    async def _documents(self, alias: str, schema: Schema, names: Sequence[str] | None) -> list[Any]:
         fields = [schema.key, *schema.fields]
-        rows = await self._wire.rows(alias, "record", type="eav", fields=fields, records=few)
-        return entries.documents(rows, schema.fields)
+        return await self._wire.rows(alias, "record", type="eav", fields=fields, records=names)
 
     async def schema(self, alias: str) -> Schema:
         """Return how a project is set up; kept for a while, since people seldom change it."""

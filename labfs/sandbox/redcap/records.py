@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from labfs.sandbox.redcap.shelf import Caller, Shelf
 from labfs.sandbox.store import Row
 
 Cells = dict[str, Any]
+AMONG = "(SELECT value FROM json_each(?))"  # of any number of values, in one
 FULL, DEIDENTIFIED, NO_IDENTIFIERS = 1, 2, 3  # levels of data export; 0 is no access
 
 
@@ -39,8 +41,7 @@ class Export:
         self._eav = ask.get("type").lower() == "eav"
         self._labels = ask.get("rawOrLabel").lower() == "label"
         self._columns = self._wanted_columns()
-        names = shelf.store.all("SELECT id, name FROM redcap_documents WHERE project = ?", caller.id)
-        self._names = {str(row["id"]): str(row["name"]) for row in names}
+        self._names: dict[str, str] = {}  # of documents, once it is known which
 
     def rows(self) -> tuple[list[Cells], list[str]]:
         """Return the rows and the names of their columns. Raises Refusal."""
@@ -53,6 +54,7 @@ class Export:
             return [{name: row[name] for name in names} for line in lines for row in self._triples(line)], names
         key = self._design.key
         asked_for_key = any(column == key for column, _, _ in self._columns)
+        self._names = self._names_of(lines)
         identity = self._identity() if asked_for_key or self._shelf.switches.identity_without_key else []
         names = [*([key] if asked_for_key else []), *identity, *(c for c, _, _ in self._columns if c != key)]
         return [self._flat(line, names) for line in lines], names
@@ -96,12 +98,19 @@ class Export:
             found.append((column, form, known))
         return found
 
+    def _asked_records(self) -> list[str] | None:
+        """Return the records that the form names; None where it names none."""
+        asked = self._ask.array("records")
+        return self._ask.commas("records") if asked is None else asked
+
     def _wanted_records(self) -> set[str]:
         """Return the names of the records in question."""
-        asked = self._ask.array("records")
+        asked = self._asked_records()
+        sql = "SELECT * FROM redcap_records WHERE project = ?"
         if asked is None:
-            asked = self._ask.commas("records")
-        rows = self._shelf.store.all("SELECT * FROM redcap_records WHERE project = ?", self._caller.id)
+            rows = self._shelf.store.all(sql, self._caller.id)
+        else:
+            rows = self._shelf.store.all(f"{sql} AND name IN {AMONG}", self._caller.id, json.dumps(asked))
         dag = self._caller.dag
         rows = [row for row in rows if not dag or row["dag"] == dag]
         if self._ask.get("dateRangeBegin"):
@@ -110,8 +119,7 @@ class Export:
         if self._ask.get("dateRangeEnd"):
             end = self._shelf.moment(self._ask.get("dateRangeEnd"), "dateRangeEnd")
             rows = [row for row in rows if row["modified"] < end]
-        names = {str(row["name"]) for row in rows}
-        return names if asked is None else names & set(asked)
+        return {str(row["name"]) for row in rows}
 
     # -- the lines ---------------------------------------------------------------------------------------
 
@@ -124,8 +132,7 @@ class Export:
         repeating = {(e, f) for e in events for f in design.forms if design.form_repeats(e, f)}
         whole = {e for e in events if design.whole_repeats(e)}
         lines: dict[tuple[str, int, str, int | None], Line] = {}
-        sql = "SELECT record, event, instance, field, value FROM redcap_values WHERE project = ?"
-        for record, event, instance, name, value in self._shelf.store.all(sql, self._caller.id):
+        for record, event, instance, name, value in self._values(records):
             if record not in records or event not in events or name not in forms:
                 continue
             form = forms[name] if (event, forms[name]) in repeating else ""
@@ -138,6 +145,21 @@ class Export:
         if self._ask.get("filterLogic"):
             found = self._filtered(found)
         return sorted(found, key=self._order())
+
+    def _values(self, records: set[str]) -> list[Row]:
+        """Return the values of records: where the form names some, those alone are looked up."""
+        sql = "SELECT record, event, instance, field, value FROM redcap_values WHERE project = ?"
+        if self._asked_records() is None:
+            return self._shelf.store.all(sql, self._caller.id)
+        return self._shelf.store.all(f"{sql} AND record IN {AMONG}", self._caller.id, json.dumps(sorted(records)))
+
+    def _names_of(self, lines: list[Line]) -> dict[str, str]:
+        """Return the names of the documents in rows."""
+        columns = [column for column, _, known in self._columns if known and known.kind == "file"]
+        ids = {int(line.values[c]) for line in lines for c in columns if line.values.get(c, "").isdecimal()}
+        sql = f"SELECT id, name FROM redcap_documents WHERE project = ? AND id IN {AMONG}"
+        rows = self._shelf.store.all(sql, self._caller.id, json.dumps(sorted(ids)))
+        return {str(row["id"]): str(row["name"]) for row in rows}
 
     @staticmethod
     def _asked(line: Line, asked: set[tuple[int, str]], repeating: set[tuple[int, str]]) -> bool:
