@@ -121,7 +121,7 @@ class Clarity:
             case ["projects", limsid] if cursor == "steps":
                 return await self._steps(limsid, parent.name)
             case ["projects", limsid]:
-                return await self._samples(limsid, int(cursor))
+                return await self._samples(limsid, int(cursor or 0))
         return await self._held(parent, cursor)
 
     async def _samples(self, project: str, start: int) -> Page:
