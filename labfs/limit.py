@@ -1,15 +1,21 @@
 """The largest body that a site takes, learnt from what it refused (413) and took: nothing tells it before.
 
 What is as large as the smallest that was refused is not sent. In between, a try in vain must at least halve what is
-not known; what is larger is held back once, with a sentence, and sent when it is tried again.
+not known; what is larger is held back once, with a sentence, and sent when it is tried again. A refusal of a body so small that
+no server can mean it, a firewall's or a mistake's, teaches nothing; and what was learnt is forgotten after a while,
+since limits are raised.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from labfs.errors import TooLarge
+
+LEAST = 64 * 1024  # bytes of a body that any server takes
+BELIEVED_S = 600.0
 
 
 class Limit:
@@ -20,9 +26,11 @@ class Limit:
         self._taken = 0  # the largest
         self._refused: int | None = None  # the smallest
         self._held: set[int] = set()
+        self._since = 0.0  # when the smallest was refused
 
     def most(self, size: int) -> int:
         """Return the largest body that may be taken, where `size` is the most that it could be."""
+        self._forget()
         return size if self._refused is None else max(min(size, self._refused - 1), 0)
 
     @contextmanager
@@ -35,11 +43,14 @@ class Limit:
         try:
             yield
         except TooLarge as error:
+            if size < LEAST:
+                raise
             raise TooLarge(f"{self.refused(size)} ({error})") from error
         self.taken(size)
 
     def check(self, size: int) -> None:
         """Raises TooLarge for a body that would surely, or probably, be sent in vain."""
+        self._forget()
         if self._refused is None or size <= (self._taken + self._refused) // 2:
             return
         if size >= self._refused:
@@ -48,13 +59,18 @@ class Limit:
             self._held.add(size)
             raise TooLarge(f"{self._known()} {size:,} bytes are in between, and were not sent; saved again, they are.")
 
+    def _forget(self) -> None:
+        if self._refused is not None and time.monotonic() - self._since > BELIEVED_S:
+            self._refused = None
+            self._held.clear()
+
     def _known(self) -> str:
         taken = f"; {self._taken:,} were taken" if self._taken else ""
         return f"{self._site} takes less than {self._refused:,} bytes at a time{taken}."
 
     def refused(self, size: int) -> str:
         """Learn from a refusal; return what is known now, as a sentence."""
-        self._refused = min(size, self._refused or size)
+        self._refused, self._since = min(size, self._refused or size), time.monotonic()
         self._taken = min(self._taken, self._refused - 1)  # the limit was lowered meanwhile
         return self._known()
 

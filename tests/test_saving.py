@@ -141,16 +141,13 @@ def test_an_empty_file_works_where_the_service_takes_it(folder: Path, behind: Fo
     assert sorted(behind.paths) == ["f", "g", "h", "i"]
 
 
-def test_an_empty_file_fails_where_it_does_not(folder: Path, behind: Folder, drive: Mount) -> None:
-    done = run("touch f", folder)
-    assert done.returncode != 0
-    assert "Invalid argument" in done.stderr
-    assert run("for i in $(seq 50); do [ -e f ] || exit 0; sleep 0.02; done; exit 1", folder).returncode == 0
+def test_an_empty_file_stays_here_where_it_does_not(folder: Path, behind: Folder, drive: Mount) -> None:
+    assert run("touch f; : > g", folder).returncode == 0
+    assert sorted(os.listdir(folder)) == ["f", "g"]
+    assert os.getxattr(folder / "f", "user.labfs.state") == b"draft"
     assert behind.stored == {}
-    assert (
-        "does not take empty files"
-        in run(f"getfattr -n user.labfs.error --only-values '{folder}'/..").stderr + drive.log
-    )
+    (folder / "f").write_bytes(b"more")
+    assert behind.stored == {"f": b"more"}
 
 
 # -- large files ---------------------------------------------------------------------------------------
