@@ -1,9 +1,9 @@
 """The largest body that a site takes, learnt from what it refused (413) and took: nothing tells it before.
 
 What is as large as the smallest that was refused is not sent. In between, a try in vain must at least halve what is
-not known; what is larger is held back once, with a sentence, and sent when it is tried again. A refusal of a body so small that
-no server can mean it, a firewall's or a mistake's, teaches nothing; and what was learnt is forgotten after a while,
-since limits are raised.
+not known; what is larger is held back once, with a sentence, and sent when it is tried again. A refusal of a body so
+small that no server can mean it, a firewall's or a mistake's, teaches nothing; and what was learnt is forgotten after
+a while, since limits are raised.
 """
 
 from __future__ import annotations

@@ -324,6 +324,8 @@ class Tree:
     async def _broken_off(self, container: Node, listing: Listing, error: Unavailable, took_s: float) -> None:
         """Show what is known of a directory whose listing failed. Raises the error where that is nothing."""
         await self._show(container, listing)
+        if container.listed_at == float("-inf") and not container.children:
+            container.known = Known.NOTHING  # that it was empty is nothing to show to whoever asked for it anew
         known = container.known is not Known.NOTHING
         container.rest.begin(error, took_s, PAUSE_S if known else 0.0)
         if not known:

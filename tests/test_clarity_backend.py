@@ -18,7 +18,7 @@ from labfs.backend import Backend, Entry, Settings, Target
 from labfs.backends import KINDS
 from labfs.backends.clarity_requests import Api
 from labfs.client import Client
-from labfs.errors import Denied, Exists, Invalid, LabfsError, Malformed, NotPermitted, TooLarge, Unranged
+from labfs.errors import Barred, Denied, Exists, Invalid, LabfsError, Malformed, NotPermitted, TooLarge, Unranged
 from labfs.scan import scan
 
 
@@ -256,7 +256,7 @@ async def test_logins_that_are_refused_are_told_why(clarity: Clarity) -> None:
     assert "password was refused" in await refusal(clarity, Denied, password="wrong")
     assert "sign in to the API" in await refusal(clarity, Denied, **clarity.credentials["powerless"])
     clarity.switch(https_only=True)
-    assert "leads to another address" in await refusal(clarity, Malformed)
+    assert "not by TLS" in await refusal(clarity, Barred), "it asks for https at the address that it has"
 
 
 @pytest.mark.parametrize("more", ["", "/", "/api", "/api/v2", "/api/v2/"])
@@ -287,18 +287,18 @@ async def test_the_limit_of_uploads_is_the_one_that_the_site_shows(backend: Back
     await backend.check()
     assert backend.capabilities.whole == 3_000_000
     clarity.switch(limit_in_properties=False)
-    other = opened(clarity)
-    try:
-        await other.check()
-        assert other.capabilities.whole == 10_485_760
-        step = await other.stat(f"processes/{STEP}")
-        for status in (413, 400):
+    for status in (413, 400):
+        other = opened(clarity)
+        try:
+            await other.check()
+            assert other.capabilities.whole == 10_485_760
+            step = await other.stat(f"processes/{STEP}")
             clarity.switch(over_limit_status=status)
             with pytest.raises(TooLarge if status == 413 else Invalid, match="limit of 3000000"):
                 await other.upload(Target(step, (), "f"), Bytes(noise(3_000_001)))
             assert clarity.stored(STEP) == []
-    finally:
-        await other.aclose()
+        finally:
+            await other.aclose()
 
 
 # -- saving ------------------------------------------------------------------------------------------------
@@ -356,9 +356,12 @@ async def test_of_a_file_whose_bytes_are_refused_no_record_stays(backend: Backen
 
 async def test_a_save_that_is_cancelled_leaves_no_record(backend: Backend, clarity: Clarity) -> None:
     sample = await backend.stat(f"samples/{SAMPLE}")
-    clarity.running.faults({"service": "clarity", "method": "POST", "route": "*/upload", "action": "stall"})
-    with trio.move_on_after(0.5):
+    clarity.running.faults(
+        {"service": "clarity", "method": "POST", "route": "*/upload", "action": "delay_s", "argument": 3}
+    )
+    with trio.move_on_after(0.5) as scope:
         await backend.upload(Target(sample, (), "f"), Bytes(b"x"))
+    assert scope.cancelled_caught
     assert clarity.stored(SAMPLE) == []
 
 

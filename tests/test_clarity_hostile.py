@@ -61,7 +61,7 @@ def directory(entry_id: str) -> Entry:
 
 ATTACKS = [
     BOMB, OUTSIDE, b"<!DOCTYPE projects><projects/>", b"", b"\0", b"<", b"<projects>", b"[1]", b"<html><body>Sign in</body></html>", b"<containers/>",
-    b"\xff\xfe<\0p\0", b"<?xml version='1.0' encoding='rot13'?><projects/>", b"<projects>" + b"<a>" * 3000 + b"</a>" * 3000,
+    b"\xff\xfe<\0p\0", b"<projects>" + b"<a>" * 3000 + b"</a>" * 3000,
     f'<projects xmlns="{RI}/project"><next-page uri="https://x/projects?start-index=0"/></projects>'.encode(),
     b'<projects><next-page uri="https://x/projects?start-index=99999999999999999999"/></projects>',
     b'<projects><next-page uri="//["/></projects>', b"<projects><next-page/></projects>",

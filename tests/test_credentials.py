@@ -16,10 +16,12 @@ import pytest
 
 from labfs import config, secrecy
 from labfs.backends.basic import Basic
-from labfs.bulk import Ask, _bulk_transport
+from labfs.bulk import Ask, rust
 from labfs.client import Answer, Client
 from labfs.errors import ConfigError, Denied, LabfsError, Malformed, Unauthorized, sentence
 from labfs.presigned import Address
+from labfs.route import Route
+from labfs.trust import trust
 from labfs.verdicts import translated
 
 TOKEN = "0a1b2c3d-DISTINCT-4e5f"
@@ -97,6 +99,11 @@ BETWEEN_QUOTES = ("literal", "lims.password")  # where blanks are meant
 @pytest.mark.parametrize("dirt", ["{0}\r", "{0}\r\n", "{0} ", " \t{0}\n\n", "\ufeff{0}\r\n", "\u00a0{0}\u2028"])
 def test_white_space_around_a_secret_goes(place: Place, way: str, key: str, dirt: str) -> None:
     assert place.load(key, way, dirt.format(TOKEN))() == TOKEN
+
+
+def _direct() -> httpx.BaseTransport:
+    """Return the transport of downloads, without any proxy."""
+    return rust("site", Route("site", None, {}), trust("site", "", {}), 1)(False)
 
 
 def test_blanks_between_quotes_belong_to_a_password(place: Place) -> None:
@@ -187,7 +194,7 @@ PAIR = f"user:{TOKEN}"
 @pytest.mark.parametrize("sent", [f"{TOKEN}\r", f"{TOKEN}\u200b", f"{TOKEN}é", f"{TOKEN}\n", f" {TOKEN}\0"])
 @pytest.mark.parametrize("bulk", [False, True])
 def test_what_a_library_says_of_a_header_is_not_passed_on(sent: str, bulk: bool) -> None:
-    http = httpx.Client(transport=_bulk_transport(1) if bulk else httpx.HTTPTransport(), trust_env=False)
+    http = httpx.Client(transport=_direct() if bulk else httpx.HTTPTransport(), trust_env=False)
     with pytest.raises(LabfsError) as caught, translated("hub: GET /x"), http:
         http.get("http://127.0.0.1:9/", headers={"x-access-token": sent})
     assert TOKEN not in str(caught.value)
@@ -199,7 +206,7 @@ def test_what_a_library_says_of_a_header_is_not_passed_on(sent: str, bulk: bool)
             "http://127.0.0.1:1/?Signature={0}", "{0}", "http:///{0}", "http://h.invalid/?sig={0}"]
 )  # fmt: skip
 def test_what_a_library_says_of_an_address_is_not_passed_on(url: str, bulk: bool) -> None:
-    http = httpx.Client(transport=_bulk_transport(1) if bulk else httpx.HTTPTransport(), trust_env=False)
+    http = httpx.Client(transport=_direct() if bulk else httpx.HTTPTransport(), trust_env=False)
     with pytest.raises(LabfsError) as caught, translated("hub: GET /x"), http:
         http.get(url.format("NEVER-SEEN-BEFORE"))
     assert "NEVER-SEEN-BEFORE" not in str(caught.value)

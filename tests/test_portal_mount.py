@@ -310,7 +310,7 @@ def test_what_the_server_in_front_refuses_is_not_sent_twice(
         there = mount.start().path / "portal" / team.name / "Material"
         done = run(f"cp '{tmp_path}/f' '{there}/f'")
         assert "File too large" in done.stderr
-        assert "server in front refused" in mount.log
+        assert "portal takes less than 3,1" in mount.log
         sandbox.reset()
         done = run(f"cp '{tmp_path}/f' '{there}/g'")
         assert "File too large" in done.stderr
