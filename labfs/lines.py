@@ -15,7 +15,7 @@ import trio
 
 from labfs.backend import Source
 from labfs.connections import KEPT_S, Grant, Kept, Trial, Watch
-from labfs.errors import LabfsError, Mute, Unavailable
+from labfs.errors import Mute, Unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Lines:
 async def granted(run: Callable[[], Awaitable[T]], trial: Trial, grant: Grant, what: str) -> T:
     """Wait for a download over a connection that may be dead. Raises Mute if it does not even begin."""
     outcome: list[T] = []
-    failure: LabfsError | None = None
+    failure: Exception | None = None
 
     async def watch() -> None:
         await trio.sleep(grant.now_s)
@@ -111,7 +111,7 @@ async def granted(run: Callable[[], Awaitable[T]], trial: Trial, grant: Grant, w
         nursery.start_soon(watch)
         try:
             outcome.append(await run())
-        except LabfsError as error:
+        except Exception as error:  # out of the nursery, which would make a group of it
             failure = error
         nursery.cancel_scope.cancel()
     if outcome:

@@ -45,6 +45,7 @@ class Listing:
         self.shown = trio.Event()  # there is something to show, or it is done
         self.done = trio.Event()
         self.error: Exception | None = None
+        self.scope = trio.CancelScope()  # cancelled when a person wants the directory asked for anew
 
     async def wait(self) -> None:
         await self.done.wait()

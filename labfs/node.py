@@ -164,6 +164,12 @@ class Node:
             between.append(names.original(node.name))
         return tuple(reversed(between))
 
+    def called(self, name: str) -> list[Entry]:
+        """Return the files in a directory that the server calls `name`, older versions among them."""
+        nodes = [*self.children.values(), *self.unlisted.values()]
+        files = [node.entry for node in nodes if node.entry is not None and not (node.is_dir or node.local)]
+        return [entry for entry in files if entry.name == name]
+
     @property
     def in_scratch(self) -> bool:
         """Whether this directory, or one above it, is local, so that whatever is made here stays local."""

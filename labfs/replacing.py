@@ -142,7 +142,7 @@ class Replacing:
         """Whether another file has the place; only then the old one goes. Raises NotFound."""
         name = names.meant(note["path"], note.get("name"))
         arrived = self._arrived(site, note["file"], note)
-        if arrived in {entry.id for entry in self._tree.named(parent, name)}:
+        if arrived in {entry.id for entry in parent.called(name)}:
             return True
         if note.get("renamed"):
             return False

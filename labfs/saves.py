@@ -157,7 +157,7 @@ class Saves:
         """Write down what the server has by that name already: after a crash the rest may be ours."""
         opened, note, known = target.replaces, writer.spool.note, []
         if node.parent is not None:
-            known = [entry.id for entry in self._tree.named(node.parent, target.name) if entry != opened]
+            known = [entry.id for entry in node.parent.called(target.name) if entry != opened]
         begun = begun_on(opened)
         if known or note.get("before") or begun["opened"] != note.get("opened"):  # it was saved before, or named
             writer.spool.describe(before=known, **begun)

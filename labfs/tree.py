@@ -174,6 +174,14 @@ class Tree:
         parent.unlisted[name] = Node(name, parent, parent.site, is_dir=True)
         return parent.unlisted[name]
 
+    def renew(self, node: Node) -> None:
+        """Have a directory listed anew as `expire` does, whatever its server may still be at work on."""
+        container = (node if node.is_dir or node.parent is None else node.parent).container
+        if container.listing is not None:
+            container.listing.scope.cancel()
+        container.rest.end()
+        self.expire(node)
+
     def expire(self, node: Node) -> None:
         """Have a directory, or the one that a file is in, listed anew when somebody looks next."""
         assert node.is_dir or node.parent is not None
@@ -248,13 +256,6 @@ class Tree:
             node.parent.container.recent.pop(node.entry.id, None)
 
     @staticmethod
-    def named(parent: Node, name: str) -> list[Entry]:
-        """Return the files in a directory that the server calls `name`, older versions among them."""
-        nodes = [*parent.children.values(), *parent.unlisted.values()]
-        files = [node.entry for node in nodes if node.entry is not None and not (node.is_dir or node.local)]
-        return [entry for entry in files if entry.name == name]
-
-    @staticmethod
     def _fresh(container: Node) -> bool:
         believed_s = max(LISTING_S, min(SHARE * container.took_s, LONGEST_BELIEVED_S))
         return trio.current_time() - container.listed_at < believed_s
@@ -270,7 +271,10 @@ class Tree:
         try:
             if container.known is Known.NOTHING and await self._recall(container):
                 listing.shown.set()
-            await self._list(container, listing)
+            with listing.scope:
+                await self._list(container, listing)
+            if listing.scope.cancelled_caught:
+                listing.error = Unavailable(f"{container.path} is asked for anew.")
         except Exception as error:  # handed to whoever waits
             listing.error = error
         finally:

@@ -251,7 +251,7 @@ class Vfs:
 
     def refresh(self, node: Node) -> None:
         """Have a directory and everything below, or a file, asked of its server when somebody looks next."""
-        self.tree.expire(node)
+        self.tree.renew(node)
         if node.site is not None:
             self.tree.measuring.insist(node.site.key)
         for child in node.children.values() if node.is_dir else ():

@@ -165,7 +165,7 @@ def troubled(mount: Mount, *paths: Path) -> list[str]:
     for look, path in zip(looks, paths, strict=True):
         told, error = look.communicate(timeout=60)
         assert look.returncode != 0, path
-        assert told == "", path
+        assert told in ("", "_project\n"), path  # which is there in any case
         assert "Input/output error" in error or "Host is down" in error or "temporarily" in error, error
     assert time.monotonic() - began < FREEZER_S
     return [typed("why", path, env=mount.env).stdout.strip() for path in paths]
@@ -290,18 +290,24 @@ def test_mounting_works_while_some_sites_do_not(calm: Lab, gate: Gate, tmp_path:
         calm.sandbox.faults()
         gate.open()
         for path in unknown:
+            typed(
+                "refresh", path, env=mount.env
+            )  # else a silent server, which may be at work, is left alone for longer
             assert comes_back(path, 2 * FREEZER_S), f"{path} stays away"
     finally:
         mount.clean_up()
 
 
-def test_a_mount_without_any_site_is_refused_and_says_why(calm: Lab, tmp_path: Path) -> None:
+def test_a_mount_while_every_site_is_away_says_so(calm: Lab, tmp_path: Path) -> None:
     calm.sandbox.faults({"action": "status", "argument": 500, "times": None})
     mount = Mount(tmp_path, configured(tmp_path, calm.sandbox, ("access =", "timeout_s = 1\naccess =")))
     done = labfs("mount", "-c", tmp_path / "labfs.toml", mount.path, env=mount.env)
-    mount.clean_up()
-    assert done.returncode != 0
-    assert all(site in done.stderr for site in SITES), done.stderr
+    try:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert all(f"But: {site}" in done.stdout for site in SITES), done.stdout
+        assert run(f"ls '{mount.path}'").stdout.split() == list(SITES)
+    finally:
+        mount.clean_up()
 
 
 def test_what_is_known_of_a_site_is_shown_while_it_hangs(calm: Lab, hasty: Mount, tmp_path: Path) -> None:

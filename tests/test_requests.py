@@ -122,7 +122,7 @@ def test_odd_orders_and_short_pages_lose_nothing(drive: Mount, sandbox: Sandbox)
 TABLE = """
                             basespace  clarity  odm  portal  redcap
 list the site                       1        1    1       1       0
-open a project                      2        5    2       2       2
+open a project                      2        5    2       3       2
 open a record                       1        3    1       1       2
 ls -l and stat of it                0        0    0       0       2
 read a small file                   2        1    1       1       0
