@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import trio
 
-from labfs.backend import Site, unhurried
+from labfs.backend import Site
 from labfs.errors import LabfsError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ class Checks:
         """Ask once; false if it makes sense to ask again."""
         again = False
         try:
-            with unhurried():
-                who = await site.backend.check()
+            who = await site.backend.check()
             log.info("%s: signed in as %s", site.name, who)
             self.doubts.pop(site.name, None)
         except LabfsError as error:
