@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 KEPT_S = 30.0  # for which an idle connection is kept
 SHARE = 0.25  # of the longest silence, that a kept connection is granted at least
+LEAST_S = 0.5  # … or this: less tells of a busy machine rather than of a dead connection
 FORGETS = 0.98  # what an answer leaves of the longest one before
 ASLEEP_S = 2.0  # of sleep that may have ended connections
 PROBES = 3
@@ -46,7 +47,7 @@ class Grant:
     """The silence that a kept connection is granted before its first byte: twice what the site took of late."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._least_s, self._most_s = SHARE * timeout_s, timeout_s
+        self._least_s, self._most_s = min(max(SHARE * timeout_s, LEAST_S), timeout_s), timeout_s
         self.now_s = self._least_s
 
     def learn(self, took_s: float) -> None:
