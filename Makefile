@@ -5,9 +5,9 @@ demo:    ## mount a sandbox and give a tour of it
 	@scripts/bootstrap
 	@.venv/bin/labfs demo
 
-# Three at a time disturb one another where seconds and requests are counted: what failed is run once more, alone.
+# Four at a time disturb one another where seconds and requests are counted: what failed is run once more, alone.
 test: check    ## formatting, lint, types and all tests
-	.venv/bin/pytest -q -n 3 --dist worksteal || .venv/bin/pytest -q --last-failed --last-failed-no-failures none
+	.venv/bin/pytest -q -n 4 --dist worksteal || .venv/bin/pytest -q --last-failed --last-failed-no-failures none
 
 check:   ## formatting, lint and types
 	@scripts/bootstrap --test
