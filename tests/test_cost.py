@@ -78,7 +78,7 @@ def test_records_of_redcap(redcap: redcap_stage.Redcap) -> None:
 
 
 def test_pages_of_basespace(sandbox: Sandbox) -> None:
-    projects = sandbox.api("GET", "users/current/projects?Limit=100")["Items"]
+    projects = sandbox.api("GET", "users/current/projects?Limit=1024")["Items"]
     large = next(item["Id"] for item in projects if item["Name"] == "Large things")
     many = sandbox.api("GET", f"projects/{large}/appresults?SortBy=Name")["Items"][0]["Id"]
     try:
