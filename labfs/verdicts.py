@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,8 @@ from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable
 
 log = logging.getLogger(__name__)
 
+# No way leads to an address: said of IPv6 wherever there is none, whatever another address of the host answers.
+NOWHERE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 # What the libraries say without quoting anything.
 HARMLESS = (
     "Server disconnected without sending a response",
@@ -62,17 +66,26 @@ def translated(what: str) -> Iterator[None]:
 
 def _cause(error: BaseException) -> str:
     """Return the innermost reason, in words that hold nothing of a request or an answer."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
+    while within := _within(error):
+        error = within
     if isinstance(error, ssl.SSLError):
         return str(error)
     if isinstance(error, OSError):
+        if error.errno and not isinstance(error, socket.gaierror):  # whose numbers are of another kind
+            return os.strerror(error.errno)
         return error.strerror or type(error).__name__
     said = f"{error} {getattr(error, 'details', None) or ''}"
     number = re.search(r"\(os error ([0-9]{1,4})\)", said)
     if number:
         return os.strerror(int(number[1]))
     return next((words for words in HARMLESS if words in said), type(error).__name__)
+
+
+def _within(error: BaseException) -> BaseException | None:
+    """Return what caused an error; of several attempts, at one address each, the one that came furthest."""
+    if isinstance(error, BaseExceptionGroup):
+        return min(error.exceptions, key=lambda each: isinstance(each, OSError) and each.errno in NOWHERE)
+    return error.__cause__ or error.__context__
 
 
 _BY_STATUS: dict[int, type[LabfsError]] = {

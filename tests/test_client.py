@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -406,3 +407,15 @@ async def test_a_refusal_is_one_whoever_says_so(status: int, error: type[Excepti
     answer = httpx.Response(status, headers=PAGE, content=b"<html>No</html>")
     with pytest.raises(error):
         await client(Script(answer)).call("POST", "v1/things", repeatable=False)
+
+
+async def test_a_refused_connection_says_so() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    client = Client("hub", f"http://localhost:{port}/", dict, timeout_s=0.5)
+    try:
+        with pytest.raises(errors.Unavailable, match="cannot be reached \\(Connection refused\\)"):
+            await client.call("GET", "v1/things")
+    finally:
+        await client.aclose()
