@@ -205,10 +205,12 @@ def test_a_disk_without_any_room_still_takes_notes_and_mounts(
         sandbox.faults({"service": "basespace", "method": "POST", "route": "*/files", "action": "status",
                         "argument": 503, "times": None})  # fmt: skip
         state.fill(0 if state.real else 64 * KIB, mount.pid)
-        os.kill(mount.pid, signal.SIGSTOP)  # what is closed now is not sent before it dies
-        os.kill(mount.pid, signal.SIGKILL)
+        pid = mount.pid
+        os.kill(pid, signal.SIGSTOP)  # what is closed now is not sent before it dies
+        os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
             file.close()
+    assert gone(pid, 10.0)
     assert len(kept(mount)) == 1
     assert "/f " in kept(mount)[0]
     sandbox.faults()
