@@ -40,12 +40,19 @@ class Listing:
     """A listing under way, and afterwards what became of it."""
 
     def __init__(self, progress: Progress | None = None) -> None:
-        self.progress = progress or Progress()
-        self.began, self.since_s = trio.current_time(), time.time()
+        self._begin(progress or Progress())
         self.shown = trio.Event()  # there is something to show, or it is done
         self.done = trio.Event()
         self.error: Exception | None = None
+
+    def _begin(self, progress: Progress) -> None:
+        self.progress = progress
+        self.began, self.since_s = trio.current_time(), time.time()
         self.scope = trio.CancelScope()  # cancelled when a person wants the directory asked for anew
+
+    def begin_anew(self) -> None:
+        """Ask for the first page again, on behalf of all who wait already."""
+        self._begin(Progress())
 
     async def wait(self) -> None:
         await self.done.wait()

@@ -178,7 +178,7 @@ class Tree:
         """Have a directory listed anew as `expire` does, whatever its server may still be at work on."""
         container = (node if node.is_dir or node.parent is None else node.parent).container
         if container.listing is not None:
-            container.listing.scope.cancel()
+            container.listing.scope.cancel()  # whoever waits for it gets the new one
         container.rest.end()
         self.expire(node)
 
@@ -271,10 +271,12 @@ class Tree:
         try:
             if container.known is Known.NOTHING and await self._recall(container):
                 listing.shown.set()
-            with listing.scope:
-                await self._list(container, listing)
-            if listing.scope.cancelled_caught:
-                listing.error = Unavailable(f"{container.path} is asked for anew.")
+            while True:
+                with listing.scope:
+                    await self._list(container, listing)
+                if not listing.scope.cancelled_caught:
+                    break
+                listing.begin_anew()
         except Exception as error:  # handed to whoever waits
             listing.error = error
         finally:

@@ -127,6 +127,27 @@ async def test_a_server_that_fell_silent_over_a_list_is_left_alone(tmp_path: Pat
         assert len(await shown(vfs, box)) == 3
 
 
+async def test_whoever_waits_for_a_list_that_is_asked_for_anew_gets_the_new_one(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = slow(3)
+    async with opened(tmp_path, backend) as (vfs, box):
+        backend.page_s = 60.0
+        answers = []
+
+        async def look() -> None:
+            answers.append(await shown(vfs, box))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await trio.sleep(4.0)
+            backend.page_s = 1.0
+            vfs.refresh(box)
+            nursery.start_soon(look)
+        assert answers == [{"f00", "f01", "f02"}] * 2
+        assert backend.calls["page"] == 1 + 1, "the site's own; of the box the new one only came so far"
+
+
 async def test_a_list_that_broke_off_is_read_on_from_there(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = slow()
     backend.faults["page"] = [None, None, None, Unavailable("down")]
