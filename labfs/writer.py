@@ -54,6 +54,7 @@ class Writer:
         self._base = base
         self._base_stop = self.size  # what lies beyond is not the opened version's any more
         self._written = Ranges()
+        self._commits = 0  # begun
         self._sending: SpoolFile | None = None  # must not change while it is read by a commit
         self._commit = trio.Lock()
         self._copy = trio.Lock()
@@ -171,8 +172,12 @@ class Writer:
         if self._sending is not self.spool:
             return
         async with self._copy:
-            if self._sending is self.spool:
-                self.spool = await trio.to_thread.run_sync(self.spool.copy)
+            while self._sending is self.spool:
+                commit, twin = self._commits, await trio.to_thread.run_sync(self.spool.copy)
+                if self._sending is self.spool and self._commits == commit:
+                    self.spool = twin
+                else:  # the commit ended meanwhile, and what it sent is nobody else's any more
+                    twin.discard()
 
     def _check_whole(self) -> None:
         """Raises what made a write fail."""
@@ -217,6 +222,7 @@ class Writer:
             if not self.dirty:
                 return None
             self.committing, self.sent, self.error = True, 0, None
+            self._commits += 1
             sending: SpoolFile | None = None
             try:
                 self._check_whole()

@@ -6,7 +6,9 @@ import errno
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -259,6 +261,35 @@ async def test_opening_a_file_anew_while_its_save_ends_is_no_error(tmp_path: Pat
         await vfs.files.release(second)
         assert backend.newest() == {"f": b"2"}
         assert states(tmp_path) == []
+
+
+async def test_a_copy_that_is_made_for_a_write_outlives_no_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend(latency_s=1.0)
+    copy, saved = SpoolFile.copy, Event()
+
+    def slowly(file: SpoolFile) -> SpoolFile:
+        twin = copy(file)
+        saved.wait(10)
+        return twin
+
+    monkeypatch.setattr(SpoolFile, "copy", slowly)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"first")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(vfs.files.flush, handle, shared=False))
+            await called(backend, "upload", 1)
+            nursery.start_soon(vfs.files.write, handle, 5, b" second")
+            await trio.sleep(5)
+            saved.set()
+        assert backend.newest() == {"f": b"first"}
+        await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        assert backend.newest() == {"f": b"first second"}
+        assert states(tmp_path) == []
+        assert [path.suffix for path in (tmp_path / "spool").iterdir() if path.suffix in (".data", ".json")] == []
 
 
 async def test_the_kernel_forgets_its_pages_of_what_a_waiting_save_replaces(
