@@ -19,11 +19,11 @@ from pyreqwest.http import HeaderMap
 from pyreqwest.request import SyncRequestBuilder
 
 from labfs.backend import Buffer, Sink
-from labfs.codings import is_stored, told, total
+from labfs.codings import ends_surely, is_stored, told, total
 from labfs.connections import Kept, Lot, Trial
 from labfs.errors import Malformed, Mute, Stale, Unavailable, Unranged
 from labfs.route import Route
-from labfs.texts import address, urlencoded
+from labfs.texts import address, is_upgrade, urlencoded
 from labfs.trust import Trust
 from labfs.verdicts import refusal, translated
 from labfs.ways import RustWays
@@ -120,8 +120,11 @@ class Bulk:
                 return _counted(response, stop - start, ask)
             return _collect(response, skip, stop - start, ask.what)
 
-    def pour(self, ask: Ask, sink: Sink) -> None:
-        """Send the whole file to `sink`, piece by piece as it arrives."""
+    def pour(self, ask: Ask, sink: Sink) -> tuple[int, bool]:
+        """Send the whole file to `sink`, piece by piece as it arrives.
+
+        Returns its size in bytes, and whether that is sure: an answer that ends with its connection may have been cut.
+        """
         with self._answer(ask, {}, (200,)) as response:
             certain = _check_body(response, ask) is not None
             ask.check(response.headers)
@@ -133,10 +136,14 @@ class Bulk:
                 if size is not None and got > size:
                     raise Malformed(f"{ask.what} sent more than the {size} bytes that it announced.")
                 sink.write(chunk)
+            sure = ends_surely(_version(response), response.headers)
         if not certain and got != ask.size:
             raise _packed(ask)
         if size is not None and got < size:
             raise Unavailable(f"{ask.what} sent {got} bytes of the {size} that it announced.")
+        if not sure and ask.size is not None and got < ask.size:
+            raise Unavailable(f"{ask.what} ended after {got} bytes of {ask.size}.")
+        return got, sure or got == ask.size
 
     @contextmanager
     def _answer(self, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]) -> Iterator[httpx.Response]:
@@ -168,7 +175,7 @@ class Bulk:
                     return
             try:
                 there = urljoin(url, response.headers["location"])
-                elsewhere = urlsplit(there)[:2] != urlsplit(url)[:2]
+                elsewhere = urlsplit(there)[:2] != urlsplit(url)[:2] and not is_upgrade(url, there)
             except ValueError as error:
                 raise Malformed(f"{ask.what} redirects to an address that is none; is the site's url right?") from error
             if elsewhere:
@@ -202,7 +209,10 @@ class _Tolerant:
         with self._builder.build_streamed() as response:
             headers = {name: _values(response.headers, name) for name in response.headers.keys()}  # noqa: SIM118
             yield SimpleNamespace(
-                status=response.status, headers=httpx.Headers(headers), body_reader=response.body_reader
+                status=response.status,
+                headers=httpx.Headers(headers),
+                body_reader=response.body_reader,
+                version=response.version,
             )
 
 
@@ -222,6 +232,11 @@ def _check_body(response: httpx.Response, ask: Ask) -> bool | None:
     if stored is False:
         raise _packed(ask)
     return stored
+
+
+def _version(response: httpx.Response) -> str:
+    native = response.extensions.get("pyreqwest_response")
+    return response.http_version if native is None else str(native.version)
 
 
 def _packed(ask: Ask) -> Malformed:

@@ -34,7 +34,7 @@ from labfs.patience import Patience
 from labfs.reply import LONGEST_ANSWER, Answer
 from labfs.route import Route
 from labfs.secrecy import know_headers
-from labfs.texts import urlencoded
+from labfs.texts import upgraded, urlencoded
 from labfs.trust import trust
 from labfs.verdicts import is_page, refusal, translated
 from labfs.ways import Ways
@@ -194,22 +194,11 @@ class Client:
         log.debug("%s -> %d", what, answer.status)
         if 200 <= answer.status < 300:
             return answer
-        if 300 <= answer.status < 400 and (better := self._upgraded(response)):
-            self.url = better
+        if 300 <= answer.status < 400 and (better := upgraded(self.url, str(response.url), answer.headers)):
+            self.url = better  # or another request was told before
             raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
         raise refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
-
-    def _upgraded(self, response: httpx.Response) -> str | None:
-        """Return the site's address by https if a redirect asks for the same thing there, on the same host."""
-        try:
-            asked, there = response.request.url, response.request.url.join(response.headers.get("location", ""))
-        except httpx.InvalidURL:
-            return None
-        same = (there.host, there.raw_path) == (asked.host, asked.raw_path)
-        if not same or (asked.scheme, there.scheme) != ("http", "https") or not self.url.startswith("http:"):
-            return None
-        return str(httpx.URL(self.url).copy_with(scheme="https", port=there.port))
 
     # -- file bytes ----------------------------------------------------------------------------------
 
@@ -278,16 +267,22 @@ class Client:
         return await work(replace(ask, credentials=self._credentials()))
 
     async def _pour(self, url: str, ask: Ask, sink: Sink) -> None:
+        """Send a file to `sink`, again where nothing marks its end: it is believed where two passes end alike."""
+        ended: int | None = None
         while True:
             before = sink.received
             try:
-                await self._bulky(url, self._bulk.pour, ask, sink)
+                size, sure = await self._bulky(url, self._bulk.pour, ask, sink)
             except Unavailable:
                 # Patience is for a silence, not for the time that many bytes take.
                 if sink.received <= before:
                     raise
-            else:
+                continue
+            if sure or size == ended:
                 return
+            if ended is not None and size < ended:
+                raise Unavailable(f"{ask.what} sent {ended} bytes, then {size}, and does not say how many there are.")
+            ended = size
 
     def _there(self, url: str, version: str | None, size: int | None = None) -> Ask:
         return Ask(url, f"{self.site}: the file store", version, size=size)

@@ -40,6 +40,12 @@ def is_stored(status: int, headers: Mapping[str, str], size: int | None) -> bool
     return size is not None or "accept-encoding" not in headers.get("vary", "").lower()
 
 
+def ends_surely(version: str, headers: Mapping[str, str]) -> bool:
+    """Tell whether a body that was cut would have been noticed, as it is not where its end is the connection's."""
+    framed = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "").lower()
+    return framed or not version.startswith(("HTTP/0", "HTTP/1"))
+
+
 def told(status: int, headers: Mapping[str, str]) -> int | None:
     """Return the size in bytes of the file that an answer is about; None where it is not told."""
     return total(status, headers) if is_stored(status, headers, None) else None

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
 MARK = "\ufeff"  # of byte order
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:+-]+)", re.IGNORECASE)
@@ -62,6 +62,24 @@ def urlencoded(fields: Mapping[str, str | list[str]]) -> str:
 def address(url: str) -> str:
     """Return an address in ASCII, as all of them travel."""
     return url if url.isascii() else re.sub(r"[^\x00-\x7f]", lambda found: quote(encoded(found[0])), url)
+
+
+def is_upgrade(url: str, other: str) -> bool:
+    """Tell whether another address is the same by https, perhaps on another port, where this one is by http."""
+    asked, there = urlsplit(url), urlsplit(other)
+    same = (asked.hostname, asked.path, asked.query) == (there.hostname, there.path, there.query)
+    return same and (asked.scheme, there.scheme) == ("http", "https") and "@" not in there.netloc
+
+
+def upgraded(url: str, asked: str, headers: Mapping[str, str]) -> str | None:
+    """Return a site's `url` by https, where a redirect of what was `asked` for leads to the same thing there."""
+    try:
+        there = urljoin(asked, headers.get("location", ""))
+        if is_upgrade(asked, there):
+            return urlsplit(url)._replace(scheme="https", netloc=urlsplit(there).netloc).geturl()
+    except ValueError:
+        pass
+    return None
 
 
 # -- XML ---------------------------------------------------------------------------------------------------------

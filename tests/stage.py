@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ from labfs import cli, control
 from labfs.sandbox.basespace.switches import Switches
 
 TIMEOUT_S = 90
+
+
+def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait until something is true; an OSError counts as not yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if true():
+                return
+        except OSError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class Sandbox:

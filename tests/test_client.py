@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from contract import Basket
 
 from labfs import errors
 from labfs.backend import dispensable, unhurried
@@ -221,6 +222,36 @@ async def test_a_site_that_asks_for_https_is_asked_by_https_from_then_on(
         (method, "http://hub.example/lims/v1/things"),
         *[(method, "https://hub.example/lims/v1/things")] * 2,
     ]
+
+
+async def test_all_that_were_under_way_when_a_site_asked_for_https_are_asked_there(autojump_clock: Clock) -> None:
+    async def answer(request: httpx.Request) -> httpx.Response:
+        await trio.sleep(0.1)
+        return OK if request.url.scheme == "https" else moved(301, str(request.url.copy_with(scheme="https")))
+
+    hub = Client("hub", "http://hub.example", dict, transport=httpx.MockTransport(answer))
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(hub.call, "POST", "v1/things")
+
+
+async def test_bytes_of_a_site_that_asks_for_https_are_fetched_there_with_credentials(autojump_clock: Clock) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if request.url.scheme == "http":
+            return moved(301, str(request.url.copy_with(scheme="https", port=8443)))
+        return body(200, DATA, {"Content-Length": str(len(DATA))})
+
+    hub = Client("hub", "http://hub.example", lambda: {"x-access-token": "secret"},
+                 bulk_transport=httpx.MockTransport(answer))  # fmt: skip
+    for form in (None, {"content": "file"}):
+        await hub.pour_own("file", Basket(), form=form)
+    assert [request.url.scheme for request in seen] == ["http", "https"] * 2
+    assert {request.headers["x-access-token"] for request in seen} == {"secret"}
+    assert [request.method for request in seen] == ["GET"] * 2 + ["POST"] * 2
+    await hub.aclose()
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import five_stage
 import pytest
 from places import SITES, Place
 from player import Player
-from stage import Mount, Sandbox, run
+from stage import Mount, Sandbox, run, until
 
 from scripts import SCRIPTS
 
@@ -234,18 +233,6 @@ def test_a_program_that_ends_with_a_file_open_has_saved_it(place: Place) -> None
     )
     assert done.returncode == 3
     until(lambda: place.stored().get("ended.dat") == b"all")
-
-
-def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if true():
-                return
-        except OSError:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("name", ["jupyter", "jetbrains", "office", "perl", "zip-u", "qsavefile-over", "tar-over"])

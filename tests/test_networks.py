@@ -19,7 +19,8 @@ import five_stage
 import pytest
 from five_stage import SITES, Lab
 from network_stage import NOTHING, PAST, Authority, Between, processes
-from stage import Mount, Sandbox, labfs, run
+from reverse import Reverse, Style
+from stage import Mount, Sandbox, labfs, run, until
 
 from labfs import config, control
 from labfs.errors import ConfigError
@@ -60,6 +61,14 @@ class Network:
         for url, port in zip(urls, self.front.ports, strict=True):
             self.config = self.config.replace(url, f"https://localhost:{port}")
         return authority
+
+    def behind_httpd(self, style: Style) -> Reverse:
+        """Put Apache httpd before each service; the store of the bytes has an address of its own."""
+        known = json.loads((self.lab.sandbox.directory / "sandbox.json").read_text())["sites"]
+        reverse = Reverse(self.base / "httpd", known, style)
+        for site, shown in reverse.urls.items():
+            self.config = self.config.replace(known[site], shown)
+        return reverse
 
     def everywhere(self, line: str) -> None:
         """Add a line to each site's section."""
@@ -149,6 +158,7 @@ def spent(lab: Lab, base: Path, network: Network) -> Counter[str]:
         for person in people:
             person.join()
         assert failures == []
+        until(lambda: all(f"{site}: signed in as" in mount.log for site in SITES), 20)
         requests = counted(lab.sandbox)
         status = control.ask(next(mount.state.glob("mounts/*/control")), {"op": "status"})
         assert PASSWORD not in mount.log + json.dumps(status)
@@ -184,6 +194,68 @@ def test_a_day_in_all_systems_makes_the_same_requests_and_none_goes_past(
             assert set(came) == carried
         assert not [event for event in proxy.events if "refused" in event]
         assert requests == usual
+
+
+def moved(base: Path) -> Style:
+    """Below a path, under another host name than the services know of themselves, by https alone, few answers a line."""
+    return Style(path="/lims/of/ours", tls=Authority(base).certificate(), answers=5)
+
+
+def old(base: Path) -> Style:
+    """From IPv6 alone, in HTTP/1.0 without lengths: the end of an answer is the end of its connection."""
+    return Style(host="[::1]", old=True)
+
+
+# What it costs that no length is told: the whole is read for a size, and once more since it may have been cut.
+LENGTHS = Counter(
+    {"GET /api/v2/files/{id}/download": 4, "GET /api/v1/as-curator/files/{id}/download": 2, "POST /api/": 2}
+)
+
+
+def asked(lab: Lab) -> Counter[str]:
+    """Return how many requests the services had, by site."""
+    counts = Counter[str]()
+    for row in lab.sandbox.report()["requests"]:
+        if row["service"] in SITES:
+            counts[row["service"]] += row["count"]
+    return counts
+
+
+@pytest.mark.parametrize("way", [moved, old])
+def test_a_day_behind_httpd_makes_the_same_requests_and_none_goes_past(
+    lab: Lab, usual: Counter[str], way: Callable[[Path], Style], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = tmp_path_factory.mktemp(way.__name__)
+    with processes() as start:
+        network = Network(lab, base, start)
+        style = way(base)
+        network.env["SSL_CERT_FILE"] = str(base / "institute.pem") if style.tls else ""
+        reverse = network.behind_httpd(style)
+        try:
+            requests = spent(lab, base, network)
+        finally:
+            reverse.close()
+        assert requests - usual == LENGTHS if style.old else requests == usual
+        assert reverse.requests() == asked(lab)
+
+
+def test_bytes_on_a_services_own_disk_come_from_where_the_service_is(lab: Lab, network: Network) -> None:
+    lab.portal.switch(mode="local")
+    lab.put("portal", "own.txt", SHORT)
+    network.env["SSL_CERT_FILE"] = str(network.base / "institute.pem")
+    reverse = network.behind_httpd(moved(network.base))
+    mount = network.mounted()
+    lab.sandbox.reset()
+    try:
+        mount.start()
+        own = mount.path / lab.places["portal"] / "own.txt"
+        assert own.stat().st_size == len(SHORT)
+        assert own.read_bytes() == SHORT
+    finally:
+        mount.clean_up()
+        lab.portal.switch(mode="s3")
+        reverse.close()
+    assert reverse.requests()["portal"] == asked(lab)["portal"] > 3
 
 
 @pytest.fixture

@@ -36,14 +36,20 @@ class Api:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._base = ""  # the address of the API as the server knows it, which a proxy may show as another
 
     def address(self, path: str) -> str:
-        """Return the address of a thing as it goes into a body."""
-        return f"{self._client.url}{API}/{path}"
+        """Return the address of a thing as it goes into a body: in the server's own words, once some were heard."""
+        return f"{self._base or self._client.url + API}/{path}"
 
     async def get(self, path: str, root: str, params: Mapping[str, str] | None = None) -> Node:
         """Return what a path answers, which must be an element of that name."""
-        return parsed(await self._client.call("GET", f"{API}/{path}", params=params), root)
+        answer = parsed(await self._client.call("GET", f"{API}/{path}", params=params), root)
+        for node in (answer, *answer[:1]):
+            head, found, _ = node.get("uri", "").partition(f"/{API}/")
+            if found and head.startswith(("http://", "https://")):
+                self._base = f"{head}/{API}"
+        return answer
 
     async def send(
         self,

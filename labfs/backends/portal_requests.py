@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from labfs.backends import portal_rows as rows
-from labfs.backends.portal_rows import Json
+from labfs.backends.portal_rows import API, Json
 from labfs.client import Answer, Client
 from labfs.errors import Malformed
 
-API = "v1"
 PAGE = 1000  # there is no maximum; many rows at once, since lists shift while they are read
 MOST_PAGES = 100
 

@@ -37,6 +37,7 @@ VERSION = "1"  # no call replaces the bytes of an id
 LINKS = ("mta_materials", "requests_signed_mta", "requests_irb", "requests_executed_mta")
 
 ADDRESSES = 10_000  # kept at most, about half a kilobyte each
+API = "v1"
 LOCAL = "/uploaded-file/"  # in the path of an address on the server's own disk
 
 NO_MATERIALS = "Materials are made on the portal's web site, which asks for a category and a contact."
@@ -258,8 +259,17 @@ def time_ns(text: Any) -> int | None:
 
 def is_local(url: str) -> bool:
     """Tell an address of development, on the server's own disk, from a presigned one."""
+    return local_path(url) is not None
+
+
+def local_path(url: str) -> str | None:
+    """Return the path, below the site's own url, of an address on the server's own disk; None for a presigned one.
+
+    The service itself has these bytes, whatever host and path it believes to be found at.
+    """
     parts = urlsplit(url)
-    return LOCAL in parts.path and not parts.query
+    at = parts.path.find(LOCAL)
+    return None if at < 0 or parts.query else f"{API}{parts.path[at:]}"
 
 
 def located(row: Mapping[str, Any], answer: Answer) -> Address:
@@ -319,13 +329,13 @@ class Attached:
         self._name = entry.name
         self._known = known
         self._ask = ask
-        self._local_url: str | None = None
+        self._local: str | None = None  # path on the server's own disk
         self._presigned = Presigned(client, None, self._locate, entry.size)
 
     async def _locate(self) -> Address:
         known, self._known = self._known, None
         there = known or await self._ask()
-        self._local_url = there.url if is_local(there.url) else None
+        self._local = local_path(there.url)
         return there
 
     async def prepare(self) -> None:
@@ -333,7 +343,7 @@ class Attached:
 
     async def read(self, start: int, stop: int) -> Buffer:
         await self.prepare()
-        if self._local_url is not None:
+        if self._local is not None:
             raise Unranged(f"{self._client.site} sends files whole only.")
         with self._told():
             return await self._presigned.read(start, stop)
@@ -341,18 +351,18 @@ class Attached:
     async def pour(self, sink: Sink) -> None:
         await self.prepare()
         with self._told():
-            await self._presigned.pour(sink)
+            if self._local is not None:
+                await self._client.pour_own(self._local, sink)
+            else:
+                await self._presigned.pour(sink)
 
     async def measure(self) -> int | None:
         """Return the size in bytes: a range of one byte, or a HEAD where there are no ranges."""
         await self.prepare()
         with self._told():
-            if self._local_url is not None and self._is_ours(self._local_url):
-                return await self._client.measure_own(urlsplit(self._local_url).path)
+            if self._local is not None:
+                return await self._client.measure_own(self._local)
             return await self._presigned.measure()
-
-    def _is_ours(self, url: str) -> bool:
-        return urlsplit(url)[:2] == urlsplit(self._client.url)[:2]
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -363,6 +373,6 @@ class Attached:
         except NotFound as error:
             raise Malformed(f"{lost} ({error})") from error
         except Unanswered as error:
-            if self._local_url is None or "answered 500" not in str(error):
+            if self._local is None or "answered 500" not in str(error):
                 raise
             raise Malformed(f"{lost} ({error})") from error
