@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import five_stage
@@ -22,11 +24,14 @@ import pytest
 import trio
 import trio.testing
 from five_stage import Lab
-from memory import mounted
+from memory import SYSTEMS, mounted, opened
 from others import GROUP, OTHER_GROUP, OTHER_USER, USER, Machine, denied
 from stage import Folder, Mount, Sandbox, labfs, run, typed
 from test_drafts import make, maker, system
 from test_outbox import a_while, states
+from test_slow_lists import DEADLINE_S, shown, slow
+
+from labfs.errors import LabfsError, Unavailable
 
 pytestmark = pytest.mark.mount
 
@@ -183,6 +188,37 @@ def test_rewinddir(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox)
     sandbox.reset()
     os.listdir(folder)
     assert sandbox.requests() == once, "opendir and its first readdir list once"
+
+
+async def test_a_long_list(tmp_path: Path, autojump_clock: Clock) -> None:
+    """A directory whose first listing takes long shows what is found so far and then ends with EAGAIN, or with EIO
+    where the listing broke off."""
+    backend = slow(15)
+    backend.faults["page"] = [None, None, None, Unavailable("down")]
+    async with opened(tmp_path, backend) as (vfs, box):
+        assert await shown(vfs, box) == {f"f{number:02}" for number in range(6)}
+        under_way = vfs.tree.incomplete(box)
+        await trio.sleep(4)
+        broken_off = vfs.tree.incomplete(box)
+        assert (under_way and under_way.errno, broken_off and broken_off.errno) == (errno.EAGAIN, errno.EIO)
+
+
+async def test_a_part_is_not_the_whole(tmp_path: Path, autojump_clock: Clock) -> None:
+    """Of a directory that is known in part, a name that was not seen yet is EAGAIN, never ENOENT, and nothing in it can
+    be made, replaced or removed."""
+    backend = slow(15, capabilities=replace(SYSTEMS["by delete"], renames=True))
+    async with opened(tmp_path, backend, may_delete=True) as (vfs, box):
+        await shown(vfs, box)
+        backend.page_s = 100.0
+        for act in (
+            partial(vfs.lookup, box, "f14"),
+            partial(vfs.files.create, box, "new"),
+            partial(vfs.rename, box, "f00", box, "f01"),
+            partial(vfs.unlink, box, "f00"),
+        ):
+            with trio.fail_after(DEADLINE_S), pytest.raises(LabfsError) as caught:
+                await act()
+            assert caught.value.errno == errno.EAGAIN
 
 
 def test_one_sees_what_one_wrote(folder: Path, behind: Folder) -> None:
