@@ -73,7 +73,7 @@ kept      the last listings, for the next mount  checks    who we are to each si
 remarks   what is known of a directory in part   hiding    files whose name another is to take
 refetch   a second look at what came wrong     route     directly, or through which proxy
 trust     whose certificates are good          ways      connections along the route
-several   requests at the same time (backends/)
+several   requests at the same time (backends/)   flight    one does it, many wait
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → saves → writer → backend → client, and then into the tree.

@@ -13,19 +13,16 @@ import trio
 from cachetools import LRUCache
 
 from labfs.backend import Buffer
-from labfs.errors import LabfsError
+from labfs.flight import Flight
 
 Key = tuple[Hashable, int]  # (one version of one file, index of the block)
 Fetch = Callable[[], Awaitable[Buffer]]
 
 
-class _Flight:
-    """A fetch under way, and afterwards what became of it."""
+class _Fetch(Flight):
+    """A fetch under way, and afterwards the block."""
 
-    def __init__(self) -> None:
-        self.landed = trio.Event()
-        self.block: Buffer = b""
-        self.error: Exception | None = None
+    block: Buffer = b""
 
 
 class Blocks:
@@ -34,7 +31,7 @@ class Blocks:
     def __init__(self, nursery: trio.Nursery, capacity: int) -> None:
         self._nursery = nursery
         self._cache: LRUCache[Key, Buffer] = LRUCache(maxsize=capacity, getsizeof=len)
-        self._flights: dict[Key, _Flight] = {}
+        self._flights: dict[Key, _Fetch] = {}
 
     @property
     def capacity(self) -> int:
@@ -51,12 +48,7 @@ class Blocks:
         if block is not None:
             return block
         flight = self._start(key, fetch)
-        await flight.landed.wait()
-        if isinstance(flight.error, LabfsError):
-            # A copy for each waiter: one traceback must not grow in many tasks.
-            raise type(flight.error)(str(flight.error)) from flight.error
-        if flight.error is not None:
-            raise flight.error
+        await flight.wait()
         return flight.block
 
     def peek(self, key: Key) -> Buffer | None:
@@ -73,19 +65,17 @@ class Blocks:
         for key in [key for key in self._cache if key[0] == content]:
             del self._cache[key]
 
-    def _start(self, key: Key, fetch: Fetch) -> _Flight:
+    def _start(self, key: Key, fetch: Fetch) -> _Fetch:
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = _Flight()
+            flight = self._flights[key] = _Fetch()
             self._nursery.start_soon(self._fly, key, fetch, flight)
         return flight
 
-    async def _fly(self, key: Key, fetch: Fetch, flight: _Flight) -> None:
-        try:
-            flight.block = await fetch()
-            self._cache[key] = flight.block
-        except Exception as error:  # handed to whoever waits; a failed read-ahead is nobody's error
-            flight.error = error
-        finally:
-            del self._flights[key]
-            flight.landed.set()
+    async def _fly(self, key: Key, fetch: Fetch, flight: _Fetch) -> None:
+        with flight.outcome():
+            try:
+                flight.block = await fetch()
+                self._cache[key] = flight.block
+            finally:
+                del self._flights[key]

@@ -28,7 +28,7 @@ import trio
 
 from labfs.backend import Buffer, Content, Sink
 from labfs.digests import SPAN, Running, intact, sealed, unseal
-from labfs.errors import FULL, Enough, LabfsError, NoSpace, NotFound, Stale, Unranged, WrongLength
+from labfs.errors import FULL, Enough, LabfsError, NoSpace, NotFound, Stale, Unranged, WrongLength, again
 
 log = logging.getLogger(__name__)
 
@@ -253,10 +253,8 @@ class Copy:
             self._copies.nursery.start_soon(self._run)
         if self._running:
             await self._news.wait()
-        if isinstance(self._error, LabfsError):
-            raise type(self._error)(str(self._error)) from self._error  # one for each waiter
         if self._error is not None:
-            raise self._error
+            raise again(self._error)
 
     def _lend(self, start: int, stop: int) -> Buffer:
         """Return some bytes, checked in whole blocks. Raises ValueError where they are not what was written."""

@@ -22,7 +22,7 @@ from labfs.backend import Site
 from labfs.checks import Checks
 from labfs.config import Config, SiteSettings
 from labfs.copies import Copies
-from labfs.errors import ConfigError, LabfsError, TimedOut
+from labfs.errors import ConfigError, TimedOut, ungrouped
 from labfs.fuse import Door
 from labfs.kept import Kept
 from labfs.node import Node
@@ -71,8 +71,7 @@ class Daemon:
         try:
             trio.run(self._serve)
         except BaseExceptionGroup as group:
-            ours = group.subgroup((LabfsError, OSError))
-            raise (group if ours is None else _first(ours)) from None
+            raise ungrouped(group) from None
 
     async def _serve(self) -> None:
         sites = [settings.open(read_only=self._read_only) for settings in self._config.sites]
@@ -259,10 +258,6 @@ def _leave_no_core() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):
         Path("/proc/self/coredump_filter").write_text("0")
-
-
-def _first(error: BaseException) -> BaseException:
-    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _shut_out() -> list[str]:

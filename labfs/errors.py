@@ -44,7 +44,10 @@ The message of each is one plain sentence that a scientist can act on. It never 
 
 from __future__ import annotations
 
+import copy
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from labfs.secrecy import hidden
@@ -258,6 +261,36 @@ class DiskFailed(OSError):
         if self.errno == errno.EROFS:
             return f"{disk} can only be read."
         return f"{disk} failed: {self.strerror}."
+
+
+def again(error: Exception) -> Exception:
+    """Return a failure once more, for another who waited: one traceback must not grow in many tasks."""
+    if not isinstance(error, LabfsError):
+        return error
+    once_more = copy.copy(error)
+    once_more.__cause__ = error
+    return once_more
+
+
+def leaf(error: BaseException) -> BaseException:
+    """Return what is at the bottom of a group of errors: of several tasks, the failure that ended the others."""
+    return leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def ungrouped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error of a group that tells what went wrong: a known one before a mistake."""
+    return leaf(group.subgroup((LabfsError, OSError)) or group)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Re-raise an OSError of the disk that takes what is written as DiskFailed."""
+    try:
+        yield
+    except DiskFailed:
+        raise
+    except OSError as error:
+        raise DiskFailed(error.errno, error.strerror) from error
 
 
 def sentence(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from labfs.errors import LabfsError, Unanswered
+from labfs.flight import Flight
 from labfs.scan import Progress
 
 T = TypeVar("T")
@@ -36,14 +37,13 @@ class Known(Enum):
     WHOLE = "whole"  # as this mount listed it, perhaps a while ago
 
 
-class Listing:
+class Listing(Flight):
     """A listing under way, and afterwards what became of it."""
 
     def __init__(self, progress: Progress | None = None) -> None:
+        super().__init__()
         self._begin(progress or Progress())
         self.shown = trio.Event()  # there is something to show, or it is done
-        self.done = trio.Event()
-        self.error: Exception | None = None
 
     def _begin(self, progress: Progress) -> None:
         self.progress = progress
@@ -53,15 +53,6 @@ class Listing:
     def begin_anew(self) -> None:
         """Ask for the first page again, on behalf of all who wait already."""
         self._begin(Progress())
-
-    async def wait(self) -> None:
-        await self.done.wait()
-        if self.error is not None:
-            raise again(self.error)
-
-    def end(self) -> None:
-        self.done.set()
-        self.shown.set()
 
 
 class Rest:
@@ -104,15 +95,6 @@ class Rest:
     @property
     def on(self) -> bool:
         return trio.current_time() < self._until
-
-
-def again(error: Exception) -> Exception:
-    """Return a failure once more, for another who waited."""
-    if isinstance(error, LabfsError):
-        once_more = type(error)(str(error))
-        once_more.__cause__ = error
-        return once_more
-    return error
 
 
 def answer_by() -> float:

@@ -31,13 +31,13 @@ import secrets
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from labfs.errors import DiskFailed
+from labfs.errors import DiskFailed, disk_errors
 from labfs.notes import (
     CLOSED,
     FORMAT,
@@ -117,17 +117,6 @@ class Order:
 ORDER = Order()
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """Make what the disk answers a plain sentence."""
-    try:
-        yield
-    except DiskFailed:
-        raise
-    except OSError as error:
-        raise DiskFailed(error.errno, error.strerror) from error
-
-
 class SpoolFile:
     """Random writes in, rewindable sources out. All methods block, on a local disk.
 
@@ -142,7 +131,7 @@ class SpoolFile:
 
     @classmethod
     def create(cls, path: Path, note: dict[str, Any]) -> SpoolFile:
-        with told():
+        with disk_errors():
             file = cls(path, note, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
             file.describe()
@@ -155,7 +144,7 @@ class SpoolFile:
         """Write the note anew, with some of it changed."""
         if "state" in news and "number" in self.note:
             news["number"] = ORDER.next()
-        with self._noting, told():
+        with self._noting, disk_errors():
             self.note = {**self.note, **news}
             write_note(self.path.with_suffix(".json"), self.note)
 
@@ -174,7 +163,7 @@ class SpoolFile:
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`. Raises OSError, ENOSPC above all."""
         view = memoryview(data)
-        try:  # rather than `told`, which costs as much as a small write
+        try:  # rather than `disk_errors`, which costs as much as a small write
             while view:
                 written = os.pwrite(self.fd, view, offset)
                 offset += written
@@ -193,12 +182,12 @@ class SpoolFile:
         return os.pread(self.fd, stop - start, start).ljust(stop - start, b"\0")
 
     def truncate(self, size: int) -> None:
-        with told():
+        with disk_errors():
             os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
         """Make the bytes, and the note that says where they belong, survive a power cut."""
-        with told():
+        with disk_errors():
             os.fsync(self.fd)
             for path in (self.path.with_suffix(".json"), self.path.parent):
                 fd = os.open(path, os.O_RDONLY)
@@ -215,7 +204,7 @@ class SpoolFile:
         twin = SpoolFile.create(_new(self.path.parent), note)
         try:
             size, offset = os.fstat(self.fd).st_size, 0
-            with told():
+            with disk_errors():
                 while offset < size:
                     offset += os.copy_file_range(self.fd, twin.fd, size - offset, offset, offset)
         except BaseException:
@@ -331,7 +320,7 @@ class Spool:
         """Change the note of a file that nobody has open."""
         kept = {key: value for key, value in note.items() if key not in ("file", "bytes")}
         if os.path.exists(note["file"]):  # else it was discarded meanwhile
-            with told():
+            with disk_errors():
                 write_note(Path(note["file"]).with_suffix(".json"), {**kept, **news})
 
     def reopen(self, note: dict[str, Any]) -> SpoolFile:

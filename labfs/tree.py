@@ -17,11 +17,11 @@ import trio
 
 from labfs import names
 from labfs.backend import Entry, Site, unhurried
-from labfs.errors import LabfsError, NotDirectory, NotFound, NotYet, Unavailable
+from labfs.errors import LabfsError, NotDirectory, NotFound, NotYet, Unavailable, again
 from labfs.hiding import show_what_is_over
 from labfs.kept import Kept
 from labfs.layout import Layout, fold
-from labfs.listing import PAUSE_S, Known, Listing, again, answer_by, aside, unfinished
+from labfs.listing import PAUSE_S, Known, Listing, answer_by, aside, unfinished
 from labfs.measuring import Measuring
 from labfs.node import Node
 from labfs.remarks import is_whole, remark, unknown
@@ -92,7 +92,7 @@ class Tree:
             until = min(until, listing.began + RENEWAL_S)  # once for all who look while it is under way
         with trio.move_on_at(until):
             await listing.wait()
-        if not listing.done.is_set():
+        if not listing.landed.is_set():
             await self._show(container, listing)
         if container.known is Known.NOTHING:
             raise NotYet(unfinished(container.path, listing))
@@ -139,7 +139,7 @@ class Tree:
         if container.parent is None:
             return node.children
         if container.listing is not None:  # begun before
-            await container.listing.done.wait()
+            await container.listing.landed.wait()
         if container.rest.needed and container.rest.error is not None:
             raise again(container.rest.error)
         await self._renewal(container).wait()
@@ -155,7 +155,7 @@ class Tree:
         if name not in parent.children and (listing := container.listing) is not None:
             with trio.move_on_at(answer_by()):
                 await listing.wait()
-            if not listing.done.is_set():
+            if not listing.landed.is_set():
                 await self._show(container, listing)
         node = parent.children.get(name) or parent.unlisted.get(name)
         doubtful = container.doubt is not None or container.listing is not None or not is_whole(container)
@@ -268,20 +268,19 @@ class Tree:
         return container.listing
 
     async def _renew(self, container: Node, listing: Listing) -> None:
-        try:
-            if container.known is Known.NOTHING and await self._recall(container):
+        with listing.outcome():
+            try:
+                if container.known is Known.NOTHING and await self._recall(container):
+                    listing.shown.set()
+                while True:
+                    with listing.scope:
+                        await self._list(container, listing)
+                    if not listing.scope.cancelled_caught:
+                        break
+                    listing.begin_anew()
+            finally:
+                container.listing = None
                 listing.shown.set()
-            while True:
-                with listing.scope:
-                    await self._list(container, listing)
-                if not listing.scope.cancelled_caught:
-                    break
-                listing.begin_anew()
-        except Exception as error:  # handed to whoever waits
-            listing.error = error
-        finally:
-            container.listing = None
-            listing.end()
 
     async def _recall(self, container: Node) -> bool:
         """Show a directory as the last mount listed it; false where that is not known."""

@@ -17,7 +17,17 @@ from typing import Any
 import trio
 
 from labfs.backend import Backend, Buffer, Entry, Parts, Receipt, Source, Target, Upload
-from labfs.errors import Garbled, LabfsError, Malformed, NotFound, TimedOut, TooLarge, Unavailable, Unsupported
+from labfs.errors import (
+    Garbled,
+    LabfsError,
+    Malformed,
+    NotFound,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+    ungrouped,
+)
 from labfs.reader import Reader
 from labfs.spool import CHANGED, Ranges, SpoolFile
 
@@ -372,9 +382,4 @@ def _first_error() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        ours = group.subgroup((LabfsError, OSError))
-        raise _leaf(ours or group) from None
-
-
-def _leaf(error: BaseException) -> BaseException:
-    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+        raise ungrouped(group) from None
