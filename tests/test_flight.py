@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.lowlevel
 
 from labfs.errors import Invalid, Unanswered, again, ungrouped
 from labfs.flight import Flight
@@ -21,7 +22,7 @@ async def test_whoever_waits_gets_the_failure_for_himself_with_all_that_is_known
         for _ in range(2):
             nursery.start_soon(wait)
         with flight.outcome():
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             raise Unanswered("It fell silent.", lost=False, silent=True, retry_after_s=3.0, who="hub")
     assert caught[0] is not caught[1]
     assert {(each.lost, each.silent, each.retry_after_s, each.who) for each in caught} == {(False, True, 3.0, "hub")}
