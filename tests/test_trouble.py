@@ -211,7 +211,7 @@ def test_a_disk_without_any_room_still_takes_notes_and_mounts(
         with contextlib.suppress(OSError):
             file.close()
     assert gone(pid, 10.0)
-    assert len(kept(mount)) == 1
+    until(lambda: len(kept(mount)) == 1)
     assert "/f " in kept(mount)[0]
     sandbox.faults()
     mount.start()
