@@ -30,7 +30,7 @@ holds that law and checks that every module is named here).
        │                notes  blocks refetch copies
        │                  │      proof   digests  │
        └──────────────────┴────────┬──────────────┘
-                               backend     the waist: types and protocols, no I/O
+                     site ──── backend     the waist: types and protocols, no I/O
                                errors · reasons · secrecy
 
 cli       what is typed                        config    a TOML file → sites
@@ -74,6 +74,8 @@ remarks   what is known of a directory in part   hiding    files whose name anot
 refetch   a second look at what came wrong     route     directly, or through which proxy
 trust     whose certificates are good          ways      connections along the route
 several   requests at the same time (backends/)   flight    one does it, many wait
+urgency   what a request is worth               site      a backend's name, and what may be done to it
+common    settings, rows without sense (backends/)
 
 A read: fuse → files → reader → blocks, and only for a missing block → presigned → client.
 A write: fuse → files → writer → spool. A close: files → saves → writer → backend → client, and then into the tree.

@@ -14,15 +14,10 @@ Obligations on every backend:
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
-
-log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -205,42 +200,6 @@ class Target:
     replaces: Entry | None = None  # the file whose place this one takes
 
 
-_DISPENSABLE: ContextVar[bool] = ContextVar("dispensable", default=False)
-
-
-@contextmanager
-def dispensable() -> Iterator[None]:
-    """Mark what is asked in here, and in tasks begun in here, as something that can be done without."""
-    before = _DISPENSABLE.set(True)
-    try:
-        yield
-    finally:
-        _DISPENSABLE.reset(before)
-
-
-def is_dispensable() -> bool:
-    """Whether a request made now is worth no more than a second try."""
-    return _DISPENSABLE.get()
-
-
-_UNHURRIED: ContextVar[bool] = ContextVar("unhurried", default=False)
-
-
-@contextmanager
-def unhurried(yes: bool = True) -> Iterator[None]:
-    """Mark what is asked in here as something that a server may take long over, and that nobody asks for twice."""
-    before = _UNHURRIED.set(yes)
-    try:
-        yield
-    finally:
-        _UNHURRIED.reset(before)
-
-
-def is_unhurried() -> bool:
-    """Whether a request made now is let go on for as long as its server may be at work on it."""
-    return _UNHURRIED.get() and not is_dispensable()
-
-
 class Backend(Protocol):
     """One site of one system."""
 
@@ -320,57 +279,3 @@ class Backend(Protocol):
         ...
 
     async def aclose(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One mounted system: its name in the tree, and what this mount may do to it."""
-
-    name: str
-    kind: str
-    backend: Backend
-    may_write: bool = True
-    may_delete: bool = False
-    address: str = ""  # where it is
-
-    @property
-    def key(self) -> str:
-        """What bytes and sizes are remembered by: another server by the same name has others."""
-        return f"{self.name} {self.address}" if self.address else self.name
-
-    @property
-    def keeps_versions(self) -> bool:
-        """Whether saving over a file leaves the bytes that were there."""
-        return self.backend.capabilities.replace is Replace.NEWER
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a backend is built from: `secrets` are read anew at each request, `options` are the kind's own.
-
-    `projects` holds, by alias, the secrets of those that have some of their own.
-    """
-
-    name: str
-    url: str
-    secrets: Mapping[str, Callable[[], str]] = field(repr=False)
-    options: Mapping[str, str]
-    projects: Mapping[str, Mapping[str, Callable[[], str]]] = field(default_factory=dict, repr=False)
-    timeout_s: float  # the longest silence before a request is given up
-    proxy: Callable[[], str] | None = None  # its address; "" is the direct way, None leaves it to the environment
-    ca: str = ""  # a file or directory of certificates that are trusted besides the machine's own
-
-
-def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[Entry, ...], int]:
-    """Convert what a server listed; return the entries, and how many items made no sense and were left out.
-
-    One thing that is wrong must not hide its siblings.
-    """
-    entries, left_out = [], 0
-    for item in items:
-        try:
-            entries.append(convert(item))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            left_out += 1
-            log.warning("Something that makes no sense was listed (%r).", error)
-    return tuple(entries), left_out

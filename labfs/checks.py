@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 import trio
 
-from labfs.backend import Site
 from labfs.errors import LabfsError, Unavailable
+from labfs.site import Site
 
 log = logging.getLogger(__name__)
 

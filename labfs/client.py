@@ -22,7 +22,7 @@ import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Buffer, Sink, Source, is_dispensable, is_unhurried
+from labfs.backend import Buffer, Sink, Source
 from labfs.breaker import Breaker
 from labfs.bulk import FORM, Ask, Bulk, rust
 from labfs.connections import Grant, Trial, socket_options
@@ -36,6 +36,7 @@ from labfs.route import Route
 from labfs.secrecy import know_headers
 from labfs.texts import upgraded, urlencoded
 from labfs.trust import trust
+from labfs.urgency import is_dispensable, is_unhurried
 from labfs.verdicts import is_page, refusal, translated
 from labfs.ways import Ways
 

@@ -19,10 +19,12 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from labfs.backend import Backend, Settings, Site
+from labfs.backend import Backend
 from labfs.backends import KINDS
+from labfs.backends.common import Settings
 from labfs.credentials import Secret, check_private, plain, secret
 from labfs.errors import ConfigError
+from labfs.site import Site
 
 ACCESS = ("read", "write", "full")
 COMMON = ("kind", "url", "access", "timeout_s", "proxy", "ca")

@@ -18,7 +18,6 @@ import pyfuse3
 import trio
 
 from labfs import control, holders, mounts, route, trust
-from labfs.backend import Site
 from labfs.checks import Checks
 from labfs.config import Config, SiteSettings
 from labfs.copies import Copies
@@ -28,6 +27,7 @@ from labfs.kept import Kept
 from labfs.node import Node
 from labfs.seen import Seen
 from labfs.signs import Known
+from labfs.site import Site
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs

@@ -13,9 +13,10 @@ from dataclasses import replace
 import trio
 from cachetools import TTLCache
 
-from labfs.backend import Backend, Entry, dispensable
+from labfs.backend import Backend, Entry
 from labfs.errors import LabfsError, Unavailable
 from labfs.sizes import Sizes
+from labfs.urgency import dispensable
 
 log = logging.getLogger(__name__)
 

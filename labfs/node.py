@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from labfs import names
-from labfs.backend import Entry, Site
+from labfs.backend import Entry
 from labfs.errors import LabfsError
 from labfs.listing import Known, Listing, Rest
 from labfs.scan import Progress
+from labfs.site import Site
 from labfs.writer import Writer
 
 Version = tuple[str, str | None]  # of an entry: where a place has one id, another file in it is another version

@@ -16,12 +16,13 @@ from typing import Any
 import trio
 
 from labfs import names, rules
-from labfs.backend import Accept, Entry, Site
+from labfs.backend import Accept, Entry
 from labfs.errors import Busy, Conflict, IsDirectory, LabfsError, NoBytes, NotFound, Unavailable
 from labfs.files import Files
 from labfs.node import Node
 from labfs.notes import is_duty, known, unasked, unfinished
 from labfs.reader import Reader
+from labfs.site import Site
 from labfs.spool import ORDER
 from labfs.tree import Tree
 from labfs.waiting import identity, under_way_s

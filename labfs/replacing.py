@@ -11,9 +11,10 @@ import logging
 from typing import Any
 
 from labfs import names
-from labfs.backend import Entry, Site
+from labfs.backend import Entry
 from labfs.errors import LabfsError, NotFound, NotPermitted, Stale, Unavailable
 from labfs.node import Node
+from labfs.site import Site
 from labfs.spool import Spool, SpoolFile
 from labfs.tree import Tree
 from labfs.waiting import Waiting, identity

@@ -6,10 +6,11 @@ A refusal carries the sentence that says why.
 from __future__ import annotations
 
 from labfs import names
-from labfs.backend import Accept, Entry, Replace, Site
+from labfs.backend import Accept, Entry, Replace
 from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
 from labfs.node import Node
 from labfs.scratch import is_scratch
+from labfs.site import Site
 
 
 def stays_local(parent: Node, name: str, program: str = "") -> bool:

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import trio
 
-from labfs.backend import Buffer, Entry, dispensable
+from labfs.backend import Buffer, Entry
 from labfs.errors import Archived, LabfsError, NotFound, Stale, Unavailable, WrongLength
 from labfs.node import Node
 from labfs.proof import Damaged
 from labfs.reader import Reader, Readers
 from labfs.tree import Tree
+from labfs.urgency import dispensable
 
 log = logging.getLogger(__name__)
 

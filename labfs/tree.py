@@ -16,7 +16,7 @@ from weakref import WeakSet
 import trio
 
 from labfs import names
-from labfs.backend import Entry, Site, unhurried
+from labfs.backend import Entry
 from labfs.errors import LabfsError, NotDirectory, NotFound, NotYet, Unavailable, again
 from labfs.hiding import show_what_is_over
 from labfs.kept import Kept
@@ -28,7 +28,9 @@ from labfs.remarks import is_whole, remark, unknown
 from labfs.scan import scan
 from labfs.seen import Seen
 from labfs.settling import SETTLING_S, is_at, is_called, placed, settle
+from labfs.site import Site
 from labfs.sizes import Sizes
+from labfs.urgency import unhurried
 
 log = logging.getLogger(__name__)
 
@@ -275,8 +277,7 @@ class Tree:
                 while True:
                     with listing.scope:
                         await self._list(container, listing)
-                    if not listing.scope.cancelled_caught:
-                        break
+                        return
                     listing.begin_anew()
             finally:
                 container.listing = None

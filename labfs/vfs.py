@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from labfs import names, rules
-from labfs.backend import Accept, Entry, Site
+from labfs.backend import Accept, Entry
 from labfs.blocks import Blocks
 from labfs.copies import Copies
 from labfs.drafts import DRAFT_S
@@ -34,6 +34,7 @@ from labfs.reader import Readers
 from labfs.reasons import Reasons
 from labfs.seen import Seen
 from labfs.signs import NOBODY, Known, Maker, judge_folder
+from labfs.site import Site
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.tree import PATIENCE_S, Tree

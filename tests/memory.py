@@ -13,25 +13,13 @@ from typing import Any
 
 import trio
 
-from labfs.backend import (
-    Accept,
-    Buffer,
-    Capabilities,
-    Entry,
-    Page,
-    Parts,
-    Receipt,
-    Replace,
-    Sink,
-    Site,
-    Source,
-    Target,
-)
+from labfs.backend import Accept, Buffer, Capabilities, Entry, Page, Parts, Receipt, Replace, Sink, Source, Target
 from labfs.copies import Copies
 from labfs.errors import LabfsError, NotFound, Stale
 from labfs.kept import Kept
 from labfs.node import Node
 from labfs.seen import Seen
+from labfs.site import Site
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs

@@ -26,11 +26,12 @@ from memory import MIB, SYSTEMS, MemoryBackend
 from stage import mounted
 
 from labfs import outbox
-from labfs.backend import Capabilities, Entry, Parts, Replace, Site, Target
+from labfs.backend import Capabilities, Entry, Parts, Replace, Target
 from labfs.copies import Copies
 from labfs.errors import Unavailable
 from labfs.fuse import Door
 from labfs.seen import Seen
+from labfs.site import Site
 from labfs.sizes import Sizes
 from labfs.spool import Spool, remove
 from labfs.vfs import Vfs

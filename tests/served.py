@@ -16,10 +16,11 @@ import pyfuse3
 import trio
 from memory import RULES, MemoryBackend
 
-from labfs.backend import Entry, Replace, Site
+from labfs.backend import Entry, Replace
 from labfs.copies import Copies
 from labfs.fuse import Door
 from labfs.seen import Seen
+from labfs.site import Site
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs

@@ -10,8 +10,9 @@ from contract import Contract, held, poured, whole
 from odm_stage import EMPTY, Service
 from stage import Folder, Sandbox
 
-from labfs.backend import Backend, Entry, Settings
+from labfs.backend import Backend, Entry
 from labfs.backends import KINDS
+from labfs.backends.common import Settings
 from labfs.errors import Unavailable
 from labfs.scan import scan
 

@@ -11,10 +11,11 @@ import pytest
 from contract import Bytes, hurried, noise, poured
 from stage import Folder, Mount, Sandbox, run
 
-from labfs.backend import Receipt, Settings, Target
+from labfs.backend import Receipt, Target
 from labfs.backends import KINDS
 from labfs.backends import basespace_entries as entries
 from labfs.backends.basespace import BaseSpace
+from labfs.backends.common import Settings
 from labfs.errors import Malformed
 from labfs.scan import scan
 

@@ -14,9 +14,10 @@ from clarity_stage import DONE, FILE, PROJECT, SAMPLE, STEP, Clarity
 from contract import Basket, Bytes, Contract, hurried, noise
 from stage import Sandbox
 
-from labfs.backend import Backend, Entry, Settings, Target
+from labfs.backend import Backend, Entry, Target
 from labfs.backends import KINDS
 from labfs.backends.clarity_requests import Api
+from labfs.backends.common import Settings
 from labfs.client import Client
 from labfs.errors import Barred, Denied, Exists, Invalid, LabfsError, Malformed, NotPermitted, TooLarge, Unranged
 from labfs.scan import scan

@@ -13,8 +13,8 @@ import trio
 from contract import Basket
 
 from labfs import errors
-from labfs.backend import dispensable, unhurried
 from labfs.client import COMPILING, Answer, Client, Patience
+from labfs.urgency import dispensable, unhurried
 
 Clock = trio.testing.MockClock
 Handler = Callable[[httpx.Request], Any]

@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from memory import SYSTEMS, MemoryBackend
 
 from labfs import outbox
-from labfs.backend import Capabilities, Site
+from labfs.backend import Capabilities
 from labfs.copies import Copies
 from labfs.errors import LabfsError, Unavailable
 from labfs.node import Node
 from labfs.seen import Seen
+from labfs.site import Site
 from labfs.sizes import Sizes
 from labfs.spool import Spool
 from labfs.vfs import Vfs

@@ -18,6 +18,8 @@ LAW: dict[str, set[str]] = {
     "errors": {"secrecy"},
     "reasons": {"errors"},
     "backend": {"errors"},
+    "urgency": set(),
+    "site": {"backend"},
     "names": WAIST,
     "scratch": set(),
     "signs": set(),
@@ -35,7 +37,7 @@ LAW: dict[str, set[str]] = {
     "seen": {"backend", "dates"},
     "scan": WAIST,
     "kept": {"backend"},
-    "checks": WAIST,
+    "checks": WAIST | {"site"},
     "breaker": {"errors"},
     "verdicts": {"errors"},
     "codings": set(),
@@ -51,7 +53,20 @@ LAW: dict[str, set[str]] = {
     "lines": WAIST | {"connections"},
     "patience": set(),
     "client": WAIST
-    | {"breaker", "bulk", "connections", "limit", "lines", "pace", "patience", "reply", "route", "secrecy", "texts"}
+    | {
+        "urgency",
+        "breaker",
+        "bulk",
+        "connections",
+        "limit",
+        "lines",
+        "pace",
+        "patience",
+        "reply",
+        "route",
+        "secrecy",
+        "texts",
+    }
     | {"trust", "verdicts", "ways"},
     "direct": WAIST | {"client"},
     "forms": {"backend", "texts"},
@@ -61,27 +76,42 @@ LAW: dict[str, set[str]] = {
     "writer": WAIST | {"reader", "spool"},
     "layout": WAIST | {"names"},
     "listing": {"errors", "flight", "scan"},
-    "node": WAIST | {"listing", "names", "scan", "writer"},
+    "node": WAIST | {"site", "listing", "names", "scan", "writer"},
     "settling": WAIST | {"layout", "node"},
-    "measuring": WAIST | {"sizes"},
+    "measuring": WAIST | {"urgency", "sizes"},
     "remarks": {"errors", "listing", "node"},
     "tree": WAIST
-    | {"hiding", "kept", "layout", "listing", "measuring", "names", "node", "remarks", "scan", "seen", "settling"}
+    | {
+        "site",
+        "urgency",
+        "hiding",
+        "kept",
+        "layout",
+        "listing",
+        "measuring",
+        "names",
+        "node",
+        "remarks",
+        "scan",
+        "seen",
+        "settling",
+    }
     | {"sizes"},
-    "rules": WAIST | {"names", "node", "scratch"},
-    "sources": WAIST | {"node", "proof", "reader", "tree"},
+    "rules": WAIST | {"site", "names", "node", "scratch"},
+    "sources": WAIST | {"urgency", "node", "proof", "reader", "tree"},
     "waiting": {"backend", "notes", "spool"},
     "conflicts": WAIST | {"node", "rules"},
-    "replacing": WAIST | {"names", "node", "spool", "tree", "waiting"},
+    "replacing": WAIST | {"site", "names", "node", "spool", "tree", "waiting"},
     "saves": WAIST
     | {"conflicts", "names", "node", "notes", "reader", "reasons", "replacing", "rules", "sources", "spool", "tree"}
     | {"waiting", "writer"},
     "files": WAIST
     | {"drafts", "signs", "names", "node", "reader", "reasons", "rules", "saves", "sources", "spool", "tree"},
     "moves": WAIST | {"files", "hiding", "signs", "names", "node", "rules", "spool", "tree"},
-    "outbox": WAIST | {"files", "names", "node", "notes", "reader", "rules", "spool", "tree", "waiting"},
+    "outbox": WAIST | {"site", "files", "names", "node", "notes", "reader", "rules", "spool", "tree", "waiting"},
     "vfs": WAIST
     | {
+        "site",
         "blocks",
         "copies",
         "files",
@@ -120,10 +150,24 @@ LAW: dict[str, set[str]] = {
     },
     "control": {"errors"},
     "credentials": {"errors", "secrecy"},
-    "config": WAIST | {"backends", "credentials"},
+    "config": WAIST | {"site", "backends", "credentials"},
     "mounts": {"config", "errors"},
     "daemon": WAIST
-    | {"blocks", "config", "control", "copies", "fuse", "holders", "mounts", "route", "seen", "signs", "sizes", "spool"}
+    | {
+        "site",
+        "blocks",
+        "config",
+        "control",
+        "copies",
+        "fuse",
+        "holders",
+        "mounts",
+        "route",
+        "seen",
+        "signs",
+        "sizes",
+        "spool",
+    }
     | {"checks", "kept", "node", "trust", "vfs"},
     "demo": set(),
     "cli_outbox": {"control", "errors", "mounts", "notes"},
@@ -132,7 +176,7 @@ LAW: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-BACKEND = WAIST | {"texts", "client", "direct", "forms", "presigned", "backends"}
+BACKEND = WAIST | {"urgency", "texts", "client", "direct", "forms", "presigned", "backends"}
 OUTSIDE = {
     "httpx": {"client", "bulk", "lines", "verdicts", "ways"},
     "httpx_socks": {"ways"},

@@ -21,8 +21,9 @@ from test_portal_backend import build as portal_build
 from test_redcap_backend import build as redcap_build
 from test_redcap_backend import field_of, page
 
-from labfs.backend import Backend, Entry, Settings, Target
+from labfs.backend import Backend, Entry, Target
 from labfs.backends import KINDS
+from labfs.backends.common import Settings
 from labfs.errors import LabfsError, Unavailable
 from labfs.scan import scan
 

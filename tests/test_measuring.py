@@ -17,11 +17,11 @@ from five_stage import Lab
 from memory import SYSTEMS, MemoryBackend, opened
 from stage import Mount, Sandbox, run, typed
 
-from labfs.backend import dispensable
 from labfs.client import Client
 from labfs.errors import Malformed, Unavailable
 from labfs.measuring import GIVEN_UP_S, LISTED_S
 from labfs.tree import LISTING_S
+from labfs.urgency import dispensable
 
 Clock = trio.testing.MockClock
 

@@ -18,8 +18,9 @@ from portal_stage import ADA, BEN, Service, Team, opened
 from stage import Sandbox
 
 from labfs import config
-from labfs.backend import Backend, Entry, Settings, Target
+from labfs.backend import Backend, Entry, Target
 from labfs.backends import KINDS, portal_lists
+from labfs.backends.common import Settings
 from labfs.backends.portal import Portal
 from labfs.client import Client
 from labfs.errors import (

@@ -29,8 +29,9 @@ from test_outbox import mounted as in_memory
 from labfs import mounts
 from labfs import notes as journal
 from labfs import spool as spools
-from labfs.backend import Settings, Target
+from labfs.backend import Target
 from labfs.backends import KINDS
+from labfs.backends.common import Settings
 from labfs.client import Answer
 from labfs.copies import Copies
 from labfs.errors import ConfigError, DiskFailed, NoSpace, Unavailable

@@ -17,23 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from labfs.backend import (
-    Accept,
-    Capabilities,
-    Content,
-    Entry,
-    Page,
-    Parts,
-    Replace,
-    Settings,
-    Source,
-    Target,
-    Upload,
-    sift,
-)
+from labfs.backend import Accept, Capabilities, Content, Entry, Page, Parts, Replace, Source, Target, Upload
 from labfs.backends import basespace_entries as entries
 from labfs.backends.basespace_entries import API, PAGE, Json, response_of
 from labfs.backends.basespace_saving import Began, Saving
+from labfs.backends.common import Settings, sift
 from labfs.backends.looking import Change, Looking
 from labfs.backends.paging import Paging
 from labfs.client import Answer, Client

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from labfs.backend import Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload, sift
+from labfs.backend import Capabilities, Content, Entry, Page, Replace, Source, Target, Upload
 from labfs.backends import clarity_entries as entries
 from labfs.backends.basic import Basic
 from labfs.backends.clarity_entries import Node, checked, children, explain, ids_of, text
 from labfs.backends.clarity_files import Files
 from labfs.backends.clarity_requests import API, BATCHES, CONNECTIONS, Api, Whole
+from labfs.backends.common import Settings, sift
 from labfs.backends.several import each
 from labfs.client import Client
 from labfs.errors import Denied, Invalid, Malformed, NotFound, NotPermitted, Unsupported

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from labfs.backend import Buffer, Entry, Source, Target, is_dispensable
+from labfs.backend import Buffer, Entry, Source, Target
 from labfs.backends import clarity_entries as entries
 from labfs.backends.clarity_entries import Node, children, ids_of, limsid_of, record, text
 from labfs.backends.clarity_requests import API, ONE, Api, Whole, download
@@ -36,6 +36,7 @@ from labfs.errors import (
     Unsupported,
 )
 from labfs.forms import Form
+from labfs.urgency import is_dispensable
 
 log = logging.getLogger(__name__)
 

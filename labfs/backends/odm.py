@@ -22,7 +22,8 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Accept, Capabilities, Content, Entry, Page, Replace, Settings, Source, Target, Upload, sift
+from labfs.backend import Accept, Capabilities, Content, Entry, Page, Replace, Source, Target, Upload
+from labfs.backends.common import Settings, sift
 from labfs.backends.looking import Change, Looking, holds
 from labfs.backends.paging import Paging, Usual
 from labfs.client import Answer, Client, Patience

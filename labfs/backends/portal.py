@@ -21,20 +21,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from labfs.backend import (
-    Capabilities,
-    Content,
-    Entry,
-    Page,
-    Replace,
-    Settings,
-    Source,
-    Target,
-    Upload,
-    is_dispensable,
-    sift,
-)
+from labfs.backend import Capabilities, Content, Entry, Page, Replace, Source, Target, Upload
 from labfs.backends import portal_rows as rows
+from labfs.backends.common import Settings, sift
 from labfs.backends.portal_lists import Organizations
 from labfs.backends.portal_people import Myself
 from labfs.backends.portal_requests import Requests, after
@@ -43,6 +32,7 @@ from labfs.backends.portal_saving import LARGEST, Saving
 from labfs.client import Answer, Client
 from labfs.errors import Denied, Invalid, LabfsError, Malformed, NotFound, NotPermitted, Unsupported
 from labfs.presigned import Address
+from labfs.urgency import is_dispensable
 
 log = logging.getLogger(__name__)
 

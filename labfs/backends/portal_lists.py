@@ -14,8 +14,9 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Entry, Page, sift
+from labfs.backend import Entry, Page
 from labfs.backends import portal_rows as rows
+from labfs.backends.common import sift
 from labfs.backends.portal_people import Myself
 from labfs.backends.portal_requests import Requests
 from labfs.backends.portal_rows import Addresses, Json

@@ -20,20 +20,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from labfs.backend import (
-    Buffer,
-    Capabilities,
-    Content,
-    Entry,
-    Page,
-    Replace,
-    Settings,
-    Sink,
-    Source,
-    Target,
-    Upload,
-)
+from labfs.backend import Buffer, Capabilities, Content, Entry, Page, Replace, Sink, Source, Target, Upload
 from labfs.backends import redcap_entries as entries
+from labfs.backends.common import Settings
 from labfs.backends.looking import Change, Looking
 from labfs.backends.redcap_entries import Place, mint, parse
 from labfs.backends.redcap_projects import Projects

@@ -17,8 +17,9 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Entry, Page, sift
+from labfs.backend import Entry, Page
 from labfs.backends import redcap_entries as entries
+from labfs.backends.common import sift
 from labfs.backends.redcap_entries import Layout, Place, Schema
 from labfs.backends.redcap_wire import TooMuch, Wire
 from labfs.errors import Invalid, Malformed, NotFound

@@ -1,0 +1,44 @@
+"""What all backends share: what one is built from, and lists in which some rows make no sense."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from labfs.backend import Entry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a backend is built from: `secrets` are read anew at each request, `options` are the kind's own.
+
+    `projects` holds, by alias, the secrets of those that have some of their own.
+    """
+
+    name: str
+    url: str
+    secrets: Mapping[str, Callable[[], str]] = field(repr=False)
+    options: Mapping[str, str]
+    projects: Mapping[str, Mapping[str, Callable[[], str]]] = field(default_factory=dict, repr=False)
+    timeout_s: float  # the longest silence before a request is given up
+    proxy: Callable[[], str] | None = None  # its address; "" is the direct way, None leaves it to the environment
+    ca: str = ""  # a file or directory of certificates that are trusted besides the machine's own
+
+
+def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[Entry, ...], int]:
+    """Convert what a server listed; return the entries, and how many items made no sense and were left out.
+
+    One thing that is wrong must not hide its siblings.
+    """
+    entries, left_out = [], 0
+    for item in items:
+        try:
+            entries.append(convert(item))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            left_out += 1
+            log.warning("Something that makes no sense was listed (%r).", error)
+    return tuple(entries), left_out

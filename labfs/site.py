@@ -1,0 +1,29 @@
+"""A site of a mount: its name in the tree, its backend, and what this mount may do to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from labfs.backend import Backend, Replace
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One mounted system: its name in the tree, and what this mount may do to it."""
+
+    name: str
+    kind: str
+    backend: Backend
+    may_write: bool = True
+    may_delete: bool = False
+    address: str = ""  # where it is
+
+    @property
+    def key(self) -> str:
+        """What bytes and sizes are remembered by: another server by the same name has others."""
+        return f"{self.name} {self.address}" if self.address else self.name
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether saving over a file leaves the bytes that were there."""
+        return self.backend.capabilities.replace is Replace.NEWER
