@@ -239,4 +239,4 @@ def test_lists_of_any_length(count: int, running: Sandbox, tmp_path: Path) -> No
             list(pool.map(lambda place: listed(place, mount, count / 20), (hub, odm)))
         told = counted(running)
         for route in (FILES, STUDIES):
-            assert count / 310 < told[route] < count / 240 + 3, "pages of three seconds, each asked for once"
+            assert count / 310 < told[route] < count / 220 + 3, "pages of three seconds, each asked for once"
