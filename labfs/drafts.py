@@ -233,11 +233,11 @@ class Drafts:
             elif node.entry is not None:
                 node.writer.touch()  # a backup that was given bytes of its own
                 node.entry = node.writer.opened = None
+            self._saves.relabel(node)
         except (LabfsError, OSError) as error:
             log.error("%s cannot be saved: %s", node.path, error)
             await self._saves.give_up(node, error)
             return
-        self._saves.relabel(node)
         await self._saves.send(node)
 
     def _make_folders(self, parent: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from memory import SYSTEMS, MemoryBackend, mounted
 from test_outbox import a_while, save, states
 from test_windows import shown
 
+from labfs import spool as spools
 from labfs.drafts import DRAFT_S
 from labfs.errors import Empty, Invalid, LabfsError, NotFound, NotPermitted, Unavailable
 from labfs.node import Node
@@ -336,6 +338,47 @@ async def test_what_a_program_of_both_kinds_removes_goes_after_all(
         await trio.sleep(10)
         assert await shown(vfs, box) == ({"f": b"old"} if failing else {})
         assert (backend.newest() == {}) is not failing
+
+
+@pytest.mark.parametrize("kind", ["in place", "by delete", "whole"])
+async def test_what_is_made_while_the_old_one_is_being_deleted_is_a_file_of_its_own(
+    kind: str, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend, git = system(kind), maker("git", "checkout", "main")
+    backend.put("f", b"old")
+    backend.latency_s = 1.0
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        await vfs.unlink(box, "f", git, "/mnt/memory/box/f")
+        while not backend.calls["delete"]:  # noqa: ASYNC110
+            await trio.sleep(0.1)
+        await make(vfs, box, "f", b"new", git)
+        assert backend.newest() == {"f": b"new"}
+        assert len(backend.files) == 1
+        assert await shown(vfs, box) == {"f": b"new"}
+    assert states(tmp_path) == []
+
+
+async def test_a_full_disk_keeps_a_draft_and_the_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    backend, name, write_note = system("versions"), "tmpq3x8zk2a", spools.write_note
+    full = [False]
+
+    def write(path: Path, note: dict[str, object]) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_note(path, note)
+
+    monkeypatch.setattr(spools, "write_note", write)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, name, b"data", ENDED)
+        full[0] = True
+        await trio.sleep(DRAFT_S + 5)
+        full[0] = False
+        await a_while()
+        assert backend.newest() == {name: b"data"}
+        assert await shown(vfs, box) == {name: b"data"}
+    assert states(tmp_path) == []
 
 
 async def test_mv_replaces_its_target_and_removes_its_source(tmp_path: Path, autojump_clock: Clock) -> None:
