@@ -16,6 +16,8 @@ A draft is a local file (`Node.local`) with a note in the state `draft`, so that
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -200,10 +202,12 @@ class Drafts:
             now = trio.current_time()
             for removal in [one for one in self._removals if one.until <= now]:
                 self._removals.remove(removal)
-                await self._carry_out(removal)
+                with _no_mistake(removal.name):
+                    await self._carry_out(removal)
             for node, kept in list(self._kept.items()):
-                if kept.over(trio.current_time(), self._seconds) and not self._is_busy(node):
-                    await self.publish(node)
+                with _no_mistake(node.path):
+                    if kept.over(trio.current_time(), self._seconds) and not self._is_busy(node):
+                        await self.publish(node)
 
     def _is_busy(self, node: Node) -> bool:
         """Whether a file is still written to, or another is about to be saved in the place that it was moved from."""
@@ -272,10 +276,12 @@ class Drafts:
         """Settle all drafts when the mount ends; what is not saved in time waits for the next mount."""
         with trio.move_on_after(max(seconds, 0.0)):
             for removal in self._removals:
-                await self._carry_out(removal)
+                with _no_mistake(removal.name):
+                    await self._carry_out(removal)
             for node, kept in list(self._kept.items()):
-                if kept.kind not in (Draft.EMPTY, Draft.UNFINISHED) and not self._saves.open(node):
-                    await self.publish(node)
+                with _no_mistake(node.path):
+                    if kept.kind not in (Draft.EMPTY, Draft.UNFINISHED) and not self._saves.open(node):
+                        await self.publish(node)
         for node, kept in list(self._kept.items()):
             self.forget(node)
             if kept.kind is not Draft.EMPTY and node.writer is not None and not node.unlinked:
@@ -311,6 +317,15 @@ class Drafts:
     def _tell(self) -> None:
         self._news.set()
         self._news = trio.Event()
+
+
+@contextmanager
+def _no_mistake(what: str) -> Iterator[None]:
+    """Let no mistake of labfs over one file end the task that sees to all others, and the mount with it."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s could not be seen to; this is a mistake in labfs", what)
 
 
 def _is_dated(node: Node) -> bool:

@@ -14,6 +14,7 @@ from memory import SYSTEMS, MemoryBackend, mounted
 from test_outbox import a_while, save, states
 from test_windows import shown
 
+from labfs import rules
 from labfs import spool as spools
 from labfs.drafts import DRAFT_S
 from labfs.errors import Empty, Invalid, LabfsError, NotFound, NotPermitted, Unavailable
@@ -379,6 +380,28 @@ async def test_a_full_disk_keeps_a_draft_and_the_mount(
         assert backend.newest() == {name: b"data"}
         assert await shown(vfs, box) == {name: b"data"}
     assert states(tmp_path) == []
+
+
+async def test_a_mistake_over_one_draft_ends_no_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    backend, first = system("versions"), "tmpq3x8zk2a"
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await make(vfs, box, first, b"one", ENDED)
+        await make(vfs, box, "tmpa81mz0qx", b"two", ENDED)
+        check_room = rules.check_room
+
+        def mistaken(parent: Node, name: str) -> None:
+            assert name != first, "a mistake in labfs"
+            check_room(parent, name)
+
+        monkeypatch.setattr(rules, "check_room", mistaken)
+        await trio.sleep(DRAFT_S + 5)
+        assert backend.newest() == {"tmpa81mz0qx": b"two"}
+    async with mounted(tmp_path, backend) as (vfs, box):
+        monkeypatch.undo()
+        await a_while()
+        assert set(backend.newest().values()) == {b"one", b"two"}
 
 
 async def test_mv_replaces_its_target_and_removes_its_source(tmp_path: Path, autojump_clock: Clock) -> None:
