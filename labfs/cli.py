@@ -196,7 +196,7 @@ def umount(mountpoint: str) -> None:
     place = mounts.Place(where)
     if there is None or there.fstype != mounts.FSTYPE:
         raise ConfigError(f"{where} is not mounted by labfs.")
-    if not place.in_use():
+    if not place.is_served():
         if mounts.alive(where):
             raise ConfigError(f"{where} is served {mounts.ELSEWHERE}; unmount it from there.")
         mounts.detach(where)

@@ -22,15 +22,14 @@ def outbox() -> None:
 
 def kept_in(place: mounts.Place) -> list[Note]:
     """Return what lies in the spool of a mount and is no living daemon's work."""
-    if place.in_use():
-        try:  # the daemon knows also what a full disk took no note of
-            found: list[Note] = control.ask(place.socket, {"op": "outbox"})["notes"]
-            return found
-        except ConfigError:
-            if place.in_use():  # it has not just died
-                return [note for note in leftovers(place.spool) if note["state"] in ("waiting", "failed", "replacing")]
-    kept = [note for note in leftovers(place.spool) if note["state"] not in ("local", "saved")]
-    return [note for note in kept if note["bytes"] or note["state"] != "writing"]
+    if not place.is_served():
+        kept = [note for note in leftovers(place.spool) if note["state"] not in ("local", "saved")]
+        return [note for note in kept if note["bytes"] or note["state"] != "writing"]
+    try:  # the daemon knows also what a full disk took no note of
+        found: list[Note] = control.ask(place.socket, {"op": "outbox"})["notes"]
+    except ConfigError:
+        return [note for note in leftovers(place.spool) if note["state"] in ("waiting", "failed", "replacing")]
+    return found
 
 
 def _find(name: str) -> tuple[mounts.Place, Note]:

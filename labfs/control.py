@@ -23,6 +23,10 @@ Request = dict[str, Any]
 LONGEST = 1024 * 1024
 
 
+class NoDaemon(ConfigError):
+    """Nobody listens, or whoever did was killed meanwhile."""
+
+
 @contextmanager
 def _short(path: Path) -> Iterator[str]:
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -43,14 +47,31 @@ def ask(path: Path, request: Request, timeout_s: float = 20.0) -> dict[str, Any]
     except TimeoutError:
         raise ConfigError("The labfs daemon of this mount does not answer; see its log.") from None
     except (OSError, ValueError) as error:
-        raise ConfigError("No labfs daemon serves this mount.") from error
+        raise NoDaemon("No labfs daemon serves this mount.") from error
     if "error" in answer:
         raise ConfigError(answer["error"])
     return answer
 
 
-async def listen(path: Path, handle: Callable[[Request], Awaitable[dict[str, Any]]]) -> None:
-    """Answer requests until cancelled; a mistake in one is its sender's."""
+def is_deaf(path: Path) -> bool:
+    """Tell whether a socket is there and nobody listens at it, as a daemon that was killed leaves it."""
+    try:
+        with _short(path) as short, socket.socket(socket.AF_UNIX) as connection:
+            connection.setblocking(False)
+            connection.connect(short)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+async def listen(
+    path: Path,
+    handle: Callable[[Request], Awaitable[dict[str, Any]]],
+    task_status: trio.TaskStatus[None] | None = None,
+) -> None:
+    """Answer requests until cancelled; a mistake in one is its sender's. Started once requests are heard."""
     import trio  # here, since a command line only asks, and would wait a fifth of a second for it
 
     path.unlink(missing_ok=True)
@@ -59,6 +80,8 @@ async def listen(path: Path, handle: Callable[[Request], Awaitable[dict[str, Any
         await listener.bind(short)
     path.chmod(0o600)
     listener.listen()
+    if task_status is not None:
+        task_status.started()
 
     async def serve(stream: trio.SocketStream) -> None:
         try:

@@ -98,7 +98,7 @@ class Daemon:
                     nursery.start_soon(self._vfs.outbox.run)
                     nursery.start_soon(self._vfs.drafts.run)
                     nursery.start_soon(self._widen, door)
-                    nursery.start_soon(control.listen, self._place.socket, self._answer)
+                    await nursery.start(control.listen, self._place.socket, self._answer)
                     self._announce(self._welcome(doubts))
                     # A task waits for each request under way, also for each of many closes on a slow site.
                     with self._serving:  # what is being saved is waited for, but not for ever
@@ -180,6 +180,8 @@ class Daemon:
 
     async def _answer(self, request: control.Request) -> dict[str, Any]:
         match request.get("op"):
+            case "alive":
+                return {"alive": True}
             case "status":
                 return self._status()
             case "refresh":

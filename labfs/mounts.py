@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labfs import control
 from labfs.config import cache_dir, state_dir
 from labfs.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 FSTYPE = "fuse.labfs"
+DYING_S = 2.0
+ALIVE_S = 3.0  # for a daemon to say that it lives
 LOOK_S = 5.0  # for a mount to show that it lives
 ALLOWS_OTHERS = "user_allow_other"  # the line that lets ordinary users use the option; root needs none
 ELSEWHERE = "by a labfs of another user or with another LABFS_STATE_DIR"
@@ -136,7 +139,27 @@ class Place:
                 raise ConfigError(f"labfs cannot keep its state in {self.directory}: {error.strerror}.") from error
 
     def in_use(self) -> bool:
-        """Tell whether a living labfs serves this mount point. Changes nothing, also on a disk that is in trouble."""
+        """Tell whether a living labfs serves this mount point. Changes nothing, also on a disk that is in trouble.
+
+        One that was killed a moment ago is not listening any more, and holds its lock until its last thread has ended.
+        """
+        until = time.monotonic() + DYING_S
+        while locked := self._is_locked():
+            if not control.is_deaf(self.socket) or time.monotonic() > until:
+                break
+            time.sleep(0.02)
+        return locked
+
+    def is_served(self) -> bool:
+        """Tell whether a labfs is there that answers; one that keeps silent counts, one that is dying does not."""
+        try:
+            return self.in_use() and bool(control.ask(self.socket, {"op": "alive"}, ALIVE_S))
+        except control.NoDaemon:
+            return self.in_use()
+        except ConfigError:
+            return True
+
+    def _is_locked(self) -> bool:
         try:
             lock = os.open(self.directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -64,4 +64,5 @@ class Place:
         return seen
 
     def reset(self) -> None:
+        self.uploads()  # what is counted late belongs to what came before
         self.lab.sandbox.reset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from stage import Mount, Sandbox, labfs, mounted, run, typed
+
+from labfs import mounts
 
 pytestmark = pytest.mark.mount
 
@@ -338,7 +341,23 @@ def test_umount_of_a_dead_mount_detaches_it(mount: Mount) -> None:
     os.kill(mount.pid, signal.SIGKILL)
     assert gone(mount.pid)
     done = mount.stop()
-    assert (done.returncode, mounted(mount.path)) == (0, False)
+    assert (done.returncode, mounted(mount.path)) == (0, False), done.stderr + done.stdout
+
+
+def test_a_lock_without_ears_is_of_a_daemon_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABFS_STATE_DIR", str(tmp_path / "state"))
+    place = mounts.Place(str(tmp_path / "mnt"))
+    place.directory.mkdir(parents=True)
+    with open(place.directory / "lock", "w") as lock, socket.socket(socket.AF_UNIX) as ear:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert place.in_use(), "it begins"
+        with contextlib.chdir(place.directory):
+            ear.bind(place.socket.name)
+        threading.Timer(0.3, fcntl.flock, (lock, fcntl.LOCK_UN)).start()
+        assert not place.in_use()
+        ear.listen()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert place.in_use()
 
 
 def test_umount_names_who_is_busy(mount: Mount) -> None:

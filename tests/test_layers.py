@@ -151,7 +151,7 @@ LAW: dict[str, set[str]] = {
     "control": {"errors"},
     "credentials": {"errors", "secrecy"},
     "config": WAIST | {"site", "backends", "credentials"},
-    "mounts": {"config", "errors"},
+    "mounts": {"config", "control", "errors"},
     "daemon": WAIST
     | {
         "site",
