@@ -1,3 +1,3 @@
-from labfs.cli import main
+from labfs.cli.main import main
 
 main()

@@ -14,7 +14,7 @@ import trio
 
 from labfs.backend import Accept, Backend, Buffer, Entry, Replace, Target
 from labfs.errors import CrossDevice, Exists, Invalid, LabfsError, NameTooLong, NotFound, Stale
-from labfs.scan import scan
+from labfs.tree.scan import scan
 
 MIB = 1024 * 1024
 

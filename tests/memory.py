@@ -13,16 +13,28 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Accept, Buffer, Capabilities, Entry, Page, Parts, Receipt, Replace, Sink, Source, Target
-from labfs.copies import Copies
+from labfs.backend import (
+    Accept,
+    Buffer,
+    Capabilities,
+    Entry,
+    Page,
+    Parts,
+    Receipt,
+    Replace,
+    Sink,
+    Source,
+    Target,
+)
 from labfs.errors import LabfsError, NotFound, Stale
-from labfs.kept import Kept
-from labfs.node import Node
-from labfs.seen import Seen
-from labfs.site import Site
-from labfs.sizes import Sizes
-from labfs.spool import Spool
-from labfs.vfs import Vfs
+from labfs.read.whole import Copies
+from labfs.tree.node import Node
+from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.seen import Seen
+from labfs.tree.remembered.sizes import Sizes
+from labfs.tree.site import Site
+from labfs.vfs.vfs import Vfs
+from labfs.write.spool import Spool
 
 MIB = 1024 * 1024
 RULES = Capabilities(

@@ -16,7 +16,7 @@ from typing import Any
 
 import trustme
 
-from labfs.client import Client
+from labfs.http.client import Client
 
 PAST = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
 FUTURE = datetime.datetime(2090, 1, 1, tzinfo=datetime.UTC)

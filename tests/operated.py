@@ -25,16 +25,16 @@ import trio
 from memory import MIB, SYSTEMS, MemoryBackend
 from stage import mounted
 
-from labfs import outbox
 from labfs.backend import Capabilities, Entry, Parts, Replace, Target
-from labfs.copies import Copies
 from labfs.errors import Unavailable
-from labfs.fuse import Door
-from labfs.seen import Seen
-from labfs.site import Site
-from labfs.sizes import Sizes
-from labfs.spool import Spool, remove
-from labfs.vfs import Vfs
+from labfs.fuse.door import Door
+from labfs.read.whole import Copies
+from labfs.tree.remembered.seen import Seen
+from labfs.tree.remembered.sizes import Sizes
+from labfs.tree.site import Site
+from labfs.vfs import outbox
+from labfs.vfs.vfs import Vfs
+from labfs.write.spool import Spool, remove
 
 SETTLED_S = 20.0
 BOX = "memory/box"

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from stage import TIMEOUT_S, Sandbox
 
-from labfs import control
+from labfs.daemon import control
 
 USER, GROUP = pwd.getpwnam("nobody")[2:4]  # fusermount3 wants an account
 OTHER_USER, OTHER_GROUP = 64002, 64003

@@ -17,13 +17,13 @@ import trio
 from memory import RULES, MemoryBackend
 
 from labfs.backend import Entry, Replace
-from labfs.copies import Copies
-from labfs.fuse import Door
-from labfs.seen import Seen
-from labfs.site import Site
-from labfs.sizes import Sizes
-from labfs.spool import Spool
-from labfs.vfs import Vfs
+from labfs.fuse.door import Door
+from labfs.read.whole import Copies
+from labfs.tree.remembered.seen import Seen
+from labfs.tree.remembered.sizes import Sizes
+from labfs.tree.site import Site
+from labfs.vfs.vfs import Vfs
+from labfs.write.spool import Spool
 
 ODD_NAMES = [
     "..", ".", "", "a/b", "../../etc/passwd", "new\nline", "nul\0name", "tab\there", "x" * 1000, "é" * 300, "\udc80half",

@@ -20,7 +20,8 @@ from unittest import mock
 
 import httpx
 
-from labfs import cli, control
+from labfs.cli import main as cli
+from labfs.daemon import control
 from labfs.sandbox.basespace.switches import Switches
 
 TIMEOUT_S = 90

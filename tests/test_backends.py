@@ -14,7 +14,7 @@ from labfs.backend import Backend, Entry
 from labfs.backends import KINDS
 from labfs.backends.common import Settings
 from labfs.errors import Unavailable
-from labfs.scan import scan
+from labfs.tree.scan import scan
 
 
 class BaseSpaceGround:

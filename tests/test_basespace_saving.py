@@ -13,11 +13,11 @@ from stage import Folder, Mount, Sandbox, run
 
 from labfs.backend import Receipt, Target
 from labfs.backends import KINDS
-from labfs.backends import basespace_entries as entries
-from labfs.backends.basespace import BaseSpace
+from labfs.backends.basespace import entries
+from labfs.backends.basespace.backend import BaseSpace
 from labfs.backends.common import Settings
 from labfs.errors import Malformed
-from labfs.scan import scan
+from labfs.tree.scan import scan
 
 MIB = 1024 * 1024
 ROW = {"Id": "7", "Name": "f", "Path": "f", "Size": 1, "DateCreated": "2021-04-01T10:00:00.0000000Z",

@@ -16,11 +16,21 @@ from stage import Sandbox
 
 from labfs.backend import Backend, Entry, Target
 from labfs.backends import KINDS
-from labfs.backends.clarity_requests import Api
+from labfs.backends.clarity.requests import Api
 from labfs.backends.common import Settings
-from labfs.client import Client
-from labfs.errors import Barred, Denied, Exists, Invalid, LabfsError, Malformed, NotPermitted, TooLarge, Unranged
-from labfs.scan import scan
+from labfs.errors import (
+    Barred,
+    Denied,
+    Exists,
+    Invalid,
+    LabfsError,
+    Malformed,
+    NotPermitted,
+    TooLarge,
+    Unranged,
+)
+from labfs.http.client import Client
+from labfs.tree.scan import scan
 
 
 @pytest.fixture

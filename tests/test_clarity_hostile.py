@@ -12,11 +12,11 @@ import trio
 from contract import Bytes, hurried
 
 from labfs.backend import Content, Entry, Target
-from labfs.backends.clarity import Clarity
-from labfs.backends.clarity_entries import explain
-from labfs.client import Client
+from labfs.backends.clarity.backend import Clarity
+from labfs.backends.clarity.entries import explain
 from labfs.errors import LabfsError, Malformed
-from labfs.scan import scan
+from labfs.http.client import Client
+from labfs.tree.scan import scan
 
 RI = "http://genologics.com/ri"
 BOMB = b"""<?xml version="1.0"?><!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;">]>

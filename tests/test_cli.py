@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from stage import Mount, Sandbox, labfs, mounted, run, typed
 
-from labfs import mounts
+from labfs.daemon import mounts
 
 pytestmark = pytest.mark.mount
 

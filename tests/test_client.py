@@ -13,8 +13,8 @@ import trio
 from contract import Basket
 
 from labfs import errors
-from labfs.client import COMPILING, Answer, Client, Patience
-from labfs.urgency import dispensable, unhurried
+from labfs.backend import dispensable, unhurried
+from labfs.http.client import COMPILING, Answer, Client, Patience
 
 Clock = trio.testing.MockClock
 Handler = Callable[[httpx.Request], Any]
@@ -200,7 +200,7 @@ async def test_what_is_not_json_is_told_plainly(body: bytes, autojump_clock: Clo
 
 
 async def test_an_endless_answer_is_cut_off(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labfs.client.LONGEST_ANSWER", 1000)
+    monkeypatch.setattr("labfs.http.client.LONGEST_ANSWER", 1000)
     with pytest.raises(errors.Malformed, match="more than"):
         await client(Script(httpx.Response(200, content=bytes(1001)))).call("GET", "v1/things")
 

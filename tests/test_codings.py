@@ -14,7 +14,7 @@ import pytest
 from five_stage import SITES, Lab
 from stage import Mount, Sandbox, run
 
-from labfs import codings
+from labfs.http import codings
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(120)]
 

@@ -15,13 +15,13 @@ from redcap_stage import Redcap, opened
 from stage import Mount, Sandbox
 from test_proof import Line, each
 
-from labfs import copies
 from labfs.backend import Entry, Replace, Sink
-from labfs.blocks import Blocks
-from labfs.copies import Copies
-from labfs.digests import SPAN
 from labfs.errors import LabfsError, Stale
-from labfs.reader import Readers
+from labfs.read import whole
+from labfs.read.blocks import Blocks
+from labfs.read.digests import SPAN
+from labfs.read.reader import Readers
+from labfs.read.whole import Copies
 
 DATA = random.Random(1).randbytes(3 * SPAN + 1234)
 WHOLE = replace(RULES, ranged=False, measured=False, replace=Replace.IN_PLACE)
@@ -183,10 +183,10 @@ async def test_a_disk_that_keeps_nothing_is_an_error_and_no_endless_download(
 ) -> None:
     copy = store.copies(nursery).open(VERSION, store.content)
     pread = os.pread
-    monkeypatch.setattr(copies.os, "pread", lambda *where: bytes(len(pread(*where))))
+    monkeypatch.setattr(whole.os, "pread", lambda *where: bytes(len(pread(*where))))
     with pytest.raises(LabfsError, match="LABFS_CACHE_DIR"):
         await copy.read(0, SPAN)
-    assert store.pours == copies.DAMAGES
+    assert store.pours == whole.DAMAGES
     monkeypatch.undo()
     assert bytes(await copy.read(0, SPAN)) == DATA[:SPAN]
 

@@ -14,15 +14,15 @@ from typing import Any
 import httpx
 import pytest
 
-from labfs import config, secrecy
 from labfs.backends.basic import Basic
-from labfs.bulk import Ask, rust
-from labfs.client import Answer, Client
-from labfs.errors import ConfigError, Denied, LabfsError, Malformed, Unauthorized, sentence
-from labfs.presigned import Address
-from labfs.route import Route
-from labfs.trust import trust
-from labfs.verdicts import translated
+from labfs.daemon import config
+from labfs.errors import ConfigError, Denied, LabfsError, Malformed, Unauthorized, secrecy, sentence
+from labfs.http.client import Answer, Client
+from labfs.http.contents import Address
+from labfs.http.download import Ask, rust
+from labfs.http.failures import translated
+from labfs.http.network.route import Route
+from labfs.http.network.trust import trust
 
 TOKEN = "0a1b2c3d-DISTINCT-4e5f"
 SITES = {

@@ -1,6 +1,6 @@
 """Two things that are done to one name, at a time or one after the other: none is lost, doubled, or comes back.
 
-What a save was begun on is what recovery takes it for. The rows of labfs/WINDOWS.md that test_windows.py does not carry.
+What a save was begun on is what recovery takes it for. The rows of labfs/write/WINDOWS.md that test_windows.py does not carry.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from test_windows import Breaking, Step, died, row, settled, shown, system
 
 from labfs.backend import Entry, Source, Target
 from labfs.errors import Denied, DiskFailed, Invalid, LabfsError, Unavailable
-from labfs.node import Node
-from labfs.spool import Spool
-from labfs.vfs import Vfs
+from labfs.tree.node import Node
+from labfs.vfs.vfs import Vfs
+from labfs.write.spool import Spool
 
 Clock = trio.testing.MockClock
 
@@ -105,7 +105,7 @@ async def test_a_note_that_the_disk_refused_is_newer_than_what_waits(
             raise DiskFailed(28, "full")
 
         with monkeypatch.context() as patch:
-            patch.setattr("labfs.spool.write_note", full)
+            patch.setattr("labfs.write.spool.write_note", full)
             await vfs.files.release(handle)
             await trio.sleep(14)
             assert backend.named("f") == [b"first"]
@@ -165,7 +165,7 @@ async def test_a_rename_that_a_full_disk_refuses_leaves_both_names(
             written.append(note)
 
         with monkeypatch.context() as patch:
-            patch.setattr("labfs.spool.write_note", full)
+            patch.setattr("labfs.write.spool.write_note", full)
             with pytest.raises(OSError):
                 await vfs.rename(box, "f~", box, "f")
         assert await shown(vfs, box) == {"f": b"first", "f~": b"second"}

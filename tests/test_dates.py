@@ -13,9 +13,9 @@ import pytest
 from five_stage import Lab
 from stage import Mount, Sandbox, run
 
-from labfs import dates
 from labfs.backend import Entry
-from labfs.seen import Seen
+from labfs.tree.remembered import dates
+from labfs.tree.remembered.seen import Seen
 
 DATELESS = ("clarity", "odm", "redcap")
 FILE = Entry(id="files/1", name="f", is_dir=False, version="1", size=10)

@@ -14,13 +14,13 @@ from memory import SYSTEMS, MemoryBackend, mounted
 from test_outbox import a_while, save, states
 from test_windows import shown
 
-from labfs import rules
-from labfs import spool as spools
-from labfs.drafts import DRAFT_S
 from labfs.errors import Empty, Invalid, LabfsError, NotFound, NotPermitted, Unavailable
-from labfs.node import Node
-from labfs.signs import Draft, Known, Maker, judge
-from labfs.vfs import Vfs
+from labfs.tree.node import Node
+from labfs.vfs import policy
+from labfs.vfs.drafts.life import DRAFT_S
+from labfs.vfs.drafts.signs import Draft, Known, Maker, judge
+from labfs.vfs.vfs import Vfs
+from labfs.write import spool as spools
 
 Clock = trio.testing.MockClock
 
@@ -389,13 +389,13 @@ async def test_a_mistake_over_one_draft_ends_no_mount(
     async with mounted(tmp_path, backend) as (vfs, box):
         await make(vfs, box, first, b"one", ENDED)
         await make(vfs, box, "tmpa81mz0qx", b"two", ENDED)
-        check_room = rules.check_room
+        check_room = policy.check_room
 
         def mistaken(parent: Node, name: str) -> None:
             assert name != first, "a mistake in labfs"
             check_room(parent, name)
 
-        monkeypatch.setattr(rules, "check_room", mistaken)
+        monkeypatch.setattr(policy, "check_room", mistaken)
         await trio.sleep(DRAFT_S + 5)
         assert backend.newest() == {"tmpa81mz0qx": b"two"}
     async with mounted(tmp_path, backend) as (vfs, box):

@@ -10,8 +10,8 @@ import pytest
 from contract import Basket
 
 from labfs import errors
-from labfs.client import Client
-from labfs.codings import ends_surely
+from labfs.http.client import Client
+from labfs.http.codings import ends_surely
 
 BYTES = bytes(range(250))
 

@@ -7,7 +7,7 @@ import trio
 import trio.lowlevel
 
 from labfs.errors import Invalid, Unanswered, again, ungrouped
-from labfs.flight import Flight
+from labfs.read.flight import Flight
 
 
 async def test_whoever_waits_gets_the_failure_for_himself_with_all_that_is_known_of_it() -> None:

@@ -17,10 +17,12 @@ from memory import SYSTEMS, MemoryBackend
 from test_outbox import IN_PLACE, a_while, mounted, save, states
 from test_review import called, disk_full, waiting
 
-from labfs import cli, holders, mounts
-from labfs.config import cache_dir, state_dir
+from labfs.cli import main as cli
+from labfs.daemon import mounts
+from labfs.daemon.config import cache_dir, state_dir
 from labfs.errors import Busy, ConfigError, Denied, DiskFailed, LabfsError
-from labfs.spool import Spool, SpoolFile
+from labfs.fuse import holders
+from labfs.write.spool import Spool, SpoolFile
 
 Clock = trio.testing.MockClock
 

@@ -21,16 +21,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from memory import SYSTEMS, MemoryBackend
 
-from labfs import outbox
 from labfs.backend import Capabilities
-from labfs.copies import Copies
 from labfs.errors import LabfsError, Unavailable
-from labfs.node import Node
-from labfs.seen import Seen
-from labfs.site import Site
-from labfs.sizes import Sizes
-from labfs.spool import Spool
-from labfs.vfs import Vfs
+from labfs.read.whole import Copies
+from labfs.tree.node import Node
+from labfs.tree.remembered.seen import Seen
+from labfs.tree.remembered.sizes import Sizes
+from labfs.tree.site import Site
+from labfs.vfs import outbox
+from labfs.vfs.vfs import Vfs
+from labfs.write.spool import Spool
 
 EXAMPLES = 1500 if os.environ.get("LABFS_SOAK") else 60
 NAMES = st.sampled_from(["a", "b", "c.txt"])

@@ -13,10 +13,10 @@ from memory import RULES, MemoryBackend, opened
 
 from labfs.backend import Accept, Capabilities, Entry, Replace
 from labfs.errors import CrossDevice, Exists, NameTooLong, NotPermitted, ReadOnly, TooLarge
-from labfs.layout import DEEPEST, fold
-from labfs.node import Node
-from labfs.seen import Seen
-from labfs.vfs import Vfs
+from labfs.tree.layout import DEEPEST, fold
+from labfs.tree.node import Node
+from labfs.tree.remembered.seen import Seen
+from labfs.vfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
 IN_PLACE = replace(RULES, replace=Replace.IN_PLACE)

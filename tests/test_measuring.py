@@ -17,11 +17,11 @@ from five_stage import Lab
 from memory import SYSTEMS, MemoryBackend, opened
 from stage import Mount, Sandbox, run, typed
 
-from labfs.client import Client
+from labfs.backend import dispensable
 from labfs.errors import Malformed, Unavailable
-from labfs.measuring import GIVEN_UP_S, LISTED_S
-from labfs.tree import LISTING_S
-from labfs.urgency import dispensable
+from labfs.http.client import Client
+from labfs.tree.measuring import GIVEN_UP_S, LISTED_S
+from labfs.tree.tree import LISTING_S
 
 Clock = trio.testing.MockClock
 

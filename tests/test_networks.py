@@ -22,7 +22,7 @@ from network_stage import NOTHING, PAST, Authority, Between, processes
 from reverse import Reverse, Style
 from stage import Mount, Sandbox, labfs, run, until
 
-from labfs import config, control
+from labfs.daemon import config, control
 from labfs.errors import ConfigError
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(180)]

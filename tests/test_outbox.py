@@ -14,9 +14,9 @@ from memory import RULES, MemoryBackend, mounted
 
 from labfs.backend import Replace
 from labfs.errors import Conflict, Denied, LabfsError, NoBytes, Unanswered, Unavailable
-from labfs.node import Node
-from labfs.spool import Spool
-from labfs.vfs import Vfs
+from labfs.tree.node import Node
+from labfs.vfs.vfs import Vfs
+from labfs.write.spool import Spool
 
 Clock = trio.testing.MockClock
 IN_PLACE = replace(RULES, replace=Replace.IN_PLACE)

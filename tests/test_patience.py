@@ -20,8 +20,8 @@ import trio.testing
 from five_stage import SITES, Lab
 from stage import Mount, Sandbox
 
-from labfs.answers import LONG_S, REPEATED_S, STEP_S, Repeats, Walks, answered
 from labfs.errors import Unavailable
+from labfs.fuse.answers import LONG_S, REPEATED_S, STEP_S, Repeats, Walks, answered
 
 Clock = trio.testing.MockClock
 CONTROL = "/sys/fs/fuse/connections"

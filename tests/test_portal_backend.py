@@ -17,12 +17,12 @@ from contract import Basket, Bytes, Contract, hurried, noise, poured
 from portal_stage import ADA, BEN, Service, Team, opened
 from stage import Sandbox
 
-from labfs import config
 from labfs.backend import Backend, Entry, Target
-from labfs.backends import KINDS, portal_lists
+from labfs.backends import KINDS
 from labfs.backends.common import Settings
-from labfs.backends.portal import Portal
-from labfs.client import Client
+from labfs.backends.portal import lists
+from labfs.backends.portal.backend import Portal
+from labfs.daemon import config
 from labfs.errors import (
     ConfigError,
     CrossDevice,
@@ -37,7 +37,8 @@ from labfs.errors import (
     Unavailable,
     Unranged,
 )
-from labfs.scan import scan
+from labfs.http.client import Client
+from labfs.tree.scan import scan
 
 MIB = 1024 * 1024
 
@@ -483,7 +484,7 @@ async def test_files_that_are_told_one_by_one_are_those_that_are_told_together(
     together = await found()
     assert f"attachments/{mine}" in [entry.id for entry in together]
     for name, value in {"FEW": 0, "TOGETHER_S": -1.0, "PAGE": 3}.items():
-        monkeypatch.setattr(portal_lists, name, value)
+        monkeypatch.setattr(lists, name, value)
     portal = build(service)
     monkeypatch.setattr(ground, "backend", portal)
     try:

@@ -12,12 +12,12 @@ import pytest
 import trio
 from memory import RULES, MemoryBackend, MemoryContent
 
-from labfs import proof
 from labfs.backend import Buffer, Entry
-from labfs.blocks import Blocks
-from labfs.copies import Copies
-from labfs.proof import HELD, Damaged
-from labfs.reader import BLOCK, Reader, Readers
+from labfs.read import proof
+from labfs.read.blocks import Blocks
+from labfs.read.proof import HELD, Damaged
+from labfs.read.reader import BLOCK, Reader, Readers
+from labfs.read.whole import Copies
 
 Spoil = Callable[[int, bytes], bytes]
 WRONG = "md5:" + "0" * 32
@@ -333,7 +333,7 @@ def held(nursery: trio.Nursery, tmp_path: Path) -> Ground:
 async def test_the_end_of_a_file_waits_for_a_second_download_that_is_slow(
     held: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labfs.reader.HOLD_S", 0.2)
+    monkeypatch.setattr("labfs.read.reader.HOLD_S", 0.2)
     assert held.line.gate is not None
     async with trio.open_nursery() as nursery:
         done = trio.Event()
@@ -351,7 +351,7 @@ async def test_the_end_of_a_file_waits_for_a_second_download_that_is_slow(
 async def test_a_second_download_that_takes_too_long_is_for_the_next_reading(
     held: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labfs.reader.HOLD_S", 0.02)
+    monkeypatch.setattr("labfs.read.reader.HOLD_S", 0.02)
     assert held.line.gate is not None
     reader = held.open()
     with pytest.raises(Damaged, match="under way"):

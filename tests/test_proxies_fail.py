@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from network_stage import WAYS, Bed, processes
 
-from labfs.client import Client
+from labfs.backend import dispensable
 from labfs.errors import Barred, LabfsError, Unavailable
-from labfs.urgency import dispensable
+from labfs.http.client import Client
 
 
 @pytest.fixture(scope="module")

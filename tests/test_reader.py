@@ -10,10 +10,10 @@ import trio
 from memory import MemoryBackend, MemoryContent
 
 from labfs.backend import Buffer
-from labfs.blocks import Blocks
-from labfs.copies import Copies
 from labfs.errors import Malformed
-from labfs.reader import BLOCK, Reader, Readers
+from labfs.read.blocks import Blocks
+from labfs.read.reader import BLOCK, Reader, Readers
+from labfs.read.whole import Copies
 
 
 class Careless(MemoryContent):

@@ -9,9 +9,10 @@ import click
 import pytest
 from stage import Mount
 
-from labfs import config, route, trust
 from labfs.backends import KINDS
-from labfs.cli import cli
+from labfs.cli.main import cli
+from labfs.daemon import config
+from labfs.http.network import route, trust
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 

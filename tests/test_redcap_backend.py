@@ -12,10 +12,10 @@ from redcap_stage import opened
 from stage import Sandbox
 
 from labfs.backend import Entry, Page
-from labfs.backends.redcap import CAPABILITIES, Redcap
-from labfs.backends.redcap_entries import mint
-from labfs.backends.redcap_wire import Secret, explain, site_url
-from labfs.client import Client
+from labfs.backends.redcap.backend import CAPABILITIES, Redcap
+from labfs.backends.redcap.entries import mint
+from labfs.backends.redcap.wire import Secret, explain, site_url
+from labfs.http.client import Client
 
 
 def build(service: Service, **tokens: str) -> Redcap:

@@ -21,10 +21,9 @@ from stage import Sandbox
 from test_redcap_backend import build, field_of, page
 
 from labfs.backend import Accept, Entry, Target
-from labfs.backends.redcap import Redcap
-from labfs.backends.redcap_saving import DOCUMENT
-from labfs.backends.redcap_wire import Rounds
-from labfs.client import Client
+from labfs.backends.redcap.backend import Redcap
+from labfs.backends.redcap.saving import DOCUMENT
+from labfs.backends.redcap.wire import Rounds
 from labfs.errors import (
     Conflict,
     Denied,
@@ -40,7 +39,8 @@ from labfs.errors import (
     Unanswered,
     Unavailable,
 )
-from labfs.scan import scan
+from labfs.http.client import Client
+from labfs.tree.scan import scan
 
 
 @pytest.fixture
@@ -176,8 +176,8 @@ async def test_batches_and_all_at_once_are_the_same(
     alias: str, backend: Redcap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = await page(backend, alias)
-    monkeypatch.setattr("labfs.backends.redcap_projects.QUICK_S", 0.0)
-    monkeypatch.setattr("labfs.backends.redcap_projects.MOST", 500 if alias == "wells" else 3)
+    monkeypatch.setattr("labfs.backends.redcap.projects.QUICK_S", 0.0)
+    monkeypatch.setattr("labfs.backends.redcap.projects.MOST", 500 if alias == "wells" else 3)
     in_batches = await page(backend, alias)
     assert in_batches == at_once
 
@@ -185,7 +185,7 @@ async def test_batches_and_all_at_once_are_the_same(
 async def test_a_list_is_read_on_where_its_walk_was_forgotten(
     backend: Redcap, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
 ) -> None:
-    monkeypatch.setattr("labfs.backends.redcap_projects.QUICK_S", 0.0)
+    monkeypatch.setattr("labfs.backends.redcap.projects.QUICK_S", 0.0)
     (project,) = [e for e in (await backend.page(backend.root, None)).entries if e.name == "wells"]
     walked = [await backend.page(project, None)]
     sandbox.reset()

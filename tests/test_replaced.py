@@ -20,9 +20,9 @@ from memory import SYSTEMS, MemoryBackend, opened
 from stage import Mount, Sandbox, run
 
 from labfs.errors import LabfsError, NotFound, Stale
-from labfs.node import Node
-from labfs.reader import BLOCK
-from labfs.vfs import Vfs
+from labfs.read.reader import BLOCK
+from labfs.tree.node import Node
+from labfs.vfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
 

@@ -17,11 +17,11 @@ import trio.testing
 from memory import RULES, MemoryBackend
 from test_outbox import AWAY, IN_PLACE, a_while, mounted, save, states
 
-from labfs import spool as spools
-from labfs.copies import Copies
 from labfs.errors import LabfsError, Unavailable
-from labfs.sizes import Sizes
-from labfs.spool import Spool, SpoolFile
+from labfs.read.whole import Copies
+from labfs.tree.remembered.sizes import Sizes
+from labfs.write import spool as spools
+from labfs.write.spool import Spool, SpoolFile
 
 Clock = trio.testing.MockClock
 

@@ -8,9 +8,9 @@ import pytest
 import trio
 from network_stage import WAYS, Bed, processes
 
-from labfs.client import Client
 from labfs.errors import ConfigError
-from labfs.route import Exempt, Route, doubts
+from labfs.http.client import Client
+from labfs.http.network.route import Exempt, Route, doubts
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from test_outbox import Clock, save
 from test_windows import shown
 
 from labfs.backend import Entry, Page
-from labfs.seen import Seen
+from labfs.tree.remembered.seen import Seen
 
 BY_DELETE = SYSTEMS["by delete"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 from recordings import FILES, Recording, read
 
-from labfs.scratch import is_scratch
-from labfs.signs import MARKS, Known, Maker, judge, judge_folder
+from labfs.vfs.drafts.scratch import is_scratch
+from labfs.vfs.drafts.signs import MARKS, Known, Maker, judge, judge_folder
 
 PID = 30_000  # of a recording's process 0: no number that stands in a name by chance
 NAMES = sorted(path.stem for path in FILES.glob("*.txt"))

@@ -17,13 +17,13 @@ import trio.testing
 from memory import SYSTEMS, MemoryBackend, opened
 
 from labfs.backend import Accept, Entry, Page, Replace
-from labfs.config import SiteSettings
+from labfs.daemon.config import SiteSettings
 from labfs.errors import LabfsError, NotYet, Unanswered, Unavailable
-from labfs.kept import Kept
-from labfs.listing import LONGEST_REST_S, PAUSE_S
-from labfs.node import Node
-from labfs.signs import Maker
-from labfs.vfs import Vfs
+from labfs.tree.listing import LONGEST_REST_S, PAUSE_S
+from labfs.tree.node import Node
+from labfs.tree.remembered.kept import Kept
+from labfs.vfs.drafts.signs import Maker
+from labfs.vfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
 DEADLINE_S = 17.0  # of the door

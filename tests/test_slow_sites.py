@@ -20,7 +20,7 @@ import pytest
 from portal_stage import ADA, Service, Team
 from stage import Mount, Sandbox, labfs, run
 
-from labfs import control
+from labfs.daemon import control
 
 pytestmark = pytest.mark.mount
 

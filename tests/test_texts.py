@@ -13,9 +13,10 @@ import pytest
 from five_stage import SITES, Lab
 from stage import Mount, Sandbox, labfs
 
-from labfs import names, texts
-from labfs.backends.redcap_wire import Wire
-from labfs.client import Client
+from labfs.backends.redcap.wire import Wire
+from labfs.http import texts
+from labfs.http.client import Client
+from labfs.tree import names
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(120)]
 

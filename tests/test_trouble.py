@@ -26,19 +26,19 @@ from stage import Folder, Mount, Sandbox, labfs, mounted, run, typed, until
 from test_outbox import AWAY, a_while, save, states
 from test_outbox import mounted as in_memory
 
-from labfs import mounts
-from labfs import notes as journal
-from labfs import spool as spools
 from labfs.backend import Target
 from labfs.backends import KINDS
 from labfs.backends.common import Settings
-from labfs.client import Answer
-from labfs.copies import Copies
+from labfs.daemon import mounts
 from labfs.errors import ConfigError, DiskFailed, NoSpace, Unavailable
-from labfs.presigned import address
-from labfs.reasons import Reasons
-from labfs.spool import Spool
-from labfs.verdicts import refusal
+from labfs.errors.reasons import Reasons
+from labfs.http.client import Answer
+from labfs.http.contents import address
+from labfs.http.failures import refusal
+from labfs.read.whole import Copies
+from labfs.write import journal
+from labfs.write import spool as spools
+from labfs.write.spool import Spool
 
 Clock = trio.testing.MockClock
 KIB, MIB = 1024, 1024 * 1024

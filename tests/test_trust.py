@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from network_stage import FUTURE, NOTHING, PAST, WAYS, Authority, Bed, Between, processes
 
-from labfs import trust
-from labfs.client import Client
 from labfs.errors import Barred, ConfigError
+from labfs.http.client import Client
+from labfs.http.network import trust
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ async def test_a_server_that_only_openssl_takes_is_asked_by_it_from_then_on(
         there = front(bed, start, certificate)
         url = f"https://localhost:{there.port}/"
         client = Client("hub", url, dict, ca=str(certificate))
-        with caplog.at_level("INFO", "labfs.ways"):
+        with caplog.at_level("INFO", "labfs.http.network.ways"):
             for _ in range(3):
                 await WAYS[1](client, url)
         notes = [record.message for record in caplog.records if "faster library" in record.message]

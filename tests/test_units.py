@@ -16,16 +16,16 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labfs import names
 from labfs.backend import Entry
-from labfs.blocks import Blocks
 from labfs.errors import LabfsError, Unavailable
-from labfs.holders import program
-from labfs.inodes import ROOT, Inodes
-from labfs.proof import MIB, Proof, part_sizes
-from labfs.scratch import is_scratch
-from labfs.seen import Seen
-from labfs.spool import Ranges
+from labfs.fuse.holders import program
+from labfs.fuse.inodes import ROOT, Inodes
+from labfs.read.blocks import Blocks
+from labfs.read.proof import MIB, Proof, part_sizes
+from labfs.tree import names
+from labfs.tree.remembered.seen import Seen
+from labfs.vfs.drafts.scratch import is_scratch
+from labfs.write.spool import Ranges
 
 # -- names -----------------------------------------------------------------------------------------------
 

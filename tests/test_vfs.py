@@ -16,8 +16,8 @@ from memory import RULES, MemoryBackend, opened
 
 from labfs.backend import Replace
 from labfs.errors import Denied, Garbled, LabfsError, NotFound, NotPermitted, Stale, Unavailable
-from labfs.tree import LISTING_S, Node
-from labfs.vfs import Vfs
+from labfs.tree.tree import LISTING_S, Node
+from labfs.vfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
 

@@ -14,10 +14,10 @@ import trio.testing
 from memory import RULES, MemoryBackend, opened
 
 from labfs.backend import Replace, Sink
-from labfs.copies import GLANCE, UNWANTED_S, Copies
 from labfs.errors import NotFound, Stale, Unavailable, Unranged, WrongLength
-from labfs.tree import LISTING_S
-from labfs.vfs import Vfs
+from labfs.read.whole import GLANCE, UNWANTED_S, Copies
+from labfs.tree.tree import LISTING_S
+from labfs.vfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
 WHOLE = replace(RULES, ranged=False, measured=False, replace=Replace.IN_PLACE)

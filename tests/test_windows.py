@@ -1,4 +1,4 @@
-"""Each row of labfs/WINDOWS.md: the daemon dies there, or an answer is lost, and what was saved is there once.
+"""Each row of labfs/write/WINDOWS.md: the daemon dies there, or an answer is lost, and what was saved is there once.
 
 Those of two saves of one name are in test_crossing.py.
 """
@@ -20,16 +20,16 @@ from memory import SYSTEMS, MemoryBackend, MemoryUpload, mounted
 from test_outbox import a_while, save, states
 
 import labfs
-from labfs import notes
 from labfs.backend import Entry, Replace
 from labfs.errors import Denied, Invalid, LabfsError, NoBytes, Unanswered, Unavailable
-from labfs.node import Node
-from labfs.signs import Maker
-from labfs.spool import Spool
-from labfs.vfs import Vfs
+from labfs.tree.node import Node
+from labfs.vfs.drafts.signs import Maker
+from labfs.vfs.vfs import Vfs
+from labfs.write import journal
+from labfs.write.spool import Spool
 
 Clock = trio.testing.MockClock
-TABLE = Path(labfs.__file__).parent / "WINDOWS.md"
+TABLE = Path(labfs.__file__).parent / "write/WINDOWS.md"
 CHANGES = ("upload", "delete", "rename", "complete")
 
 
@@ -170,16 +170,17 @@ def test_each_row_has_a_test_and_each_test_a_row() -> None:
 
 def test_the_table_names_every_state_of_a_note() -> None:
     told = " ".join(" ".join(cells) for cells in rows().values())
-    assert {state for state in notes.STATES if not re.search(rf"`{state}`", told)} == set()
+    assert {state for state in journal.STATES if not re.search(rf"`{state}`", told)} == set()
 
 
 def changing() -> set[str]:
     """Return the functions of all backends that send a request which may change something."""
     found = set()
-    for path in sorted((TABLE.parent / "backends").glob("*.py")):
+    backends = TABLE.parents[1] / "backends"
+    for path in sorted(backends.rglob("*.py")):
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.AsyncFunctionDef) and any(map(_changes, ast.walk(function))):
-                found.add(f"{path.stem}.{function.name}")
+                found.add(f"{path.relative_to(backends).with_suffix('')}.{function.name}")
     return found
 
 
@@ -194,7 +195,7 @@ def _changes(node: ast.AST) -> bool:
 
 
 def test_the_table_names_every_request_that_changes_something() -> None:
-    told = set(re.findall(r"`(\w+\.\w+)`", TABLE.read_text().partition("## The requests")[2]))
+    told = set(re.findall(r"`([\w/]+\.\w+)`", TABLE.read_text().partition("## The requests")[2]))
     assert told == changing()
 
 
@@ -294,7 +295,7 @@ async def test_what_is_done_leaves_nothing(step: str, tmp_path: Path, autojump_c
     file.describe(state="saved")
     file.close()
     if step != "note":
-        file.path.with_suffix(".json").rename(file.path.with_suffix(notes.GONE))
+        file.path.with_suffix(".json").rename(file.path.with_suffix(journal.GONE))
         assert spool.leftovers() == [], "it is not shown as a save that failed"
     if step == "second":
         file.path.unlink()

@@ -27,10 +27,10 @@ class Kind:
     def build(self, settings: Settings) -> Backend:
         """Make a site's backend; must be called where trio runs.
 
-        Its module is imported only now: a command line checks a configuration, and would wait half a second for
+        Its folder is imported only now: a command line checks a configuration, and would wait half a second for
         HTTP libraries that it does not use.
         """
-        backend: Backend = import_module(f"{__name__}.{self.module}").build(settings)
+        backend: Backend = import_module(f"{__name__}.{self.module}.backend").build(settings)
         return backend
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from labfs.urgency import is_unhurried, unhurried
+from labfs.backend import is_unhurried, unhurried
 
 FIRST = 100  # rows of the first page, which is to be there soon
 PAGE_S = 3.0  # that a page is to take

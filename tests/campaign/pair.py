@@ -18,7 +18,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 from stage import Mount, Sandbox
 
-from labfs.cli import cli
+from labfs.cli.main import cli
 from labfs.errors import ConfigError
 
 LOOKER = Path(__file__).with_name("looker.py")

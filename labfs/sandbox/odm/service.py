@@ -22,15 +22,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from labfs.sandbox.blobs import Blobs
 from labfs.sandbox.cost import Workers
-from labfs.sandbox.odm import downloads
 from labfs.sandbox.odm import seed as seeds
 from labfs.sandbox.odm.answers import Refusal, error
-from labfs.sandbox.odm.files import Files
-from labfs.sandbox.odm.groups import Groups
-from labfs.sandbox.odm.jobs import Jobs
+from labfs.sandbox.odm.routes import downloads
+from labfs.sandbox.odm.routes.files import Files
+from labfs.sandbox.odm.routes.groups import Groups
+from labfs.sandbox.odm.routes.jobs import Jobs
+from labfs.sandbox.odm.routes.signin import SignIn
+from labfs.sandbox.odm.routes.studies import Studies
 from labfs.sandbox.odm.shelf import FILE, GROUPS, STUDY, Caller, Shelf
-from labfs.sandbox.odm.signin import SignIn
-from labfs.sandbox.odm.studies import Studies
 from labfs.sandbox.odm.switches import Switches
 from labfs.sandbox.store import Store
 

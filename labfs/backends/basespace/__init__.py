@@ -1,0 +1,1 @@
+"""Illumina BaseSpace Sequence Hub."""

@@ -1,0 +1,144 @@
+"""What BaseSpace says in JSON → entries. Ids are digits, times ISO 8601 in UTC with seven digits of a second."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, cast
+
+from labfs.backend import Accept, Buffer, Entry
+from labfs.errors import Invalid, Malformed
+from labfs.http.client import Answer
+
+API = "v1pre3"
+PAGE = 1024  # the largest page there is
+CLOSED = ("complete", "aborted")  # states of an analysis after which its record takes no more files
+
+Json = dict[str, Any]
+
+EMPTY_MD5 = "md5:d41d8cd98f00b204e9800998ecf8427e"
+
+
+def project(item: Json) -> Entry:
+    return Entry(
+        id=f"projects/{int(item['Id'])}",
+        name=str(item["Name"]),
+        is_dir=True,
+        age=created_ns(item),
+        label=str(item["Id"]),
+        modified_ns=time_ns(item),
+        accepts=frozenset({Accept.DIRECTORY}),
+        url=item.get("HrefBaseSpaceUI"),
+    )
+
+
+def app_result(item: Json) -> Entry:
+    status = str((item.get("AppSession") or {}).get("Status") or item.get("Status") or "").lower()
+    closed = status in CLOSED
+    return Entry(
+        id=f"appresults/{int(item['Id'])}",
+        name=str(item["Name"]),
+        is_dir=True,
+        age=created_ns(item),
+        label=str(item["Id"]),
+        modified_ns=time_ns(item),
+        accepts=frozenset() if closed else frozenset({Accept.FILE, Accept.FOLDER}),
+        read_only=f"The analysis of “{item['Name']}” is {status}: it takes no more files." if closed else None,
+        url=item.get("HrefBaseSpaceUI"),
+    )
+
+
+def sample(item: Json) -> Entry:
+    return Entry(
+        id=f"samples/{int(item['Id'])}",
+        name=str(item.get("Name") or item["SampleId"]),
+        is_dir=True,
+        age=created_ns(item),
+        label=str(item["Id"]),
+        modified_ns=time_ns(item),
+        read_only="Samples come from the sequencer and cannot be changed.",
+        url=item.get("HrefBaseSpaceUI"),
+    )
+
+
+RECORDS: dict[str, Callable[[Json], Entry]] = {"appresults": app_result, "samples": sample}
+
+
+def file(item: Json) -> Entry:
+    size, tag = item["Size"], str(item.get("ETag") or "") or None
+    if not isinstance(size, int) or not 0 <= size < 1 << 63:
+        raise ValueError("a size that no file has")
+    *folders, name = [part for part in str(item.get("Path") or item["Name"]).split("/") if part] or [str(item["Name"])]
+    archived = f"“{name}” is archived; restore it in BaseSpace, which takes about two days."
+    return Entry(
+        id=f"files/{int(item['Id'])}",
+        name=name,
+        is_dir=False,
+        age=created_ns(item),
+        label=str(item["Id"]),
+        folders=tuple(folders),
+        size=size,
+        modified_ns=time_ns(item),
+        version=tag,
+        checksum=_checksum(tag),
+        unreadable=archived if item.get("IsArchived") else None,
+    )
+
+
+def md5_of(data: Buffer) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def tag_of_parts(digests: list[str]) -> str:
+    """Return the tag that an object store gives a file of these parts, by their MD5s in hex."""
+    return f"{md5_of(b''.join(map(bytes.fromhex, digests)))}-{len(digests)}"
+
+
+def _checksum(tag: str | None) -> str | None:
+    """Return what an object store's entity tag proves: MD5 of the bytes, or of the MD5s of its parts."""
+    if tag and re.fullmatch(r"[0-9a-f]{32}", tag):
+        return f"md5:{tag}"
+    if tag and re.fullmatch(r"[0-9a-f]{32}-[1-9]\d{0,4}", tag):
+        return f"md5-of-parts:{tag}"
+    return None
+
+
+def time_ns(item: Json) -> int | None:
+    for key in ("DateModified", "DateCreated"):
+        if (moment_ns := _ns(item.get(key))) is not None:
+            return moment_ns
+    return None
+
+
+def created_ns(item: Json) -> int:
+    """Return the date of creation, 0 where none is told: the only thing that grows with time."""
+    return _ns(item.get("DateCreated")) or 0
+
+
+def _ns(text: Any) -> int | None:
+    moment = parse_time(text)
+    if moment is None or moment.year <= 1:
+        return None
+    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+
+
+def parse_time(text: Any) -> datetime | None:
+    """Parse `2018-07-18T18:49:07.0000000Z`; older answers lack the Z and mean UTC all the same."""
+    try:
+        return datetime.fromisoformat(str(text).rstrip("Z")[:26] + "+00:00")
+    except ValueError:
+        return None
+
+
+def response_of(answer: Answer) -> Json:
+    """Return what the service wraps its answers in. Raises Malformed for an answer without it."""
+    body = answer.json()
+    found = body.get("Response") if isinstance(body, dict) else None
+    status = body.get("ResponseStatus") if isinstance(body, dict) else None
+    if isinstance(status, dict) and status.get("Message"):
+        raise Invalid(f"{answer.what}: {status['Message']}")
+    if not isinstance(found, dict):
+        raise Malformed(f"{answer.what} answered without a Response; is the site's url right?")
+    return cast(Json, found)

@@ -1,0 +1,1 @@
+"""Illumina Clarity LIMS."""

@@ -1,0 +1,1 @@
+"""Genestack Open Data Manager."""

@@ -1,0 +1,1 @@
+"""ALSF Resources Portal."""

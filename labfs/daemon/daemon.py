@@ -1,0 +1,284 @@
+"""One mount being served: put together, announced, watched, ended with nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import grp
+import logging
+import os
+import pwd
+import resource
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+
+from labfs.daemon import control, mounts
+from labfs.daemon.checks import Checks
+from labfs.daemon.config import Config, SiteSettings
+from labfs.errors import ConfigError, TimedOut, ungrouped
+from labfs.fuse import holders
+from labfs.fuse.door import Door
+from labfs.http.network import route, trust
+from labfs.read.whole import Copies
+from labfs.tree.node import Node
+from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.seen import Seen
+from labfs.tree.remembered.sizes import Sizes
+from labfs.tree.site import Site
+from labfs.vfs.drafts.signs import Known
+from labfs.vfs.vfs import Vfs
+from labfs.write.spool import Spool
+
+log = logging.getLogger(__name__)
+
+LITTLE = 16 * 1024 * 1024  # bytes for what is written, of which the user should know
+ASKED_S = 17.0  # for an answer to a command
+LAST_SAVES_S = 45.0  # for saves under way when somebody has unmounted
+SIGNALLED_S = 5.0  # for them when a signal came: what is not saved by then goes on with the next mount
+
+
+class Daemon:
+    """Serves `config` at `place`; `announce` is called with a sentence once the mount answers."""
+
+    def __init__(
+        self,
+        config: Config,
+        place: mounts.Place,
+        announce: Callable[[str], None],
+        *,
+        read_only: bool = False,
+        allow_other: bool = False,
+    ) -> None:
+        self._config = config
+        self._place = place
+        self._announce = announce
+        self._read_only = read_only
+        self._allow_other = allow_other
+        self._serving = trio.CancelScope()
+
+    def run(self) -> None:
+        """Serve until unmounted or told to end. Raises ConfigError if the mount cannot begin."""
+        os.chdir("/")  # the working directory could lie below the mount point
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+        _leave_no_core()
+        # A listing of a million files makes millions of objects that stay: looking through them for garbage
+        # after every few hundred more took two thirds of the time.
+        gc.set_threshold(200_000, 50, 1000)
+        try:
+            trio.run(self._serve)
+        except BaseExceptionGroup as group:
+            raise ungrouped(group) from None
+
+    async def _serve(self) -> None:
+        sites = [settings.open(read_only=self._read_only) for settings in self._config.sites]
+        try:
+            async with trio.open_nursery() as nursery:
+                self._checks = Checks(sites)
+                await self._checks.run(nursery)
+                if self._checks.hopeless:
+                    raise ConfigError(" ".join(self._checks.doubts.values()))
+                spool = self._spool()
+                doubts = [*self._checks.doubts.values(), *route.doubts(os.environ), *trust.doubts(os.environ)]
+                doubts += self._shortage(spool)
+                sizes = Sizes(self._place.directory / "sizes.sqlite")
+                copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
+                seen, kept = Seen(self._place.directory / "seen.sqlite"), self._kept()
+                known, draft_s = Known(self._config.draft_names), self._config.draft_s
+                self._vfs = Vfs(
+                    nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies, kept, known, draft_s
+                )
+                door = self._door = Door(self._vfs, self._place.mountpoint)
+                self._mount(door)
+                try:
+                    nursery.start_soon(self._watch_signals)
+                    nursery.start_soon(self._vfs.outbox.run)
+                    nursery.start_soon(self._vfs.drafts.run)
+                    nursery.start_soon(self._widen, door)
+                    await nursery.start(control.listen, self._place.socket, self._answer)
+                    self._announce(self._welcome(doubts))
+                    # A task waits for each request under way, also for each of many closes on a slow site.
+                    with self._serving:  # what is being saved is waited for, but not for ever
+                        await pyfuse3.main(max_tasks=10_000)
+                    await self._vfs.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
+                finally:
+                    pyfuse3.close(unmount=True)
+                    nursery.cancel_scope.cancel()
+        finally:
+            for site in sites:
+                await site.backend.aclose()
+
+    def _spool(self) -> Spool:
+        try:
+            spool = Spool(self._place.spool)
+        except OSError as error:
+            where = f"labfs cannot keep what is written in {self._place.spool}"
+            raise ConfigError(f"{where}: {error.strerror}.") from error
+        spool.adopt()
+        return spool
+
+    def _kept(self) -> Kept:
+        """Return the listings that the last mount left, of sites that are mounted by the same account as then."""
+        kept = Kept(self._place.directory / "kept.sqlite")
+        for settings in self._config.sites:
+            kept.admit(settings.name, settings.account(kept.salt))
+        return kept
+
+    def _mount(self, door: Door) -> None:
+        options = {"fsname=labfs", "subtype=labfs", "default_permissions", "noatime"}
+        if self._allow_other:
+            options.add("allow_other")
+        if self._read_only:
+            options.add("ro")
+        try:
+            with mounts.hearing() as said:
+                pyfuse3.init(door, self._place.mountpoint, options)
+        except RuntimeError as error:
+            raise mounts.refusal(self._place.mountpoint, said) from error
+
+    async def _widen(self, door: Door) -> None:
+        await door.greeted.wait()
+        there = mounts.mounted_at(self._place.mountpoint)
+        door.closers.device = there.device if there is not None else None
+        await trio.sleep(0.1)  # the kernel sets its own values when it has our greeting
+        mounts.widen_read_ahead(self._place.mountpoint)
+        if not mounts.widen_background(self._place.mountpoint):
+            log.info("No more than the kernel's usual number of reads can be under way at the same time.")
+
+    def _shortage(self, spool: Spool) -> list[str]:
+        free = spool.free()
+        if self._read_only or free >= LITTLE:
+            return []
+        return [f"only {free // 1024:,} KiB are free in {spool.directory}: what is larger cannot be saved."]
+
+    def _welcome(self, doubts: list[str]) -> str:
+        names = ", ".join(site.name for site in self._config.sites)
+        doubts = [*doubts, *([] if self._allow_other else _shut_out())]
+        lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
+        kept = self._vfs.saves.spool.leftovers()
+        if kept:
+            sent = sum(note["state"] == "waiting" for note in kept)
+            lines.append(f"{len(kept)} earlier save(s) never reached their server; {sent} go now: labfs outbox list")
+        return "\n".join(lines)
+
+    async def _watch_signals(self) -> None:
+        # A terminal that closes takes a mount in front along, unless that was started with nohup.
+        hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
+            async for number in signals:
+                log.info("Ending on signal %d.", number)
+                if self._serving.deadline < float("inf"):  # a second one: whoever sends it has no time
+                    self._serving.deadline = trio.current_time()
+                    return
+                self._serving.deadline = trio.current_time() + SIGNALLED_S
+                pyfuse3.terminate()
+
+    # -- answers to the command line -------------------------------------------------------------------
+
+    async def _answer(self, request: control.Request) -> dict[str, Any]:
+        match request.get("op"):
+            case "alive":
+                return {"alive": True}
+            case "status":
+                return self._status()
+            case "refresh":
+                node = await self._node(request["path"])
+                self._vfs.refresh(node)
+                await self._door.renew(node)
+                return {}
+            case "info":
+                node = await self._node(request["path"])
+                return {"path": node.path, **self._vfs.xattrs(node)}
+            case "why":
+                return {"reason": self._why(request["path"])}
+            case "outbox":
+                return {"notes": self._unsaved()}
+            case "plan":
+                return await self._vfs.outbox.plan(request["name"])
+            case "retry":
+                return {"count": self._vfs.outbox.retry(request.get("name"), request.get("over"))}
+            case "discard":
+                self._vfs.outbox.discard(request["name"])
+                return {}
+            case "users":
+                found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
+                return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
+        raise ConfigError("The daemon does not know this request; is it another version of labfs?")
+
+    async def _node(self, path: str) -> Node:
+        with trio.move_on_after(ASKED_S):  # before that whatever takes longer says so
+            return await self._vfs.resolve(path)
+        raise TimedOut("The site did not answer in time.")
+
+    def _why(self, path: str) -> str | None:
+        """Return why the last thing failed at a path, else what there is to say about it."""
+        found = self._vfs.reasons.of(path) or self._checks.doubts.get(path.strip("/"))
+        node = self._vfs.known(path)
+        return found or (self._vfs.tree.remark(node) if node is not None else None)
+
+    def _unsaved(self) -> list[dict[str, Any]]:
+        """Return what could not be saved, also what a full disk took no note of."""
+        saves = self._vfs.saves
+        owed = saves.waiting.owed()
+        files = {note["file"] for note in owed}
+        kept = [note for note in saves.spool.leftovers() if note["state"] in ("failed", "waiting", "replacing")]
+        return [*(note for note in kept if note["file"] not in files), *owed]
+
+    def _status(self) -> dict[str, Any]:
+        vfs = self._vfs
+        return {
+            "mountpoint": self._place.mountpoint,
+            "pid": os.getpid(),
+            "read_only": self._read_only,
+            "log": str(self._place.log),
+            "sites": [
+                {**_site(settings, site), "doubt": self._checks.doubts.get(site.name)}
+                for settings, site in zip(self._config.sites, vfs.sites, strict=True)
+            ],
+            "listings": vfs.tree.remarks(),
+            "uploads": vfs.uploads(),
+            "local_files": len(vfs.saves.local()),
+            "cache": {"bytes": vfs.blocks.size, "capacity": vfs.blocks.capacity},
+            "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},
+            "spool": {
+                "free": vfs.saves.spool.free(),
+                "kept": self._unsaved(),
+            },
+            "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
+        }
+
+
+def _leave_no_core() -> None:
+    """Let no memory of ours, which holds secrets and files, be written to a disk when we crash.
+
+    A program that the kernel pipes cores to is not bound by the first, so that there is nothing in them by the second.
+    Both leave us debuggable, and our entries in /proc ours, unlike PR_SET_DUMPABLE.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):
+        Path("/proc/self/coredump_filter").write_text("0")
+
+
+def _shut_out() -> list[str]:
+    """Say that the kernel lets in this user's programs of one group only, where that is not his usual one."""
+    try:
+        usual, now = pwd.getpwuid(os.getuid()).pw_gid, os.getgid()
+        name = grp.getgrgid(now).gr_name
+    except KeyError:  # an account without a name has no usual group either
+        return []
+    return [] if now == usual else [f"programs of the group {name} alone can use it; --allow-other lets others in."]
+
+
+def _site(settings: SiteSettings, site: Site) -> dict[str, Any]:
+    return {
+        "name": site.name,
+        "kind": site.kind,
+        "url": settings.url,
+        "access": settings.access if site.may_write else "read",
+        "outage": site.backend.outage,
+    }

@@ -1,0 +1,329 @@
+"""The mount table of this machine, and the private state that belongs to one mount point."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labfs.daemon import control
+from labfs.daemon.config import cache_dir, state_dir
+from labfs.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+FSTYPE = "fuse.labfs"
+DYING_S = 2.0
+ALIVE_S = 3.0  # for a daemon to say that it lives
+LOOK_S = 5.0  # for a mount to show that it lives
+ALLOWS_OTHERS = "user_allow_other"  # the line that lets ordinary users use the option; root needs none
+ELSEWHERE = "by a labfs of another user or with another LABFS_STATE_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of the mount table."""
+
+    mountpoint: str
+    fstype: str
+    source: str
+    device: str  # major:minor
+
+
+def table() -> list[Mounted]:
+    """Return what is mounted, without touching any of it."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape").split("\n"):
+        if not line:
+            continue
+        left, right = line.split(" - ", 1)
+        fields, (fstype, source, *_) = left.split(" "), right.split(" ")
+        mountpoint = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+        found.append(Mounted(mountpoint, fstype, source, fields[2]))
+    return found
+
+
+def mounted_at(mountpoint: str) -> Mounted | None:
+    """Return the topmost mount at a path."""
+    return next((mount for mount in reversed(table()) if mount.mountpoint == mountpoint), None)
+
+
+def absolute(path: str) -> str:
+    """Return the path without links above its last part; never touches what is mounted at it."""
+    head, tail = os.path.split(os.path.abspath(os.path.expanduser(path)))
+    return os.path.join(os.path.realpath(head), tail)
+
+
+class Place:
+    """The state of one mount point: lock, control socket, log and spool, in one private directory."""
+
+    def __init__(self, mountpoint: str) -> None:
+        self.mountpoint = mountpoint
+        name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]
+        self.name = name
+        self.directory = state_dir() / "mounts" / name
+        self.log = self.directory / "log"
+        self.socket = self.directory / "control"
+        self.spool = self.directory / "spool"
+        self._lock: int | None = None
+
+    @property
+    def copies(self) -> Path:
+        return cache_dir() / "mounts" / self.name / "copies"
+
+    def prepare(self) -> None:
+        """Make sure that state and cache can be kept. Raises ConfigError with what to do."""
+        try:
+            os.close(self._open_lock())
+            (self.directory / ".try").write_bytes(b"")
+            (self.directory / ".try").unlink()
+        except OSError as error:
+            where = self.directory.parent.parent
+            raise ConfigError(
+                f"labfs cannot keep its state in {where}: {error.strerror}. Set LABFS_STATE_DIR."
+            ) from error
+        _ = self.copies
+
+    def _open_lock(self) -> int:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def claim(self) -> bool:
+        """Lock the place for this process, until it ends; False if another process has it."""
+        lock = self._open_lock()
+        for attempt in range(20):  # whoever looks at the lock holds it for a moment
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 19:
+                    os.close(lock)
+                    return False
+                time.sleep(0.02)
+            except OSError as error:  # some NFS, Lustre without `flock`
+                os.close(lock)
+                raise self._lockless(error) from error
+        self._lock = lock
+        self._sign()
+        return True
+
+    def _lockless(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"The disk of {self.directory} knows no file locks ({error.strerror}), without which two mounts could use"
+            " it at a time. Set LABFS_STATE_DIR to a directory on a local disk."
+        )
+
+    def _sign(self) -> None:
+        """Write down whose place this is: by that note the outbox is found again."""
+        partial = self.directory / "mount.part"
+        try:
+            partial.write_text(json.dumps({"mountpoint": self.mountpoint, "pid": os.getpid()}))
+            partial.rename(self.directory / "mount.json")
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if self.note().get("mountpoint") != self.mountpoint:  # else an earlier one will do
+                raise ConfigError(f"labfs cannot keep its state in {self.directory}: {error.strerror}.") from error
+
+    def in_use(self) -> bool:
+        """Tell whether a living labfs serves this mount point. Changes nothing, also on a disk that is in trouble.
+
+        One that was killed a moment ago is not listening any more, and holds its lock until its last thread has ended.
+        """
+        until = time.monotonic() + DYING_S
+        while locked := self._is_locked():
+            if not control.is_deaf(self.socket) or time.monotonic() > until:
+                break
+            time.sleep(0.02)
+        return locked
+
+    def is_served(self) -> bool:
+        """Tell whether a labfs is there that answers; one that keeps silent counts, one that is dying does not."""
+        try:
+            return self.in_use() and bool(control.ask(self.socket, {"op": "alive"}, ALIVE_S))
+        except control.NoDaemon:
+            return self.in_use()
+        except ConfigError:
+            return True
+
+    def _is_locked(self) -> bool:
+        try:
+            lock = os.open(self.directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise self._lockless(error) from error
+        finally:
+            os.close(lock)
+        return False
+
+    def note(self) -> dict[str, Any]:
+        try:
+            note: dict[str, Any] = json.loads((self.directory / "mount.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return note
+
+
+def places() -> list[Place]:
+    """Return the places of all mount points that were ever served with this state directory."""
+    found = []
+    for path in sorted((state_dir() / "mounts").glob("*/mount.json")):
+        try:
+            found.append(Place(json.loads(path.read_text())["mountpoint"]))
+        except (OSError, ValueError, KeyError):
+            continue
+    return found
+
+
+def check(mountpoint: str) -> None:
+    """Make sure that a directory can be mounted on; detach what a labfs that died left there.
+
+    Raises ConfigError with what is wrong and what to do.
+    """
+    if not os.path.exists("/dev/fuse"):
+        raise ConfigError("This machine has no /dev/fuse; load the kernel module fuse, or ask an administrator.")
+    if shutil.which("fusermount3") is None:
+        raise ConfigError("fusermount3 is missing; install the package fuse3.")
+    there = mounted_at(mountpoint)
+    if there is not None and there.fstype == FSTYPE:
+        if Place(mountpoint).in_use():
+            raise ConfigError(f"{mountpoint} is mounted by labfs already; run: labfs umount {mountpoint}")
+        if alive(mountpoint):
+            raise ConfigError(f"{mountpoint} is mounted already, {ELSEWHERE}.")
+        detach(mountpoint)
+        there = mounted_at(mountpoint)
+    if there is not None:
+        raise ConfigError(f"{mountpoint} is busy: {there.source} ({there.fstype}) is mounted there.")
+    if not os.path.lexists(mountpoint):
+        raise ConfigError(f"{mountpoint} does not exist; make it with: mkdir -p {mountpoint}")
+    if not os.path.isdir(mountpoint):
+        raise ConfigError(f"{mountpoint} is not a directory.")
+    try:
+        if os.listdir(mountpoint):
+            raise ConfigError(f"{mountpoint} is not empty; a mount would hide what is in it. Use an empty directory.")
+    except OSError as error:
+        raise ConfigError(f"{mountpoint} cannot be used: {error.strerror}.") from error
+    _check_own(mountpoint)
+
+
+def _check_own(mountpoint: str) -> None:
+    """Raises ConfigError where labfs would be asked for its own files: nobody could answer."""
+    for what, kept in (("state", state_dir()), ("cache", cache_dir())):
+        if f"{kept}/".startswith(mountpoint.rstrip("/") + "/"):
+            raise ConfigError(f"labfs keeps its {what} in {kept}, which this mount would hide; mount elsewhere.")
+
+
+@contextmanager
+def hearing() -> Iterator[list[str]]:
+    """Log what libfuse and fusermount3 write to stderr meanwhile; give it, line by line, at the end."""
+    said: list[str] = []
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as ear:
+        os.dup2(ear.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            ear.seek(0)
+            said += ear.read().decode(errors="replace").splitlines()
+            for line in said:
+                log.warning("%s", line)
+
+
+def refusal(mountpoint: str, said: list[str]) -> ConfigError:
+    """Return why a mount could not be made, after what libfuse and fusermount3 `said`."""
+    if any(ALLOWS_OTHERS in line for line in said):
+        return ConfigError(
+            f"--allow-other needs the line {ALLOWS_OTHERS} in /etc/fuse.conf of this machine, which an administrator"
+            " can add; without --allow-other you alone can use the mount."
+        )
+    why = said[0].removeprefix("fusermount3: ").removeprefix("fuse: ") if said else "the kernel refuses it"
+    return ConfigError(f"{mountpoint} cannot be mounted: {why.rstrip('.')}.")
+
+
+def left_behind(mountpoint: str) -> bool:
+    """Whether a labfs that died left its mount there."""
+    there = mounted_at(mountpoint)
+    return there is not None and there.fstype == FSTYPE and not alive(mountpoint)
+
+
+def alive(mountpoint: str) -> bool:
+    """Whether somebody serves a mount, perhaps from another state directory; also if he says nothing."""
+    dead = []
+
+    def look() -> None:
+        try:
+            os.statvfs(mountpoint)  # which is asked each time: a stat is answered from the kernel's memory for a while
+        except OSError as error:
+            dead.append(error.errno in (errno.ENOTCONN, errno.ECONNABORTED))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(LOOK_S)
+    return not any(dead)
+
+
+def detach(mountpoint: str) -> None:
+    """Take a dead mount out of the tree, also when something still uses it."""
+    unmount(mountpoint, lazy=True)
+
+
+def unmount(mountpoint: str, *, lazy: bool = False) -> bool:
+    """Unmount; False if the mount is busy."""
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    if done.returncode == 0:
+        return True
+    if "busy" in done.stderr.lower():
+        return False
+    raise ConfigError(f"{mountpoint} cannot be unmounted: {done.stderr.strip()}")
+
+
+def widen_read_ahead(mountpoint: str, kib: int = 1024) -> bool:
+    """Let the kernel ask for more at a time, which only root may: a third faster on sequential reads."""
+    there = mounted_at(mountpoint)
+    if there is None:
+        return False
+    try:
+        Path(f"/sys/class/bdi/{there.device}/read_ahead_kb").write_text(str(kib))
+    except OSError:
+        return False
+    return True
+
+
+def widen_background(mountpoint: str, requests: int = 1000) -> bool:
+    """Let so many reads be under way at the same time; the kernel's own limit is 12, of all sites together.
+
+    More than those wait inside the kernel, where no deadline of ours counts: a silent site would so delay the others,
+    and its own readers for longer than a read may take. The limit is the mounting user's to set where the kernel's
+    control file system is mounted, as it is wherever systemd runs.
+    """
+    there = mounted_at(mountpoint)
+    if there is None:
+        return False
+    control = Path("/sys/fs/fuse/connections", there.device.partition(":")[2])
+    try:
+        for limit in ("max_background", "congestion_threshold"):
+            (control / limit).write_text(str(requests))
+    except OSError:
+        return False
+    return True

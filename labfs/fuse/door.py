@@ -1,0 +1,386 @@
+"""The FUSE door: pyfuse3's requests ⇄ `vfs` calls, errors ⇄ errno, handles as integers; nothing else.
+
+What a file system means is decided in `vfs`. Here is only what the kernel makes necessary:
+
+* every exception becomes an errno and a log line, since any other than FUSEError would end the mount;
+* every answer has a deadline below the 20 s that the kernel's freezer waits, except where bytes are saved;
+* a flush comes for each close of each duplicate of a descriptor: only the last one is a save;
+* the kernel may keep its pages of a file exactly as long as the version is the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
+
+from labfs.errors import Invalid, NoRoom, NotFound, sentence
+from labfs.fuse import holders
+from labfs.fuse.answers import Repeats, Walks, answered, entry_attributes
+from labfs.fuse.closes import Closers, FailedCloses
+from labfs.fuse.folders import Folder
+from labfs.fuse.inodes import Inodes
+from labfs.fuse.kernel import Kernel
+from labfs.fuse.refusals import Refusals
+from labfs.tree.names import looked_for, shown, to_be_made
+from labfs.tree.node import Node
+from labfs.vfs.files import Handle
+from labfs.vfs.vfs import Vfs
+
+log = logging.getLogger(__name__)
+BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
+TWO_PLACES = {"rename": 2, "link": 1}  # → where the second one begins in their arguments
+WALKED = {"lookup", "getattr", "open", "opendir", "create"}
+QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
+
+
+class Door(Refusals):
+    """One mount."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, vfs: Vfs, mountpoint: str = "") -> None:
+        super().__init__()
+        self._mountpoint = mountpoint.rstrip("/")
+        self._vfs = vfs
+        self._inodes: Inodes[Node] = Inodes(vfs.root)
+        self._files: dict[int, Handle] = {}
+        self._folders: dict[int, Folder] = {}
+        self._numbers = iter(range(1, 1 << 62))
+        self._kernel = Kernel(self._inodes)
+        self._failed = FailedCloses(vfs.tree)
+        self.closers = Closers(vfs.files, self._inodes)
+        self.repeats = Repeats()
+        self._walks = Walks()
+        self._owner = (os.getuid(), os.getgid())
+        self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
+
+    def init(self) -> None:
+        self.greeted.set()
+
+    def failure(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
+        """Return the errno as an answer; keep the reason where the user can find it."""
+        places = [self._place(args, request in BY_HANDLE)]
+        if request in TWO_PLACES:
+            places.append(self._place(args[TWO_PLACES[request] :], by_handle=False))
+        path = " → ".join(places)
+        if number in QUIET and not isinstance(error, NoRoom):
+            log.debug("%s %s: %s", request, path, sentence(error))
+        else:
+            log.warning("%s %s: %s", request, path, sentence(error))
+            for place in places:
+                self._vfs.reasons.note(place, error)
+        return FUSEError(number)
+
+    def subject(self, request: str, args: tuple[Any, ...]) -> tuple[Hashable, range] | None:
+        """Return what a request asks for, if the kernel may repeat it: by node, since any handle may serve a page."""
+        match request:
+            case "read" if args[0] in self._files:
+                return self._files[args[0]].node, range(args[1], args[1] + args[2])
+            case "lookup":
+                return ("lookup", args[0], args[1]), range(1)
+            case "getattr":
+                return ("getattr", args[0]), range(1)
+        return None
+
+    def began(self, request: str, args: tuple[Any, ...]) -> float:
+        """Return when the program's call began: the names along a path are asked for one by one."""
+        return self._walks.began(args[-1].pid, args[0]) if request in WALKED else trio.current_time()
+
+    def _place(self, args: tuple[Any, ...], by_handle: bool) -> str:
+        """Return the path that a request was about: its first arguments are a handle, or inode and name."""
+        try:
+            if by_handle:
+                return (self._files.get(args[0]) or self._folders[args[0]]).node.path
+            path = self._inodes[args[0]].path
+        except KeyError:
+            return "?"
+        named = len(args) > 1 and isinstance(args[1], bytes)
+        return f"{path.rstrip('/')}/{shown(args[1])}" if named else path
+
+    # -- names and attributes --------------------------------------------------------------------------
+
+    @answered()
+    async def lookup(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if name == b".":
+            node = self._node(parent)
+        elif name == b"..":
+            node = self._node(parent).parent or self._vfs.root
+        else:
+            folder, known = self._node(parent), looked_for(name)
+            await self._failed.settle(folder.children.get(known) if folder.is_dir else None)
+            node = await self._vfs.lookup(folder, known)
+            await self._vfs.measure(node)
+        found = self._handed_out(node)
+        self._walks.reached(ctx.pid, found.st_ino)
+        return found
+
+    @answered()
+    async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        node = self._node(inode)
+        await self._failed.settle(node)
+        await self._vfs.measure(node)
+        if not (node.is_dir or node.entry or node.writer or node.text is not None):
+            raise NotFound(f"“{node.name}” was not saved, and is not there any more.")
+        return self._attributes(node)
+
+    @answered(None)
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        # Modes and owners are accepted without effect: no lab system has them, and `cp -a` or `tar`
+        # would call a perfect copy a failure.
+        node = self._node(inode)
+        if fields.update_size:
+            await self._failed.settle(node)
+            handle = self._files.get(fh) if fh is not None else None
+            if handle is not None and node.writer is not None:
+                await self._vfs.files.resize(node, attr.st_size)
+            else:
+                await self._vfs.files.truncate(node, attr.st_size)
+        if fields.update_mtime:
+            self._vfs.set_modified(node, attr.st_mtime_ns)
+        return self._attributes(node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, count in inode_list:
+            self._inodes.forget(inode, count)
+
+    @answered(None)  # from memory; the kernel asks for security.capability before each write
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
+        if not name.startswith(b"user.labfs."):
+            raise FUSEError(pyfuse3.ENOATTR)
+        value = self._vfs.xattrs(self._node(inode)).get(name.decode(errors="replace"))
+        if value is None:
+            raise FUSEError(pyfuse3.ENOATTR)
+        return value.encode("utf-8", "backslashreplace")
+
+    async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> list[XAttrNameT]:
+        # They answer to their names but are not listed: `cp -a` would litter every copy with them.
+        return []
+
+    @answered()
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        # What fits is what the spool can hold. Half full always: `df` and file managers warn otherwise.
+        free = self._vfs.saves.spool.free()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = 4096
+        data.f_blocks, data.f_bfree = 2 * free // 4096, free // 4096
+        data.f_bavail = data.f_bfree
+        data.f_files = data.f_ffree = data.f_favail = 1 << 32
+        data.f_namemax = 255
+        return data
+
+    # -- directories -----------------------------------------------------------------------------------
+
+    @answered()
+    async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        number = next(self._numbers)
+        self._folders[number] = folder = Folder(self._node(inode), await self._listing(self._node(inode)))
+        folder.incomplete = self._vfs.tree.incomplete(folder.node)
+        return FileHandleT(number)
+
+    async def _listing(self, node: Node) -> list[tuple[bytes, Node]]:
+        await self._failed.settle_in(node)
+        children = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node)]
+        return [(b".", node), (b"..", node.parent or node), *children]
+
+    @answered()
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        # The offset is an index into the listing as it was at its beginning, so that no change skips a name.
+        folder = self._folders[fh]
+        if start_id == 0 and folder.begun:  # rewound: what is there now
+            folder.names = await self._listing(folder.node)
+            folder.incomplete = self._vfs.tree.incomplete(folder.node)
+        folder.begun = True
+        if folder.incomplete is not None and start_id >= len(folder.names):
+            raise folder.incomplete  # after all names, so that nobody takes them for all that are there
+        for index, (name, node) in enumerate(folder.names[start_id:], start_id):
+            if index >= 2 and not folder.holds(node, name):
+                continue
+            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(node), index + 1):
+                break
+            if index >= 2:  # `.` and `..` are not references
+                self._inodes.remember(node)
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._folders.pop(fh, None)
+
+    @answered()
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        return None
+
+    @answered(60.0)
+    async def mkdir(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        maker = await trio.to_thread.run_sync(partial(holders.maker, ctx.pid, mode=mode, umask=ctx.umask))
+        return self._handed_out(await self._vfs.mkdir(self._node(parent), to_be_made(name), maker))
+
+    @answered()
+    async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        await self._vfs.rmdir(self._node(parent), looked_for(name))
+
+    @answered(None)
+    async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        folder, maker = self._node(parent), await trio.to_thread.run_sync(holders.maker, ctx.pid)
+        called = looked_for(name)
+        path = f"{self._mountpoint}{folder.path.rstrip('/')}/{called}"
+        await self._vfs.unlink(folder, called, maker, path)
+
+    @answered(None)
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise Invalid("Two names cannot be exchanged here.")
+        old, new = self._node(parent_inode_old), self._node(parent_inode_new)
+        replace = not flags & pyfuse3.RENAME_NOREPLACE
+        maker = await trio.to_thread.run_sync(holders.maker, ctx.pid)
+        await self._vfs.rename(old, looked_for(name_old), new, to_be_made(name_new), replace=replace, maker=maker)
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    @answered()
+    async def create(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: pyfuse3.RequestContext
+    ) -> tuple[FileInfo, pyfuse3.EntryAttributes]:
+        exclusive = bool(flags & os.O_EXCL)
+        look = partial(holders.maker, ctx.pid, exclusive=exclusive, mode=mode, umask=ctx.umask)
+        maker = await trio.to_thread.run_sync(look)
+        handle = await self._vfs.files.create(
+            self._node(parent),
+            to_be_made(name),
+            maker=maker,
+            truncate=bool(flags & os.O_TRUNC),
+            append=bool(flags & os.O_APPEND),
+        )
+        handle.pid = maker.pid
+        return self._opened(handle), self._handed_out(handle.node)
+
+    @answered()
+    async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
+        access = flags & os.O_ACCMODE
+        node = self._node(inode)
+        await self._failed.settle(node)
+        handle = await self._vfs.files.open(
+            node,
+            read=access != os.O_WRONLY,
+            write=access != os.O_RDONLY,
+            truncate=bool(flags & os.O_TRUNC),
+            append=bool(flags & os.O_APPEND),
+        )
+        if handle.writable:
+            handle.pid = await trio.to_thread.run_sync(holders.process, ctx.pid)
+        if flags & os.O_TRUNC:
+            self._kernel.told(node, 0)
+        else:
+            await self._kernel.agree(node, self._vfs.attributes(node).size)
+        return self._opened(handle)
+
+    @answered()
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        handle = self._files[fh]
+        node, tellings = handle.node, self._kernel.tellings(handle.node)
+        data = await self._vfs.files.read(handle, off, size)
+        if node.writer is None and self._kernel.through_pages(node, fh):
+            got, there = range(off, off + len(data)), self._vfs.attributes(node).size
+            await self._kernel.check_read(node, got, size, there, tellings)
+        elif data:
+            self._kernel.filled(node)
+        # Any buffer will do: pyfuse3 passes its address on. A copy to `bytes` would be one too many.
+        return cast(bytes, data)
+
+    @answered(None)  # it goes to this machine's disk
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        handle = self._files[fh]
+        told = self._kernel.size(handle.node)
+        self._kernel.told(handle.node, max(told, off + len(buf)))
+        self._kernel.gave(handle.node, off, len(buf))
+        # The pages of a memory map come through any handle that can write, one that appends as well. They
+        # lie below the size that the kernel knows; what is appended begins at it.
+        placed = off < told and off % mmap.PAGESIZE == 0
+        return await self._vfs.files.write(handle, off, buf, placed=placed)
+
+    @answered(None)
+    async def flush(self, fh: FileHandleT) -> None:
+        handle = self._files[fh]
+        shared = await self.closers.left(handle)
+        killed = await self.closers.was_killed(handle)
+        try:
+            await self._vfs.files.flush(handle, shared=shared, killed=killed)
+        except Exception:
+            if not await self.closers.goes_on(handle):
+                self._failed.add(handle.node)
+                await self._kernel.doubt(handle.node)
+            raise
+
+    @answered(None)
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._vfs.files.fsync(self._files[fh])
+
+    @answered(None)
+    async def release(self, fh: FileHandleT) -> None:
+        handle = self._files.pop(fh)
+        node = handle.node
+        await self._kernel.closed(node, fh)
+        parent, name, generation = node.parent, node.name, node.generation
+        try:
+            await self._vfs.files.release(handle)
+        finally:
+            self._failed.released(node)
+        if node.generation != generation and parent is not None:
+            # It was not saved. The kernel must believe neither its pages nor, of a new file, its name.
+            await self._kernel.disbelieve(node, parent, name)
+
+    async def renew(self, node: Node) -> None:
+        """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
+        await self._kernel.renew(node)
+
+    # -- bookkeeping -----------------------------------------------------------------------------------
+
+    def _node(self, inode: InodeT) -> Node:
+        try:
+            return self._inodes[inode]
+        except KeyError:
+            raise FUSEError(errno.ESTALE) from None
+
+    def _opened(self, handle: Handle) -> FileInfo:
+        number = next(self._numbers)
+        self._files[number] = handle
+        node, view = handle.node, handle.view
+        kept, past = self._kernel.opened(node, number, None if view is None else view.size)
+        if view is not None:
+            view.kept = kept and not past and self._kernel.has_pages(node)
+        return FileInfo(fh=FileHandleT(number), keep_cache=kept, direct_io=past)
+
+    def _handed_out(self, node: Node) -> pyfuse3.EntryAttributes:
+        self._inodes.remember(node)
+        return self._attributes(node)
+
+    def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+        found = self._vfs.attributes(node)
+        found = replace(found, size=max(found.size, self._kernel.least(node)))
+        self._kernel.told(node, found.size)
+        return entry_attributes(found, self._inodes.number(node), self._owner)

@@ -1,0 +1,27 @@
+"""An open directory, as its reading goes on while names in it change."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from labfs.errors import LabfsError
+from labfs.tree.node import Node
+
+
+@dataclass
+class Folder:
+    """An open directory, and the names in it as they were when its reading began."""
+
+    node: Node
+    names: list[tuple[bytes, Node]]
+    incomplete: LabfsError | None = None  # why these are not all
+    begun: bool = False
+
+    def holds(self, node: Node, name: bytes) -> bool:
+        """Whether a node has its name still.
+
+        One that was removed or renamed since must not be told: the kernel would take the old name for that file, and
+        what a program then saves under the name would go into what was moved aside as a backup.
+        """
+        return os.fsencode(node.name) == name and self.node.children.get(node.name) is node

@@ -1,0 +1,160 @@
+"""What the kernel believes of files and names, and how it is made to ask again.
+
+An invalidation blocks until the kernel has let go, for which it may need answers from us: all run in threads.
+That of attributes alone takes no lock that a request holds, and is safe before the answer to any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary, WeakSet
+
+import pyfuse3
+import trio
+from pyfuse3 import FileNameT, InodeT
+
+from labfs.errors import Stale
+from labfs.fuse.inodes import Inodes
+from labfs.tree.node import Node
+
+
+class Kernel:
+    """The kernel's memory of one mount's nodes: sizes, pages and names."""
+
+    def __init__(self, inodes: Inodes[Node]) -> None:
+        self._inodes = inodes
+        self._sizes: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
+        self._tellings: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
+        self._pages: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # the generation they are of
+        self._filled: WeakSet[Node] = WeakSet()  # of which it has pages
+        self._readers: WeakKeyDictionary[Node, dict[int, tuple[int, int]]] = WeakKeyDictionary()
+
+    # -- sizes -----------------------------------------------------------------------------------------
+
+    def told(self, node: Node, size: int) -> None:
+        """Note that the kernel knows this size, in bytes, from now on."""
+        self._sizes[node] = size
+        self._tellings[node] = self.tellings(node) + 1
+
+    def size(self, node: Node) -> int:
+        """Return the size that the kernel knows, 0 if it knows none."""
+        return self._sizes.get(node, 0)
+
+    def tellings(self, node: Node) -> int:
+        """Return how often it was told one."""
+        return self._tellings.get(node, 0)
+
+    async def agree(self, node: Node, size: int) -> None:
+        """Have the attributes of a file asked for again if the kernel knows another size."""
+        if node in self._sizes and self._sizes[node] != size:
+            await self.doubt(node)
+
+    async def doubt(self, node: Node) -> None:
+        """Have the attributes of a file asked for again."""
+        if self._inodes.holds(node):
+            await trio.to_thread.run_sync(_forget_attributes, self._inodes.number(node))
+
+    async def check_read(self, node: Node, got: range, wanted: int, size: int, tellings: int) -> None:
+        """Have the kernel know the file's `size`, now that it gets the bytes `got` where it `wanted` so many.
+
+        A short answer makes the kernel believe that the file ends there, but only if it was told nothing else since
+        `tellings`; if it was, it would fill up with zeros. Raises Stale then.
+        """
+        told = self.size(node)
+        if len(got) < min(wanted, told - got.start) and (size == told or tellings != self.tellings(node)):
+            raise Stale(f"“{node.name}” changed its length while it was read.")
+        if size > told:
+            await self.doubt(node)
+        if got:
+            self._filled.add(node)
+
+    # -- pages -----------------------------------------------------------------------------------------
+
+    def opened(self, node: Node, handle: int, size: int | None) -> tuple[bool, bool]:
+        """Return whether the kernel keeps its pages at an open, and whether this handle reads past them.
+
+        It does so while a reader of another version is open, whose pages it must neither see nor replace. `size` is
+        in bytes; None for a handle that reads what is being written here.
+        """
+        readers = self._readers.setdefault(node, {})
+        if size is not None and any(generation != node.generation for generation, _ in readers.values()):
+            return True, True
+        if size is not None:
+            readers[handle] = node.generation, size
+        kept = self._pages.get(node) == node.generation
+        self._pages[node] = node.generation
+        if not kept:
+            self._filled.discard(node)
+        return kept, False
+
+    async def closed(self, node: Node, handle: int) -> None:
+        """Note that a handle is gone, and with it perhaps a size that only it made the kernel believe."""
+        generation, _ = self._readers.get(node, {}).pop(handle, (node.generation, 0))
+        if generation != node.generation:
+            await self.doubt(node)
+
+    def through_pages(self, node: Node, handle: int) -> bool:
+        """Whether the reads of a handle, opened to read only, fill the kernel's pages."""
+        return handle in self._readers.get(node, {})
+
+    def least(self, node: Node) -> int:
+        """Return the size below which the kernel would cut a reader of another version short."""
+        readers = self._readers.get(node, {}).values()
+        return max((size for generation, size in readers if generation != node.generation), default=0)
+
+    def gave(self, node: Node, start: int, size: int) -> None:
+        """Note that the kernel wrote so many bytes, which it keeps by whole pages."""
+        if start + size - -(-start // mmap.PAGESIZE) * mmap.PAGESIZE >= mmap.PAGESIZE:
+            self._filled.add(node)
+
+    def filled(self, node: Node) -> None:
+        """Note that bytes of a file were handed out."""
+        self._filled.add(node)
+
+    def has_pages(self, node: Node) -> bool:
+        """Whether a program may have read some of the file without our hearing of it."""
+        return node in self._filled
+
+    # -- letting go ------------------------------------------------------------------------------------
+
+    async def disbelieve(self, node: Node, parent: Node, name: str) -> None:
+        """Drop the pages of a file, and its name if that is no longer there."""
+        gone = parent.children.get(name) is not node
+        await trio.to_thread.run_sync(self._drop, self._inodes.number(node), self._inodes.number(parent), name, gone)
+
+    @staticmethod
+    def _drop(node: int, parent: int, name: str, gone: bool) -> None:
+        with contextlib.suppress(OSError):
+            pyfuse3.invalidate_inode(InodeT(node))
+        if gone:
+            _forget_name(parent, name)
+
+    async def renew(self, node: Node) -> None:
+        """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
+        known = [child for child in _below(node) if child.parent is not None and self._inodes.holds(child)]
+        numbers = [(self._inodes.number(c.parent), c.name, self._inodes.number(c)) for c in known if c.parent]
+
+        def forget() -> None:
+            for parent, name, number in numbers:
+                _forget_attributes(number)
+                _forget_name(parent, name)
+
+        await trio.to_thread.run_sync(forget)
+
+
+def _forget_attributes(number: int) -> None:
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_inode(InodeT(number), attr_only=True)
+
+
+def _forget_name(parent: int, name: str) -> None:
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name.encode()))
+
+
+def _below(node: Node) -> Iterator[Node]:
+    yield node
+    for child in list(node.children.values()) if node.is_dir else ():
+        yield from _below(child)

@@ -1,0 +1,43 @@
+"""What no lab system has: links, sockets, pipes, devices, and extended attributes of the users' own.
+
+pyfuse3 answers ENOSYS to what it finds no handler for, which says that the kernel is too new for us. EPERM is what
+symlink(2), link(2) and mknod(2) document for a file system without these.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileNameT, FUSEError, InodeT, ModeT, RequestContext, XAttrNameT
+
+from labfs.errors import NotPermitted
+from labfs.fuse import answers
+from labfs.fuse.answers import answered
+from labfs.tree.names import to_be_made
+
+
+class Refusals(pyfuse3.Operations, answers.Door):
+    """The requests that are always refused."""
+
+    @answered()
+    async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        raise NotPermitted(f"“{to_be_made(name)}” cannot be a symbolic link: no lab system has any.")
+
+    @answered()
+    async def link(
+        self, inode: InodeT, new_parent: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise NotPermitted(f"“{to_be_made(new_name)}” cannot be a hard link: no lab system has any.")
+
+    @answered()
+    async def mknod(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        raise NotPermitted(f"“{to_be_made(name)}” cannot be a pipe, socket or device: no lab system has any.")
+
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        raise FUSEError(errno.EOPNOTSUPP)
+
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        raise FUSEError(errno.EOPNOTSUPP)

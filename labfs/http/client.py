@@ -1,0 +1,391 @@
+"""One site's HTTP: credentials, limits, retries, deadlines, and answers turned into `labfs.errors`.
+
+With `download`, `failures` and `network` the only product modules that know httpx. API calls and uploads run on trio;
+file bytes come down through `download`. Credentials go to the site's own origin and nowhere else: bytes are fetched
+by a client without any, and redirects are followed by hand (httpx would carry an `x-access-token` header along).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple, cast
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import trio
+
+from labfs import errors
+from labfs.backend import Buffer, Sink, Source, is_dispensable, is_unhurried
+from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
+from labfs.errors.secrecy import know_headers
+from labfs.http.breaker import Breaker
+from labfs.http.download import FORM, Ask, Bulk, rust
+from labfs.http.failures import is_page, refusal, translated
+from labfs.http.limit import Limit
+from labfs.http.network.connections import Grant, Trial, socket_options
+from labfs.http.network.lines import Lines, granted, stream
+from labfs.http.network.route import Route
+from labfs.http.network.trust import trust
+from labfs.http.network.ways import Ways
+from labfs.http.pace import Pace, Patience
+from labfs.http.reply import LONGEST_ANSWER, Answer
+from labfs.http.texts import upgraded, urlencoded
+
+log = logging.getLogger(__name__)
+__all__ = ["Answer", "Client", "Patience"]
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
+COMPILING = 12.0  # or while they make a list: with the usual 8 s, longer than known proxies and workers are let wait
+GRACE_S = 2.0  # for an answer that has begun when patience ends
+QUESTIONS = ("GET", "HEAD")  # all other methods may change something
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
+ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
+
+
+def no_explanation(answer: Answer) -> str:
+    return ""
+
+
+class Client:
+    """Requests to one site and to the origins that its answers point at.
+
+    `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of those that
+    a 401 refused, whether it gives others by now. `explain` picks the service's own sentence out of an error answer.
+    `timeout_s` is the longest silence, in seconds, before a request is given up, and `compiling` times that before an
+    unhurried one is; `requests_per_s` the pace that the service allows. `proxy` and `ca` are those of `Settings`.
+    Raises ConfigError if they, or the environment, name a way that cannot be gone.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        url: str,
+        credentials: Callable[[], Mapping[str, str]],
+        *,
+        another: Callable[[Mapping[str, str]], bool] = lambda refused: False,
+        connections: int = 8,
+        requests_per_s: int | None = None,
+        timeout_s: float = 8.0,
+        compiling: float = COMPILING,
+        explain: Callable[[Answer], str] = no_explanation,
+        proxy: Callable[[], str] | None = None,
+        ca: str = "",
+        transport: httpx.AsyncBaseTransport | None = None,
+        bulk_transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.site = site
+        self.url = url.rstrip("/") + "/"
+        self._source = credentials
+        self._another = another
+        self._explain = explain
+        self.timeout_s = timeout_s
+        self.limit = Limit(site)
+        self._pace = Pace(requests_per_s)
+        self._slots = trio.CapacityLimiter(connections)
+        self._threads = trio.CapacityLimiter(2 * connections)
+        self._breakers: dict[str, Breaker] = {}
+        self._usual = httpx.Timeout(timeout_s, pool=None)
+        self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
+        self._compiling = httpx.Timeout(timeout_s, pool=None, read=compiling * timeout_s)
+        route, trusted = Route(site, proxy, os.environ), trust(site, ca, os.environ)
+        route.of(self.url)  # what is wrong with it is told before anything is sent
+
+        def over(limits: httpx.Limits) -> httpx.AsyncBaseTransport:
+            return transport or Ways(site, route, trusted, limits, socket_options(timeout_s))
+
+        self._grant = Grant(timeout_s)
+        self._lines = Lines(timeout_s, connections, self._grant, over, keeps=transport is None)
+        fetched = rust(site, route, trusted, timeout_s) if bulk_transport is None else lambda keep: bulk_transport
+        self._bulk = Bulk(fetched, keeps=bulk_transport is None)
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._lines.aclose()
+            await trio.to_thread.run_sync(self._bulk.close)
+
+    def _credentials(self) -> Mapping[str, str]:
+        found = self._source()
+        know_headers(found)
+        return found
+
+    # -- API calls -----------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        form: Mapping[str, str | list[str]] | None = None,
+        json: Any = None,
+        body: bytes | None = None,
+        source: Source | None = None,
+        headers: Mapping[str, str] | None = None,
+        patience: Patience = Patience.PROMPT,
+        repeatable: bool = True,
+        check: Callable[[Answer], None] = lambda answer: None,
+    ) -> Answer:
+        """Send one request with the site's credentials and return its 2xx answer.
+
+        Tried again while `patience` lasts, where a retry can help. A request that is not `repeatable`
+        is tried again only if it surely was not carried out, else Unanswered is raised. `check` raises
+        if a 2xx answer is none after all: Unavailable has it tried again as any other. A web page is no answer to
+        a change: whatever stands between sent it, and the change may have been carried out behind it.
+        """
+        what = f"{self.site}: {method} {urlsplit(path).path}"
+        silence = self._compiling if is_unhurried() else self._usual if source is None else self._storing
+        credentials: Mapping[str, str] = {}
+
+        keeps = _keeps(method, patience, repeatable=repeatable, stored=source is not None)
+
+        async def once(fresh: bool) -> Answer:
+            nonlocal credentials
+            credentials = self._credentials()
+            address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")  # which may have moved
+            content, more = (body, {}) if form is None else (urlencoded(form), FORM)
+            more = {**more, **credentials, **(headers or {})}
+            async with self._slots:
+                with translated(what):
+                    request = self._lines.build_request(
+                        method, address, json=json, content=content, headers=more, timeout=silence
+                    )
+                    stream(request, source)
+                    async with self._lines.sent(
+                        request, what, kept=keeps and not (fresh or is_unhurried()), hurried=source is None
+                    ) as response:
+                        answer = await self._answer(response, what)
+            check(answer)
+            _check_change(method, answer)
+            return answer
+
+        with trio.CancelScope() as scope, self.limit.learning(source.size if source else None):
+            limit = None if source is not None or silence is self._compiling else scope
+            try:
+                return await self._insist(self.url, once, patience, repeatable, limit)
+            except Unauthorized:
+                if not self._another(credentials):
+                    raise
+            return await self._insist(self.url, once, patience, repeatable, limit)
+        assert scope.cancelled_caught
+        raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
+
+    async def _answer(self, response: httpx.Response, what: str) -> Answer:
+        try:
+            body = bytearray()
+            async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > LONGEST_ANSWER:
+                        raise Malformed(f"{what} sent an answer of more than {LONGEST_ANSWER >> 20} MiB.")
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await response.aclose()
+        answer = Answer(response.status_code, response.headers, bytes(body), what)
+        log.debug("%s -> %d", what, answer.status)
+        if 200 <= answer.status < 300:
+            return answer
+        if 300 <= answer.status < 400 and (better := upgraded(self.url, str(response.url), answer.headers)):
+            self.url = better  # or another request was told before
+            raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
+        page = is_page(answer.headers, answer.body)
+        raise refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
+
+    # -- file bytes ----------------------------------------------------------------------------------
+
+    def watch(self, notice: Callable[[Mapping[str, str]], None]) -> None:
+        """Have `notice` called with the headers of each answer of a file store; it runs in other threads."""
+        self._bulk.notice = notice
+
+    async def fetch(self, url: str, start: int, stop: int, version: str | None, size: int | None = None) -> Buffer:
+        """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
+
+        Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
+        Unranged where ranges are not to be had, and Unavailable when patience ran out over short, cut or
+        missing answers.
+        """
+        return await self._bulky(url, self._bulk.get, self._there(url, version, size), start, stop)
+
+    async def fetch_own(self, path: str, start: int, stop: int, size: int | None = None) -> Buffer:
+        """Return exactly the bytes `[start, stop)` behind a path of the site, sent with its credentials."""
+        ask = self._here(path, size)
+        return await self._own(lambda ask: self._bulky(self.url, self._bulk.get, ask, start, stop), ask)
+
+    async def measure(self, url: str) -> int | None:
+        """Return the size in bytes of what lies behind `url`, sent without credentials: one range of a byte."""
+        return await self._bulky(url, self._bulk.total, self._there(url, None))
+
+    async def measure_own(self, path: str) -> int | None:
+        """Return the size in bytes of what lies behind a path of the site; None where it does not tell.
+
+        One HEAD; where that is silent, a range of one byte, whose answer names the whole.
+        """
+        try:
+            answer = await self.call("HEAD", path, headers={"Accept-Encoding": "identity"})
+            if answer.announced is not None:
+                return answer.announced
+        except (errors.Unsupported, errors.Denied):
+            pass
+        return await self._own(lambda ask: self._bulky(self.url, self._bulk.total, ask), self._here(path))
+
+    async def pour(self, url: str, version: str | None, sink: Sink, size: int | None = None) -> None:
+        """Send the whole file behind `url` to `sink`, in one pass, asked for without credentials."""
+        await self._pour(url, self._there(url, version, size), sink)
+
+    async def pour_own(
+        self,
+        path: str,
+        sink: Sink,
+        *,
+        form: Mapping[str, str] | None = None,
+        check: Callable[[Mapping[str, str]], None] = lambda headers: None,
+        size: int | None = None,
+    ) -> None:
+        """Send the whole file behind a path of the site to `sink`, in one pass.
+
+        With a `form` it is asked for by a POST. `check` raises if an answer's headers are not a file's.
+        """
+        ask = replace(self._here(path, size), form=form, check=check)
+        await self._own(lambda ask: self._pour(self.url, ask, sink), ask)
+
+    async def _own(self, work: Callable[[Ask], Awaitable[T]], ask: Ask) -> T:
+        """Do something with the site's credentials, and with others where these are refused and there are some."""
+        try:
+            return await work(ask)
+        except Unauthorized:
+            if not self._another(ask.credentials):
+                raise
+        return await work(replace(ask, credentials=self._credentials()))
+
+    async def _pour(self, url: str, ask: Ask, sink: Sink) -> None:
+        """Send a file to `sink`, again where nothing marks its end: it is believed where two passes end alike."""
+        ended: int | None = None
+        while True:
+            before = sink.received
+            try:
+                size, sure = await self._bulky(url, self._bulk.pour, ask, sink)
+            except Unavailable:
+                # Patience is for a silence, not for the time that many bytes take.
+                if sink.received <= before:
+                    raise
+                continue
+            if sure or size == ended:
+                return
+            if ended is not None and size < ended:
+                raise Unavailable(f"{ask.what} sent {ended} bytes, then {size}, and does not say how many there are.")
+            ended = size
+
+    def _there(self, url: str, version: str | None, size: int | None = None) -> Ask:
+        return Ask(url, f"{self.site}: the file store", version, size=size)
+
+    def _here(self, path: str, size: int | None = None) -> Ask:
+        what = f"{self.site}: {path}"
+
+        def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
+            return self._explain(Answer(status, headers, body, what))
+
+        return Ask(urljoin(self.url, path), what, credentials=self._credentials(), explain=explain, size=size)
+
+    async def _bulky(self, url: str, work: Callable[[Ask, *Ts], T], ask: Ask, *args: *Ts) -> T:
+        """Run one of the blocking downloads in a thread."""
+
+        async def once(fresh: bool) -> T:
+            trial = Trial(fresh=fresh)
+
+            async def run() -> T:
+                return await trio.to_thread.run_sync(
+                    work, replace(ask, trial=trial), *args, abandon_on_cancel=True, limiter=self._threads
+                )
+
+            try:
+                if fresh or not self._bulk.keeps:
+                    return await run()
+                return await granted(run, trial, self._grant, ask.what)
+            except Mute:
+                self._bulk.retire(trial)
+                raise
+            finally:
+                self._grant.learn(trial.took_s)
+
+        return await self._insist(url, once, Patience.PROMPT, repeatable=True)
+
+    # -- insisting -----------------------------------------------------------------------------------
+
+    async def _insist(
+        self,
+        url: str,
+        once: Callable[[bool], Awaitable[T]],
+        patience: Patience,
+        repeatable: bool,
+        scope: trio.CancelScope | None = None,
+    ) -> T:
+        """Try until it works, patience ends or no retry can help. Waiting for a turn costs no patience.
+
+        `once` is told whether it must take a new connection: after a kept one was mute, which costs no patience.
+        `scope`, if given, is cancelled when a try takes longer than patience lasts.
+        """
+        fresh = False
+        breaker = self._breaker(url)
+        wait_s = FIRST_WAIT_S
+        if is_dispensable():
+            patience, wait_s = Patience.BRIEF, ONCE_MORE_S
+        deadline = trio.current_time() + patience * self.timeout_s
+        absent_since: float | None = None
+        while True:
+            began = trio.current_time()
+            try:
+                async with self._pace.turn() as waited_s:
+                    deadline += waited_s
+                    began += waited_s
+                    if scope is not None:
+                        scope.deadline = deadline + GRACE_S
+                    return await breaker.guard(partial(once, fresh))
+            except (Mute, Moved) as error:
+                log.info("%s Trying again at once.", error)
+                fresh = True
+                deadline += trio.current_time() - began
+                continue
+            except Unavailable as error:
+                lost = isinstance(error, Unanswered) and not repeatable
+                # What was long in vain may be at work on it still, and a second one beside it would take as long.
+                lost = lost or (is_unhurried() and trio.current_time() - began >= self.timeout_s)
+                own_pause = wait_s * random.uniform(0.7, 1.3)
+                pause = own_pause if error.retry_after_s is None else error.retry_after_s
+                absent_since = (absent_since or began) if error.absent else None
+                until = deadline if absent_since is None else absent_since + Patience.PROMPT * self.timeout_s
+                if lost or trio.current_time() + pause >= min(deadline, until):
+                    raise
+                log.info("%s Trying again in %.1f s.", error, pause)
+            await trio.sleep(pause)
+            if scope is not None:
+                scope.deadline = math.inf  # until its turn comes
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _breaker(self, url: str) -> Breaker:
+        origin = urlsplit(url).netloc
+        if origin not in self._breakers:
+            self._breakers[origin] = Breaker(self.site, self.timeout_s)
+        return self._breakers[origin]
+
+    @property
+    def outage(self) -> str | None:
+        """Why requests are being refused at once at present, or None."""
+        return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
+
+
+def _keeps(method: str, patience: Patience, *, repeatable: bool, stored: bool) -> bool:
+    """Whether a request may go over a kept connection: a change that may not be made twice must surely arrive."""
+    return method in QUESTIONS or (repeatable and (stored or patience is not Patience.PERSISTENT))
+
+
+def _check_change(method: str, answer: Answer) -> None:
+    if method not in QUESTIONS and is_page(answer.headers, answer.body):
+        raise Unanswered(f"{answer.what} answered with a web page; is the site under maintenance, or its url wrong?")

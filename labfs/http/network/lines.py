@@ -1,0 +1,152 @@
+"""Requests over connections that may be dead: each is given up soon, and its failure told from the site's.
+
+`Lines` is for API calls and uploads; `granted` for downloads, which run in threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+import trio
+
+from labfs.backend import Source
+from labfs.errors import Mute, Unavailable
+from labfs.http.network.connections import KEPT_S, Grant, Kept, Trial, Watch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Lines:
+    """The connections for API calls and uploads to one site: kept ones, and such as serve one request alone."""
+
+    def __init__(
+        self,
+        timeout_s: float,
+        connections: int,
+        grant: Grant,
+        over: Callable[[httpx.Limits], httpx.AsyncBaseTransport],
+        *,
+        keeps: bool,
+    ) -> None:
+        """`over` makes a transport within limits; `keeps` tells whether connections are kept for later requests."""
+        self._timeout_s = timeout_s
+        self._grant = grant
+
+        def make(kept: int | None) -> httpx.AsyncClient:
+            limits = httpx.Limits(max_connections=connections, max_keepalive_connections=kept, keepalive_expiry=KEPT_S)
+            return httpx.AsyncClient(transport=over(limits), trust_env=False)
+
+        self._single = make(0)
+        self._kept = Kept(lambda: make(None)) if keeps else None
+
+    def build_request(self, *args: Any, **options: Any) -> httpx.Request:
+        return self._single.build_request(*args, **options)
+
+    @asynccontextmanager
+    async def sent(
+        self, request: httpx.Request, what: str, *, kept: bool, hurried: bool
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request over a `kept` connection, if there is one, or else over one of its own.
+
+        A kept one has as long as its grant; for a body that takes its time, which is not `hurried`, the usual
+        silence after the last byte of it. Raises Mute.
+        """
+        began = trio.current_time()
+        if not kept or self._kept is None:
+            response = await self._single.send(request, stream=True)
+            if hurried:
+                self._grant.learn(trio.current_time() - began)
+            yield response
+            return
+        with self._kept.lent() as lot:
+            scope = trio.CancelScope()
+
+            def postpone(seconds: float) -> None:
+                scope.deadline = trio.current_time() + seconds
+
+            if hurried:
+                postpone(self._grant.now_s)
+            watch = Watch(postpone, granted_s=None if hurried else self._timeout_s)
+            request.extensions["trace"] = watch
+            answered = None
+            try:
+                with scope:
+                    answered = await lot.client.send(request, stream=True)
+            except httpx.HTTPError as error:
+                if watch.fresh:
+                    raise
+                log.debug("%s: a kept connection failed (%r).", what, type(error))
+            if answered is None:
+                self._kept.retire(lot)
+                raise Mute(f"{what} was not answered on a connection that had been kept.")
+            if hurried:
+                self._grant.learn(trio.current_time() - began)
+            yield answered
+        for client in self._kept.spent():
+            await client.aclose()
+
+    async def aclose(self) -> None:
+        for client in [self._single, *(self._kept.spent(all_of_them=True) if self._kept else ())]:
+            await client.aclose()
+
+
+async def granted(run: Callable[[], Awaitable[T]], trial: Trial, grant: Grant, what: str) -> T:
+    """Wait for a download over a connection that may be dead. Raises Mute if it does not even begin."""
+    outcome: list[T] = []
+    failure: Exception | None = None
+
+    async def watch() -> None:
+        await trio.sleep(grant.now_s)
+        while trial.lot is None:  # it waits for a thread, which tells no event  # noqa: ASYNC110
+            await trio.sleep(grant.now_s)
+        if trial.settle():
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        try:
+            outcome.append(await run())
+        except Exception as error:  # out of the nursery, which would make a group of it
+            failure = error
+        nursery.cancel_scope.cancel()
+    if outcome:
+        return outcome[0]
+    # A new connection tells whether the site is there.
+    if failure is None or (isinstance(failure, Unavailable) and trial.settle()):
+        log.debug("%s: a kept connection failed (%s).", what, failure)
+        raise Mute(f"{what} did not begin to answer on a connection that had been kept.")
+    raise failure
+
+
+class Body(httpx.AsyncByteStream):
+    """A request's body."""
+
+    def __init__(self, chunks: Iterator[bytes], *, on_disk: bool = False) -> None:
+        self._chunks = chunks
+        self._on_disk = on_disk
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._on_disk:
+            chunk = await trio.to_thread.run_sync(next, self._chunks, None)
+        else:
+            chunk = next(self._chunks, None)
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+
+def stream(request: httpx.Request, source: Source | None) -> None:
+    """Give a request its body piece by piece, from a `source` on disk if there is one."""
+    # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
+    request.stream = Body(iter([request.content]) if source is None else source.chunks(), on_disk=source is not None)
+    if source is not None:
+        request.headers.pop("Transfer-Encoding", None)
+        request.headers["Content-Length"] = str(source.size)

@@ -1,0 +1,81 @@
+"""Blocks of file contents in memory: bounded in bytes, least recently used out first, one fetch for each.
+
+A key names the file's version, so bytes of two versions can never mix: a changed file has other keys.
+However many ask for a missing block, it is fetched once; the fetch belongs to the cache and not to the
+one who asked first, who may be cancelled without harm to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+
+import trio
+from cachetools import LRUCache
+
+from labfs.backend import Buffer
+from labfs.read.flight import Flight
+
+Key = tuple[Hashable, int]  # (one version of one file, index of the block)
+Fetch = Callable[[], Awaitable[Buffer]]
+
+
+class _Fetch(Flight):
+    """A fetch under way, and afterwards the block."""
+
+    block: Buffer = b""
+
+
+class Blocks:
+    """A cache of at most `capacity` bytes; fetches run in `nursery`."""
+
+    def __init__(self, nursery: trio.Nursery, capacity: int) -> None:
+        self._nursery = nursery
+        self._cache: LRUCache[Key, Buffer] = LRUCache(maxsize=capacity, getsizeof=len)
+        self._flights: dict[Key, _Fetch] = {}
+
+    @property
+    def capacity(self) -> int:
+        return int(self._cache.maxsize)
+
+    @property
+    def size(self) -> int:
+        """Bytes held now."""
+        return int(self._cache.currsize)
+
+    async def get(self, key: Key, fetch: Fetch) -> Buffer:
+        """Return the block, fetching it if nobody has or does. Raises what the fetch raised."""
+        block = self._cache.get(key)
+        if block is not None:
+            return block
+        flight = self._start(key, fetch)
+        await flight.wait()
+        return flight.block
+
+    def peek(self, key: Key) -> Buffer | None:
+        """Return a block that is there already."""
+        return self._cache.get(key)
+
+    def start(self, key: Key, fetch: Fetch) -> None:
+        """Begin to fetch a block that will probably be asked for."""
+        if key not in self._cache:
+            self._start(key, fetch)
+
+    def drop(self, content: Hashable) -> None:
+        """Forget all blocks of one version of one file."""
+        for key in [key for key in self._cache if key[0] == content]:
+            del self._cache[key]
+
+    def _start(self, key: Key, fetch: Fetch) -> _Fetch:
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Fetch()
+            self._nursery.start_soon(self._fly, key, fetch, flight)
+        return flight
+
+    async def _fly(self, key: Key, fetch: Fetch, flight: _Fetch) -> None:
+        with flight.outcome():
+            try:
+                flight.block = await fetch()
+                self._cache[key] = flight.block
+            finally:
+                del self._flights[key]

@@ -1,0 +1,268 @@
+"""One open file being read: offsets → blocks, read-ahead, and the proof that the bytes are right.
+
+Decisions: one block is one ranged GET, so there is nothing to coalesce; read-ahead is the same request
+made early; a reader is bound to the version that was opened and never sees another. Every block that arrives
+is compared with what is known of it before it enters the cache, so that nothing wrong can be served from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Hashable
+from contextlib import suppress
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import trio
+from cachetools import LRUCache
+
+from labfs.backend import Backend, Buffer, Content, Entry, Sink
+from labfs.errors import LabfsError, Unranged
+from labfs.read.blocks import Blocks, Fetch
+from labfs.read.digests import PROVED, digest
+from labfs.read.proof import HOLD_S, Damaged, Proof, Tags
+from labfs.read.refetch import exactly, recounted, whole
+from labfs.read.whole import Copies, Copy, Version
+
+log = logging.getLogger(__name__)
+
+# 1 MiB: a random read on a 100 Mbit/s line costs 80 ms more than its round trip, and 16 of them in
+# flight fill 400 Mbit/s × 40 ms eightfold. On loopback larger blocks are no faster.
+BLOCK = 1024 * 1024
+WINDOW = 24  # blocks ahead, at most
+SLOW_S = 1.5  # a block that takes longer means that the line is full: look less far ahead
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Shared:
+    """What the readers of one version have in common: where its bytes come from, and what is known of them."""
+
+    content: Wherever | Copy
+    proof: Proof
+
+
+class Reader:
+    """Reads of one handle. `key` names the version."""
+
+    def __init__(self, blocks: Blocks, shared: Shared, key: Hashable, size: int) -> None:
+        self._blocks = blocks
+        self._shared = shared
+        self._content = shared.content
+        self._proof = shared.proof
+        self._key = key
+        self._failures = shared.proof.failures
+        self._handed_out = False
+        self._damaged = False  # for good, also when the fault has passed: some of the wrong bytes have left
+        self._next = 0  # block that a sequential reader will touch next
+        self._window = 0  # blocks ahead, now
+        self._end = max(size - 1, 0) // BLOCK  # index of the last block
+        self.size = size
+
+    @property
+    def unproved(self) -> bool:
+        """Whether reading it once more, whole and in order, would prove what nothing has proved yet."""
+        return not self._proof.proven
+
+    async def prepare(self) -> None:
+        if self.size:
+            await self._content.prepare()
+
+    async def read(self, start: int, size: int) -> Buffer:
+        """Return the bytes `[start, start + size)`, fewer only at the end of the file.
+
+        Raises Damaged when they are not what the server's checksum says, or not what they were before.
+        """
+        stop = min(start + size, self.size)
+        if start >= stop:
+            return b""
+        first, last = start // BLOCK, (stop - 1) // BLOCK
+        if not self._damaged:
+            self._look_ahead(first, last)
+        pieces = []
+        for index in range(first, last + 1):
+            block = await self._block(index)
+            begin = index * BLOCK
+            pieces.append(memoryview(block)[max(start - begin, 0) : stop - begin])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _block(self, index: int) -> Buffer:
+        failures = self._failures
+        if not self._damaged:
+            block = await self._blocks.get((self._key, index), self._fetch(index))
+            await self._prove(index, block)
+            if failures == self._proof.failures:
+                self._handed_out = True
+                return block
+            self._damaged = self._handed_out
+            self._failures = self._proof.failures
+            if self._end == 0 and self._proof.proven and not self._damaged:
+                return await self._block(index)  # a second download was the right one
+        raise Damaged("The bytes that arrived do not match the server's checksum of the file, or what arrived before.")
+
+    async def _prove(self, index: int, block: Buffer) -> None:
+        """Offer a block, and those behind it that came first; wait for what the proof says of the file's end."""
+        if self._proof.wants(index):
+            await self._proof.offer(index, block)
+            while (early := self._blocks.peek((self._key, self._proof.next))) is not None:
+                await self._proof.offer(self._proof.next, early)
+        until = trio.current_time() + HOLD_S
+        if self._proof.leads(index):
+            await self._finish_proof(index, until)
+        await self._proof.told(index, until)
+
+    async def _finish_proof(self, index: int, until: float) -> None:
+        """Fetch all that follows a block, and offer it; an error is left to those who ask for its bytes."""
+        for later in range(index + 1, self._end + 1):
+            self._blocks.start((self._key, later), self._fetch(later))
+        with trio.CancelScope(deadline=until), suppress(LabfsError):
+            while self._proof.leads(index):
+                following = self._proof.next
+                block = await self._blocks.get((self._key, following), self._fetch(following))
+                await self._proof.offer(following, block)
+
+    def _fetch(self, index: int) -> Fetch:
+        async def fetch() -> Buffer:
+            began = trio.current_time()
+            start, stop = index * BLOCK, min((index + 1) * BLOCK, self.size)
+            block = await exactly(self._content, start, stop)
+            if trio.current_time() - began > SLOW_S:
+                self._window //= 2
+            if self._proof.digests.note(index, digest(block)):
+                return block
+            return await self._recount(index, start, stop, block)
+
+        return fetch
+
+    async def _recount(self, index: int, start: int, stop: int, first: Buffer) -> Buffer:
+        """Return a block that came otherwise than before; if it was wrong before, readers that were there fail."""
+        digests = self._proof.digests
+        block = await recounted(self._content, start, stop, index, digests, first)
+        if not digests.note(index, digest(block)):
+            if digests.known(index) == PROVED:  # since just now
+                raise Damaged("The server does not send the same bytes of this file twice: read it again later.")
+            self._proof.revise(index, digest(block))
+        return block
+
+    def _look_ahead(self, first: int, last: int) -> None:
+        """Start what is asked for and, while the reading is sequential, an ever longer stretch after it."""
+        if self._next - 2 <= first <= self._next + 1:
+            if last >= self._next and last > 0:
+                self._window = min(max(2 * self._window, 2), WINDOW)
+        else:
+            self._window = 0
+        self._next = max(last + 1, self._next if self._window else 0)
+        for index in range(first, min(last + self._window, self._end) + 1):
+            self._blocks.start((self._key, index), self._fetch(index))
+
+
+class Wherever:
+    """A content in ranges as long as the system grants them, and from a copy where or once it does not."""
+
+    def __init__(
+        self, content: Content, copies: Copies, version: Version | None, size: int, *, ranged: bool = True
+    ) -> None:
+        self._content = content
+        self._size = size
+        self._copies = copies
+        self._version = version
+        self._ranged = ranged
+        self._copy: Copy | None = None
+
+    async def prepare(self) -> None:
+        await (self._content if self._ranged else self._whole()).prepare()
+
+    async def read(self, start: int, stop: int) -> Buffer:
+        if self._ranged:
+            try:
+                return await self._content.read(start, stop)
+            except Unranged as error:
+                log.info("%s It is fetched whole.", error)
+                self._ranged = False
+        return await self._whole().read(start, stop)
+
+    def _whole(self) -> Copy:
+        self._copy = self._copy or self._copies.open(self._version, self._content, self._size)
+        return self._copy
+
+    def renew(self) -> None:
+        """Give up a copy that turned out not to be of one version: another one may be."""
+        if self._copy is not None and self._copy.spoiled:
+            self._copy = None
+
+    def discard(self) -> None:
+        """Remove a copy that is not what the server's checksum says."""
+        if self._copy is not None:
+            self._copy.discard()
+
+    async def pour(self, sink: Sink) -> None:
+        raise Unranged("A copy is not copied.")
+
+
+class Readers:
+    """Opens readers; keeps what is worth sharing between those of one version, and what is known of each site."""
+
+    KEPT = 4096  # versions, a large one counted for each GiB: 64 MiB of digests at most
+
+    def __init__(self, nursery: trio.Nursery, blocks: Blocks, copies: Copies) -> None:
+        self._nursery = nursery
+        self._blocks = blocks
+        self._copies = copies
+        self._kept: LRUCache[Version, tuple[Shared, int]] = LRUCache(self.KEPT, getsizeof=lambda kept: kept[1])
+        self._live: WeakValueDictionary[Version, Shared] = WeakValueDictionary()  # also those that readers hold
+        self._tags: dict[str, Tags] = {}  # by site
+
+    def open(self, site: str, backend: Backend, entry: Entry) -> Reader:
+        """Return a reader of the entry's version, whose size is known; without a version nothing is shared."""
+        assert entry.size is not None
+        if entry.version is None:
+            key = object()
+            return Reader(self._blocks, self._made(site, backend, entry, None, key), key, entry.size)
+        version = (site, entry.id, entry.version)
+        shared = self._live.get(version) or self._made(site, backend, entry, version, version)
+        if isinstance(shared.content, Wherever):
+            shared.content.renew()
+        self._live[version] = shared
+        self._kept[version] = shared, min(1 + entry.size // (1024 * BLOCK), self.KEPT)
+        return Reader(self._blocks, shared, version, entry.size)
+
+    def _made(self, site: str, backend: Backend, entry: Entry, version: Version | None, key: Hashable) -> Shared:
+        size, ranged = entry.size or 0, backend.capabilities.ranged
+        content = Wherever(backend.content(entry), self._copies, version, size, ranged=ranged)
+        tags = self._tags.setdefault(site, _tags(backend))
+        return Shared(content, self._proof(tags, backend, entry, size, content, key))
+
+    def _proof(
+        self, tags: Tags, backend: Backend, entry: Entry, size: int, content: Wherever | Copy, key: Hashable
+    ) -> Proof:
+        def again() -> AsyncGenerator[Buffer, None]:
+            """Download the file a second time, past everything that is kept of the first."""
+            ranged = backend.capabilities.ranged
+            return whole(Wherever(backend.content(entry), self._copies, None, size, ranged=ranged), size, BLOCK)
+
+        def damaged() -> None:
+            self._blocks.drop(key)
+            content.discard()
+
+        return Proof(self._nursery, entry.checksum, size, BLOCK, tags=tags, again=again, damaged=damaged)
+
+    async def snapshot(self, backend: Backend, entry: Entry) -> tuple[Reader, int]:
+        """Return a reader, and its size, of what is behind an entry now that has no version and no ranges."""
+        content = self._copies.open(None, backend.content(entry))
+        size, key = await content.whole(), object()
+        return Reader(
+            self._blocks, Shared(content, self._proof(_tags(backend), backend, entry, size, content, key)), key, size
+        ), size
+
+    async def size(self, site: str, backend: Backend, entry: Entry, *, surely: bool) -> tuple[int | None, int]:
+        """Return the size in bytes of a file that was listed without one, and how many it has at least.
+
+        At most `GLANCE` bytes are fetched for it, unless it must be known `surely`.
+        """
+        version = None if entry.version is None else (site, entry.id, entry.version)
+        copy = self._copies.open(version, backend.content(entry))
+        size = await copy.whole() if surely else await copy.glance()
+        return size, copy.least
+
+
+def _tags(backend: Backend) -> Tags:
+    return Tags(lambda: backend.capabilities.checksums_prove)

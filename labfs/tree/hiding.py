@@ -1,0 +1,44 @@
+"""Files of the server that are out of sight here, since another is about to take their name.
+
+A program that moves a file aside, or removes it to make it anew, has the name free until then. If nothing takes it,
+the file is there again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from labfs.tree.node import Hidden, Node
+
+log = logging.getLogger(__name__)
+
+ASIDE_S = 60.0  # for something newer to take the name of what was moved aside
+
+
+def hide(node: Node, over: Callable[[], bool] | None = None) -> None:
+    """Take a file out of sight until another has its name, or it is `over`."""
+    assert node.parent is not None
+    assert node.entry is not None
+    if node.parent.children.get(node.name) is node:
+        del node.parent.children[node.name]
+    until = trio.current_time() + ASIDE_S
+    node.parent.hidden[node.name] = Hidden(node.entry, over or (lambda: trio.current_time() >= until))
+
+
+def show_again(parent: Node, name: str) -> None:
+    """Show a file that was hidden; the directory is to be listed anew then."""
+    hidden = parent.hidden.pop(name, None)
+    if hidden is not None and name not in parent.children:
+        log.info("Nothing took the place of “%s” in %s, so it is there again.", name, parent.path)
+        parent.children[name] = Node(name, parent, parent.site, is_dir=False, entry=hidden.entry)
+
+
+def show_what_is_over(parent: Node) -> bool:
+    """Show what was hidden in a directory to make room for what did not come; whether there was such a thing."""
+    over = [name for name, hidden in parent.hidden.items() if hidden.over()]
+    for name in over:
+        show_again(parent, name)
+    return bool(over)

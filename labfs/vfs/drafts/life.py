@@ -1,0 +1,335 @@
+"""The life of drafts: files that were closed and stay on this machine, since their name is not the last one yet.
+
+A draft ends when it is renamed (the rename is its save), when it is removed, when its time is over, or with the
+mount. What ends without either is saved under the name that it has; what says by its name that it is not whole goes
+to the outbox, and an empty file that its system cannot take goes nowhere. Which files are drafts is told in `signs`.
+
+    EMPTY       until something is written to it
+    UNFINISHED  until the mount ends
+    TEMPORARY   for `DRAFT_S`, or what the configuration says, after it was last used
+    PRIVATE     so long, and as long as the program runs that made it, a day at most
+    SPILLED     as long as that program runs, a day at most
+
+A draft is a local file (`Node.local`) with a note in the state `draft`, so that a crash loses none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import trio
+
+from labfs.backend import Accept, Entry
+from labfs.errors import LabfsError, NotFound
+from labfs.tree import names
+from labfs.tree.hiding import show_again
+from labfs.tree.node import Node
+from labfs.tree.tree import Tree
+from labfs.vfs import policy
+from labfs.vfs.drafts.signs import MARKS, Draft, Known, Maker, judge
+from labfs.vfs.remote import Sources
+from labfs.vfs.saves import Saves
+
+log = logging.getLogger(__name__)
+
+DRAFT_S = 60.0
+SPILLED_S = 2.0  # after the program that made it has ended
+LONGEST_S = 86_400.0
+LOOK_S = 1.0  # between looks at what may be over
+GIVEN_UP_S = 2.0  # for a program that may remove a file to make it anew, where removing is possible
+DATED_S = 60.0  # a file with an older date than that when it is closed is a copy, and has the name of the other
+
+
+@dataclass(slots=True)
+class Kept:
+    """A draft that was closed: what kind it is, who made it, and when it was used last."""
+
+    kind: Draft
+    maker: Maker
+    used: float
+
+    def over(self, now: float, seconds: float) -> bool:
+        """Whether its time is over; `seconds` is what most kinds have."""
+        idle = now - self.used
+        match self.kind:
+            case Draft.EMPTY | Draft.UNFINISHED:
+                return False
+            case Draft.TEMPORARY:
+                return idle >= seconds
+            case Draft.PRIVATE:
+                return idle >= (LONGEST_S if self.maker.runs() else seconds)
+            case Draft.SPILLED:
+                return idle >= (LONGEST_S if self.maker.runs() else min(SPILLED_S, seconds))
+
+
+@dataclass(slots=True)
+class Removal:
+    """A file of a server that was removed by a program that may be about to make it anew."""
+
+    parent: Node
+    name: str
+    entry: Entry
+    until: float
+
+
+class Drafts:
+    """The drafts of a tree; `known` holds the names that are a draft's whoever makes it.
+
+    They wait `seconds` for their last name.
+    """
+
+    def __init__(self, tree: Tree, saves: Saves, sources: Sources, known: Known, seconds: float) -> None:
+        self.known = known
+        self._seconds = seconds
+        self._tree = tree
+        self._saves = saves
+        self._sources = sources
+        self._made: WeakKeyDictionary[Node, tuple[Draft | None, Maker]] = WeakKeyDictionary()
+        self._folders: WeakKeyDictionary[Node, Maker] = WeakKeyDictionary()
+        self._kept: dict[Node, Kept] = {}
+        self._removals: list[Removal] = []
+        self._news = trio.Event()
+
+    # -- what becomes one ------------------------------------------------------------------------------
+
+    def judge(self, parent: Node, name: str, maker: Maker) -> Draft | None:
+        """Say what kind of draft a file that is to be made is, as far as its making tells."""
+        return judge(name, maker, parent.children, self.known)
+
+    def made(self, node: Node, kind: Draft | None, maker: Maker) -> None:
+        """Take note of a new file; what it is, is settled when it is closed."""
+        if self._in_folder(node):
+            self._made[node] = self.known.kind(node.name) or Draft.PRIVATE, maker
+        elif not node.local:
+            self._made[node] = kind, maker
+
+    def made_folder(self, node: Node, maker: Maker) -> None:
+        """Take note of a program's own folder: all that is in it are drafts."""
+        node.local = True
+        self._folders[node] = maker
+
+    def closed(self, node: Node) -> bool:
+        """Keep a file that is closed now if it is a draft; whether it is one."""
+        if node not in self._made or node.writer is None or node.unlinked:
+            return False
+        kind = self._kind(node)
+        if kind is not None:
+            self._keep(node, kind)
+        elif self._kept.pop(node, None) is not None:
+            node.local = False
+        return kind is not None
+
+    def refused(self, node: Node) -> bool:
+        """Keep a new file that its system did not take since it is empty; whether it is new."""
+        if node not in self._made or node.writer is None:
+            return False
+        self._keep(node, Draft.EMPTY)
+        return True
+
+    def _keep(self, node: Node, kind: Draft) -> None:
+        assert node.writer is not None
+        node.local = True
+        self._kept[node] = Kept(kind, self._made[node][1], trio.current_time())
+        node.writer.describe(state="draft", unfinished=kind is Draft.UNFINISHED)
+        self._tell()
+
+    def _kind(self, node: Node) -> Draft | None:
+        assert node.writer is not None
+        assert node.parent is not None
+        kind, maker = self._made[node]
+        if any(node.name + mark in node.parent.children for mark in MARKS):
+            return Draft.UNFINISHED
+        if kind is None and not node.writer.size and self.has(node.parent, maker):
+            return Draft.TEMPORARY  # it keeps the place for what the program has written already
+        if kind in (Draft.PRIVATE, Draft.SPILLED) and _is_dated(node) and not self._in_folder(node):
+            return None
+        return kind
+
+    def aside(self, node: Node, maker: Maker) -> None:
+        """Take note of a file of the server that a program moved aside to put another in its place."""
+        self._kept[node] = Kept(Draft.TEMPORARY, maker, trio.current_time())
+        self._tell()
+
+    def moved(self, node: Node) -> None:
+        """Take note of a draft's new name, which may be a draft's as well."""
+        kept = self._kept.get(node)
+        if kept is None:
+            return
+        kept.used = trio.current_time()
+        if self._in_folder(node) or self.known.kind(node.name) is Draft.UNFINISHED:
+            kept.kind = Draft.UNFINISHED
+        if node.writer is not None:
+            node.writer.describe(state="draft", unfinished=kept.kind is Draft.UNFINISHED)
+
+    def used(self, node: Node) -> None:
+        if node in self._kept:
+            self._kept[node].used = trio.current_time()
+
+    def forget(self, node: Node) -> None:
+        self._kept.pop(node, None)
+        self._made.pop(node, None)
+
+    def has(self, parent: Node, maker: Maker) -> bool:
+        """Whether a program has a draft in a directory that it has written."""
+        if not maker.pid:
+            return False
+        return any(node.parent is parent and kept.maker.pid == maker.pid for node, kept in self._kept.items())
+
+    def all(self) -> list[Node]:
+        return [node for node in self._kept if node.writer is not None]
+
+    def holds(self, node: Node) -> bool:
+        return node in self._kept
+
+    def in_folder(self, folder: Node) -> bool:
+        """Whether all that is made in a directory is a draft."""
+        return any(above in self._folders and above.local for above in folder.ancestry() if above.is_dir)
+
+    def _in_folder(self, node: Node) -> bool:
+        return node.parent is not None and self.in_folder(node.parent)
+
+    # -- how they end ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """End what is over, for as long as the mount lives."""
+        while True:
+            news = self._news
+            with trio.move_on_after(LOOK_S if self._kept or self._removals else float("inf")):
+                await news.wait()
+            now = trio.current_time()
+            for removal in [one for one in self._removals if one.until <= now]:
+                self._removals.remove(removal)
+                with _no_mistake(removal.name):
+                    await self._carry_out(removal)
+            for node, kept in list(self._kept.items()):
+                with _no_mistake(node.path):
+                    if kept.over(trio.current_time(), self._seconds) and not self._is_busy(node):
+                        await self.publish(node)
+
+    def _is_busy(self, node: Node) -> bool:
+        """Whether a file is still written to, or another is about to be saved in the place that it was moved from."""
+        if self._saves.open(node) or node.entry is None or node.parent is None:
+            return self._saves.open(node)
+        others = [other for other in node.parent.children.values() if other is not node and other.writer is not None]
+        return any(other.entry is not None and other.entry.id == node.entry.id for other in others)
+
+    async def publish(self, node: Node) -> None:
+        """Save a draft under the name that it has."""
+        kept = self._kept.pop(node, None)
+        self._made.pop(node, None)
+        if kept is None or node.unlinked or node.parent is None:
+            return
+        if node.writer is None and self._has_its_name(node, node.parent):
+            self._tree.detach(node)  # it was a view
+            return
+        log.info("%s was not renamed, and is saved under this name.", node.path)
+        node.local = False
+        try:
+            self._make_folders(node.parent)
+            names.for_saving(node.name)
+            policy.check_holds(node.parent, Accept.FILE, node.name)
+            policy.check_room(node.parent, node.name)
+            if node.writer is None:
+                await self._lend(node)
+            elif node.entry is not None:
+                node.writer.touch()  # a backup that was given bytes of its own
+                node.entry = node.writer.opened = None
+            self._saves.relabel(node)
+        except (LabfsError, OSError) as error:
+            log.error("%s cannot be saved: %s", node.path, error)
+            await self._saves.give_up(node, error)
+            return
+        await self._saves.send(node)
+
+    def _make_folders(self, parent: Node) -> None:
+        """Have a program's own folder be one that a server will know."""
+        for above in parent.ancestry():
+            if above.is_dir and above.local and above.parent is not None:
+                policy.check_holds(above.parent, Accept.FOLDER, above.name)
+        for above in parent.ancestry():
+            if above.is_dir and above.local:
+                above.local, above.made_here = False, True
+
+    def _has_its_name(self, node: Node, parent: Node) -> bool:
+        """Whether a file that was moved aside is still, or again, what the server has under its old name."""
+        if node.entry is None:
+            return True
+        for name, hidden in list(parent.hidden.items()):
+            if hidden.entry.id == node.entry.id:
+                show_again(parent, name)
+                self._tree.expire(parent)
+        version = (node.entry.id, node.entry.version)
+        others = [other.entry for other in parent.children.values() if other is not node and not other.local]
+        return version in {(entry.id, entry.version) for entry in others if entry is not None}
+
+    async def _lend(self, node: Node) -> None:
+        """Give a view of an older version bytes of its own."""
+        writer = self._saves.begin(node, await self._sources.open(node))
+        await writer.fill()
+        writer.touch()
+        node.entry = writer.opened = None
+
+    async def end(self, seconds: float) -> None:
+        """Settle all drafts when the mount ends; what is not saved in time waits for the next mount."""
+        with trio.move_on_after(max(seconds, 0.0)):
+            for removal in self._removals:
+                with _no_mistake(removal.name):
+                    await self._carry_out(removal)
+            for node, kept in list(self._kept.items()):
+                with _no_mistake(node.path):
+                    if kept.kind not in (Draft.EMPTY, Draft.UNFINISHED) and not self._saves.open(node):
+                        await self.publish(node)
+        for node, kept in list(self._kept.items()):
+            self.forget(node)
+            if kept.kind is not Draft.EMPTY and node.writer is not None and not node.unlinked:
+                node.local = False
+                await self._saves.leave(node, unfinished=kept.kind is Draft.UNFINISHED or self._saves.open(node))
+
+    # -- removals --------------------------------------------------------------------------------------
+
+    def removed(self, parent: Node, name: str, entry: Entry) -> None:
+        """Have a file deleted if nothing takes its name soon."""
+        self._removals.append(Removal(parent, name, entry, trio.current_time() + GIVEN_UP_S))
+        self._tell()
+
+    async def _carry_out(self, removal: Removal) -> None:
+        parent, entry = removal.parent, removal.entry
+        hidden = parent.hidden.get(removal.name)
+        if hidden is None or hidden.entry.id != entry.id or parent.site is None:
+            return  # something has its name
+        path = f"{parent.path.rstrip('/')}/{removal.name}"
+        try:
+            await parent.site.backend.delete(entry)
+        except NotFound:
+            pass
+        except LabfsError as error:
+            log.error("%s could not be deleted: %s", path, error)
+            show_again(parent, removal.name)
+            self._tree.expire(parent)
+            return
+        parent.hidden.pop(removal.name, None)
+        parent.container.gone.add((entry.id, entry.version))
+        self._saves.waiting.supersede(path, None, "the file was removed since")
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+
+@contextmanager
+def _no_mistake(what: str) -> Iterator[None]:
+    """Let no mistake of labfs over one file end the task that sees to all others, and the mount with it."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s could not be seen to; this is a mistake in labfs", what)
+
+
+def _is_dated(node: Node) -> bool:
+    """Whether a file was given a date of its own: `tar`, `cp -p` and their like give it that of the original."""
+    assert node.writer is not None
+    return node.modified_ns is not None and node.modified_ns < node.writer.modified_ns - DATED_S * 1e9

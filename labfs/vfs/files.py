@@ -1,0 +1,245 @@
+"""Open files: reading, writing, and closing.
+
+A file that is being written has one writer, shared by all its handles, and everybody on this machine
+reads from it. When the last handle that could write is closed the writer goes: its bytes are on the
+server then, or in the outbox (`saves`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import trio
+
+from labfs.backend import Accept, Buffer
+from labfs.errors import Empty, Exists, Invalid, IsDirectory, LabfsError, Stale
+from labfs.errors.reasons import Reasons
+from labfs.read.reader import Readers
+from labfs.tree import names
+from labfs.tree.node import Node
+from labfs.tree.tree import Tree
+from labfs.vfs import policy
+from labfs.vfs.drafts.life import Drafts
+from labfs.vfs.drafts.signs import NOBODY, Known, Maker
+from labfs.vfs.remote import Sources, View
+from labfs.vfs.saves import Saves
+from labfs.write.spool import Spool
+
+
+class Handle:
+    """One open file."""
+
+    def __init__(self, node: Node, *, readable: bool, writable: bool, append: bool) -> None:
+        self.node = node
+        self.readable = readable
+        self.writable = writable
+        self.append = append
+        self.pid = 0  # of the process that opened it, where that is known
+        self.view: View | None = None  # of what the server has, once it is read
+
+
+class Files:
+    """The open files of a tree; `spool` takes what is written to them."""
+
+    def __init__(
+        self, tree: Tree, readers: Readers, spool: Spool, reasons: Reasons, known: Known, draft_s: float
+    ) -> None:
+        self.sources = Sources(tree, readers)
+        self.saves = Saves(tree, self.sources, spool, reasons, self.writers)
+        self.drafts = Drafts(tree, self.saves, self.sources, known, draft_s)
+        self._tree = tree
+        self._handles: defaultdict[Node, set[Handle]] = defaultdict(set)
+
+    async def open(
+        self, node: Node, *, read: bool, write: bool, truncate: bool = False, append: bool = False
+    ) -> Handle:
+        """Open a file. What would make every read or write fail is raised here."""
+        if node.is_dir:
+            raise IsDirectory(f"“{node.name}” is a directory.")
+        write = write or truncate  # an open that only truncates is a change too, which its close saves
+        await self._known(node, write=write)
+        handle = Handle(node, readable=read, writable=write, append=append)
+        if write:
+            self._tell(node.path)
+            policy.check_writable(node)
+            # From now on nobody else's release ends the writing.
+            self._handles[node].add(handle)
+            try:
+                await self._begin_writing(node, truncate)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.release(handle)
+                raise
+        elif node.text is None and node.writer is None:
+            handle.view = View(self.sources, node)
+            await handle.view.open()
+        self._handles[node].add(handle)
+        self.drafts.used(node)
+        return handle
+
+    async def _known(self, node: Node, *, write: bool) -> None:
+        """Return once enough is known of where a file is. Raises NotYet, and Stale for one that is gone."""
+        parent = node.parent
+        if parent is None or node.unlinked or node.local or node.writer is not None or node.text is not None:
+            return
+        await (self._tree.whole(parent) if write else self._tree.openable(node))
+        if write and node not in (parent.children.get(node.name), parent.unlisted.get(node.name)):
+            raise Stale(f"“{node.name}” is not there any more.")
+
+    async def create(
+        self,
+        parent: Node,
+        name: str,
+        *,
+        maker: Maker = NOBODY,
+        truncate: bool = False,
+        append: bool = False,
+    ) -> Handle:
+        """Make a file and open it for reading and writing; the server hears of it at the commit."""
+        await self._tree.whole(parent)
+        known = (await self._tree.children(parent)).get(name)
+        if known is not None and maker.exclusive:
+            raise Exists(f"There already is a “{name}” in {parent.path}.")
+        if known is not None:
+            return await self.open(known, read=True, write=True, truncate=truncate, append=append)
+        local = policy.stays_local(parent, name, maker.program)
+        kind = None if local else self.drafts.judge(parent, name, maker)
+        if not local:
+            self._tell(f"{parent.path.rstrip('/')}/{name}")
+            names.for_saving(name)
+            policy.check_holds(parent, Accept.FILE, name)
+        if not local and kind is None:  # a draft may be written beside the only file that has room
+            policy.check_room(parent, name)
+        node = Node(name, parent, parent.site, is_dir=False, local=local)
+        # What was moved aside as a backup is what this save takes the place of.
+        hidden = None if local else parent.hidden.get(name)
+        if hidden is not None:
+            policy.check_replaces(node)
+        self.saves.begin(node, None, hidden.entry if hidden else None)
+        self._tree.attach(node, parent, name)
+        if hidden is None:
+            self.drafts.made(node, kind, maker)
+        handle = Handle(node, readable=True, writable=True, append=append)
+        self._handles[node].add(handle)
+        return handle
+
+    async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
+        """Return `size` bytes, fewer only at the end of the file."""
+        node = handle.node
+        if node.text is not None:
+            return node.text[offset : offset + size]
+        handle.view = handle.view or View(self.sources, node)
+        if node.writer is not None:
+            handle.view.shown = True
+            return await node.writer.read(offset, size)
+        return await handle.view.read(offset, size)
+
+    async def write(self, handle: Handle, offset: int, data: bytes, *, placed: bool = False) -> int:
+        """Write at `offset`; at the end through a handle that appends, unless the bytes have their place."""
+        node = handle.node
+        if node.writer is None or not handle.writable:
+            raise Invalid(f"“{node.name}” is not open for writing.")
+        node.modified_ns = None
+        start = node.writer.size if handle.append and not placed else offset
+        try:
+            policy.check_size(node, start + len(data))
+            return await node.writer.write(start, data)
+        except BaseException as error:  # one that was too late as well
+            node.writer.lose(start, len(data), error)
+            raise
+
+    async def truncate(self, node: Node, size: int) -> None:
+        """Set a file's length; saved at once if nobody has it open for writing."""
+        if node.is_dir:
+            raise IsDirectory(f"“{node.name}” is a directory.")
+        if node.writer is None:
+            policy.check_size(node, size)  # before there is anything to save: whoever asks is told now, and once
+        handle = await self.open(node, read=False, write=True, truncate=size == 0)
+        try:
+            await self.resize(node, size)
+            if self.writers(node) == 1:
+                await self._save(node)
+        finally:
+            await self.release(handle)
+
+    async def resize(self, node: Node, size: int) -> None:
+        """Set the length of a file that is being written."""
+        assert node.writer is not None
+        try:
+            policy.check_size(node, size)
+            await node.writer.truncate(size)
+        except (LabfsError, OSError) as error:
+            node.writer.refuse(error)
+            raise
+
+    async def flush(self, handle: Handle, *, shared: bool, killed: bool = False) -> None:
+        """Save what was written, unless other descriptors still `share` this handle's open file.
+
+        What a process wrote that was `killed` is not whole, and so it is not saved.
+        """
+        node = handle.node
+        if killed and handle.writable and not shared:
+            if self.writers(node) == 1:
+                self.saves.abandon(node)
+        elif handle.writable and not shared:
+            await self._save(node)
+
+    async def _save(self, node: Node) -> None:
+        """Save what was closed, unless it is a draft."""
+        if self.drafts.closed(node):
+            return
+        try:
+            await self.saves.save(node)
+        except Empty:
+            if not self.drafts.refused(node):
+                raise
+
+    async def fsync(self, handle: Handle) -> None:
+        """Make what was written so far survive a power cut, in the spool."""
+        if handle.node.writer is not None:
+            await handle.node.writer.sync()
+
+    async def release(self, handle: Handle) -> None:
+        """Close for good. Late writes (a memory map's) are saved; a save that failed keeps its bytes."""
+        node = handle.node
+        self._handles[node].discard(handle)
+        self.drafts.used(node)
+        if handle.writable and not self.writers(node):
+            await self.saves.finish_writing(node)
+        if self._handles[node]:
+            return
+        del self._handles[node]
+        if node.unlinked:
+            self.saves.discard(node)
+        elif node.writer is not None:
+            node.writer.spool.close()  # a file that stays local: it must not hold a descriptor for ever
+
+    def writers(self, node: Node) -> int:
+        """Return how many handles may write to a file."""
+        return sum(handle.writable for handle in self._handles.get(node, ()))
+
+    def _tell(self, path: str) -> None:
+        """Raise, once, why an earlier save failed that nobody could be told about any more."""
+        error = self.saves.untold.pop(path, None)
+        if error is not None:
+            raise type(error)(f"The last save failed after it was closed: {error}")
+
+    async def _begin_writing(self, node: Node, truncate: bool) -> None:
+        while node.writer is None:
+            entry = node.entry
+            if truncate or entry is None or entry.size == 0:
+                self.saves.begin(node, None)
+                return
+            base, entry = await self.sources.begin(node)
+            if node.writer is None and node.entry is entry:  # nobody came first while it was prepared
+                self.saves.begin(node, base)
+        if truncate:
+            await node.writer.truncate(0)
+
+    def drop(self, node: Node) -> None:
+        """Take a file out of the tree; its bytes live on while it is open."""
+        self._tree.detach(node)
+        self.drafts.forget(node)
+        node.unlinked = True
+        if not self._handles.get(node):
+            self.saves.discard(node)

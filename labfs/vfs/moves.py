@@ -1,0 +1,334 @@
+"""Removing and renaming files: what that means on a server, and what stays on this machine.
+
+A local file that gets an ordinary name is saved under it: the rename is the save. A file of a server is renamed
+where its system can; what had the name before is deleted afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import trio
+
+from labfs.backend import Accept, Entry, Target
+from labfs.errors import (
+    CrossDevice,
+    Exists,
+    IsDirectory,
+    LabfsError,
+    NotDirectory,
+    NotEmpty,
+    NotPermitted,
+    Unavailable,
+)
+from labfs.tree import names
+from labfs.tree.hiding import hide
+from labfs.tree.node import Hidden, Node
+from labfs.tree.tree import Tree
+from labfs.vfs import policy
+from labfs.vfs.drafts import signs
+from labfs.vfs.drafts.signs import NOBODY, Maker
+from labfs.vfs.files import Files
+from labfs.write.spool import SpoolFile
+
+REPLACED_S = 10.0  # for a program to make anew what it removed in order to do so
+
+
+class Moves:
+    """Changes of names in a tree with open `files`."""
+
+    def __init__(self, tree: Tree, files: Files, lookup: Callable[[Node, str], Awaitable[Node]]) -> None:
+        self._tree = tree
+        self._lookup = lookup
+        self._files = files
+        self._drafts = files.drafts
+        self._saves = files.saves
+
+    async def unlink(self, parent: Node, name: str, maker: Maker = NOBODY, path: str = "") -> None:
+        """Remove a file: from the server where that is allowed, a local one always.
+
+        Where a program is about to put another in its `path`, as that sees it, nothing is removed before that is there.
+        """
+        node = await self._settled(parent, name)
+        if node.is_dir:
+            raise IsDirectory(f"“{name}” is a directory.")
+        if node.text is not None:
+            raise NotPermitted(f"“{name}” is labfs's own view of a record.")
+        has_draft = self._drafts.has(parent, maker)
+        if self._on_server(node) and signs.replaces(name, path or node.path, maker, has_draft=has_draft):
+            self._make_room(node, maker)
+            return
+        if node.entry is not None and not node.local:
+            with self._moving(node):
+                await self._saves.replacing.finish(node)
+                await self._delete(node, node.entry)
+        if not node.local:
+            self._saves.waiting.supersede(node.path, None, "the file was removed since")
+        self._files.drop(node)
+        await self._finish_marked(parent, name)
+
+    def _make_room(self, node: Node, maker: Maker) -> None:
+        """Hide a file for what a program is about to put in its place, which then takes it as any save would."""
+        assert node.parent is not None
+        assert node.entry is not None
+        assert node.site is not None
+        parent, entry, until = node.parent, node.entry, trio.current_time() + REPLACED_S
+        goes = maker.program in signs.EITHER and node.site.may_delete and node.site.backend.capabilities.deletable
+        if not goes:
+            policy.check_writable(node)
+            hide(node, lambda: trio.current_time() >= until or not maker.runs())
+        else:
+            self._check_deletable(node)
+            hide(node, lambda: False)
+            self._drafts.removed(parent, node.name, entry)
+        self._files.drop(node)
+
+    async def _finish_marked(self, parent: Node, name: str) -> None:
+        """Save a file that is whole now that the mark beside it is gone, which said that it was not."""
+        for mark in signs.MARKS:
+            marked = parent.children.get(name.removesuffix(mark)) if name.endswith(mark) else None
+            if marked is not None and self._drafts.holds(marked) and not self._files.writers(marked):
+                await self._drafts.publish(marked)
+
+    @contextmanager
+    def _moving(self, *nodes: Node | None) -> Iterator[None]:
+        """Keep the outbox from sending what waits for these files, which what is done now overtakes."""
+        moving = [node for node in nodes if node is not None]
+        self._saves.moving += moving
+        try:
+            yield
+        finally:
+            for node in moving:
+                self._saves.moving.remove(node)
+
+    async def _settled(self, parent: Node, name: str) -> Node:
+        """Return the node of that name when no upload of it is under way: that decides what it is."""
+        node = await self._lookup(parent, name)
+        while node.writer is not None and node.writer.committing:
+            await node.writer.settled()
+            node = await self._lookup(parent, name)
+        return node
+
+    async def _delete(self, node: Node, entry: Entry) -> None:
+        self._check_deletable(node)
+        assert node.site is not None
+        await node.site.backend.delete(entry)
+        self._tree.bury(node, entry)
+
+    def _check_deletable(self, node: Node) -> None:
+        assert node.site is not None
+        site = node.site
+        if node.entry is not None and node.entry.read_only:
+            raise NotPermitted(node.entry.read_only)
+        if not site.backend.capabilities.deletable:
+            raise NotPermitted(f"{site.name} cannot delete a single file, and so not “{node.name}”.")
+        if not site.may_delete:
+            raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
+
+    async def rename(
+        self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True, maker: Maker = NOBODY
+    ) -> None:
+        """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
+        node = await self._settled(parent, name)
+        there = (await self._tree.children(into)).get(new)
+        while uploads := [n.writer for n in (node, there) if n and n.writer and n.writer.committing]:
+            await uploads[0].settled()  # of what has the name so far as well: both would be there in the end
+            node = await self._settled(parent, name)
+            there = (await self._tree.children(into)).get(new)
+        if there is node:
+            return
+        aside = self._goes_aside(node, there, into, maker)
+        draft = aside or (node.local and not node.is_dir and self._drafts.known.kind(new) is not None)
+        local = draft or policy.stays_local(into, new)
+        self._check_rename(node, there, into, new, replace, local=local)
+        if not local:
+            names.for_saving(new)
+            policy.check_holds(into, Accept.FOLDER if node.is_dir else Accept.FILE, new)
+            if there is None and not node.is_dir and into is not node.parent:
+                policy.check_room(into, new)
+        if self._on_server(node) and not local:
+            with self._moving(node, there):
+                await self._rename_there(node, there, into, new)
+            return
+        over = there is not None and self._on_server(there)
+        if node.is_dir or local or (self._unborn(node) and not over):
+            self._move(node, there, into, new)
+            if node.is_dir and node.local and not local:
+                await self._name_folder(node)
+            node.local = local
+            if aside:
+                self._drafts.aside(node, maker)
+        elif there is None and self._is_put_back(node, into, new):
+            self._move(node, there, into, new)
+            node.local = False
+        else:
+            await self._save_as(node, there, into, new)
+            return
+        self._saves.relabel(node)
+        self._drafts.moved(node)
+
+    def _goes_aside(self, node: Node, there: Node | None, into: Node, maker: Maker) -> bool:
+        """Whether a program moves a file out of the way of a draft that it has written beside it."""
+        free = there is None or not self._on_server(there)
+        return free and self._on_server(node) and into is node.parent and self._drafts.has(into, maker)
+
+    async def _name_folder(self, folder: Node) -> None:
+        """Save what is in a program's own folder, which has an ordinary name now. Raises what made one fail first."""
+        names.for_saving(folder.name)
+        folder.local, folder.made_here = False, True
+        for node in list(folder.children.values()):
+            if node.is_dir and node.local:
+                await self._name_folder(node)
+            elif self._drafts.holds(node) and not self._files.writers(node):
+                await self._drafts.publish(node)
+
+    def _on_server(self, node: Node) -> bool:
+        return node.entry is not None and not node.local and not node.is_dir
+
+    async def _rename_there(self, node: Node, there: Node | None, into: Node, new: str) -> None:
+        """Give a file of a server another name; what had that name before is deleted afterwards."""
+        assert node.site is not None
+        assert node.entry is not None
+        assert into.home.entry is not None
+        site, path = node.site, node.path
+        taken = there.entry if there is not None and not there.local else None
+        if there is not None and taken is not None:
+            self._check_deletable(there)
+            await self._saves.replacing.finish(there)
+        await self._saves.replacing.finish(node)
+        target = Target(into.home.entry, into.folders, names.original(new), taken)
+        duty = None
+        if there is not None and taken is not None:
+            duty = self._saves.replacing.owe(site.name, there.path, taken, node.entry, renamed=True)
+        try:
+            entry = await site.backend.rename(node.entry, target)
+        except LabfsError as error:
+            if taken is not None and (duty is None or not isinstance(error, Unavailable)):
+                self._saves.replacing.drop(site, taken.id, duty)
+            self._saves.waiting.changed()  # where it may have been carried out, that is found out
+            raise
+        if there is not None:
+            self._files.drop(there)
+        self._saves.waiting.supersede(path, None, "the file was renamed since")
+        self._tree.detach(node)
+        self._tree.attach(node, into, new)
+        self._saves.waiting.supersede(node.path, None)
+        self._tree.saved(node, entry, taken)
+        if node.writer is not None and node.writer.opened is not None:
+            node.writer.opened = entry  # what is being written is saved under the new name
+        self._saves.relabel(node)
+        if taken is not None:
+            await self._saves.replacing.settle(into, taken, duty)
+
+    def _is_put_back(self, node: Node, into: Node, new: str) -> bool:
+        """Whether this is a backup, unchanged, that gets its old name again."""
+        unchanged = node.writer is None or not node.writer.dirty
+        hidden = into.hidden.get(new)
+        return unchanged and node.entry is not None and hidden is not None and hidden.entry.id == node.entry.id
+
+    def _unborn(self, node: Node) -> bool:
+        """Whether a file was never saved and will be, under whatever name it has when it is closed."""
+        return node.entry is None and not node.local
+
+    def _check_rename(
+        self, node: Node, there: Node | None, into: Node, new: str, replace: bool, *, local: bool
+    ) -> None:
+        if there is not None:
+            if not replace:
+                raise Exists(f"There already is a “{new}” in {into.path}.")
+            if there.is_dir != node.is_dir:
+                raise IsDirectory(f"“{new}” is a directory.") if there.is_dir else NotDirectory(f"“{new}” is a file.")
+            if there.is_dir and (there.entry is not None or there.children):
+                raise NotEmpty(f"There already is a directory “{new}”.")
+        if node.site is not into.site:
+            raise CrossDevice(f"“{node.name}” and {into.path} are on different systems.")
+        if node.text is not None:
+            raise NotPermitted(f"“{node.name}” is labfs's own view of a record.")
+        fixed = node.is_dir and not self._movable(node)
+        if fixed or (self._on_server(node) and not local):
+            assert node.site is not None
+            if node.site.backend.capabilities.renames and not node.is_dir:
+                policy.check_writable(node)
+                return
+            if node.site.may_delete and node.site.backend.capabilities.deletable and not node.is_dir:
+                raise CrossDevice(f"{node.site.name} cannot rename “{node.name}”; copy it, then delete it.")
+            raise NotPermitted(f"{node.site.name} cannot rename or move “{node.name}”; copy it instead.")
+
+    def _movable(self, node: Node) -> bool:
+        """Whether nothing in a directory is on a server yet."""
+        if node.entry is not None or not (node.local or node.made_here):
+            return False
+        return all(self._movable(child) if child.is_dir else child.local for child in node.children.values())
+
+    def _move(self, node: Node, there: Node | None, into: Node, new: str) -> None:
+        if there is not None:
+            if there.entry is not None and not there.local:
+                hide(there)
+            self._files.drop(there)
+        if node.entry is not None and not node.local:
+            hide(node)
+        else:
+            self._tree.detach(node)
+        self._tree.attach(node, into, new)
+
+    async def _save_as(self, node: Node, there: Node | None, into: Node, new: str) -> None:
+        """Save a file that no server has under an ordinary name, over whatever is there; all of it or nothing."""
+        if there is not None and self._on_server(there):
+            policy.check_writable(there)
+        elif new in into.hidden:
+            policy.check_replaces(node)
+        if node.writer is None:
+            self._saves.begin(node, self._files.sources.reader(node))
+        assert node.writer is not None
+        node.writer.touch()
+        retired: tuple[Entry | None, SpoolFile | None] = None, None
+        with self._taking(node, there, into, new):
+            self._saves.relabel(node)
+            if not self._files.writers(node):  # else it is still being written: its close is the save
+                retired = await self._saves.commit(node)
+        self._drafts.forget(node)
+        if there is not None:
+            if there.writer is not None:
+                there.writer.void()  # replaced as a whole
+            self._files.drop(there)
+        if not self._files.writers(node):
+            self._saves.discard(node)
+        await self._saves.retire(node, *retired)
+
+    @contextmanager
+    def _taking(self, node: Node, there: Node | None, into: Node, new: str) -> Iterator[None]:
+        """Give a file that is being written the place and the identity of another; it keeps its own on failure."""
+        assert node.parent is not None
+        assert node.writer is not None
+        before = node.parent, node.name, node.local, node.entry, node.writer.opened
+        hidden = into.hidden.get(new)
+        self._tree.detach(node)
+        self._tree.attach(node, into, new)
+        node.local, node.entry = False, _taken(there, hidden)
+        node.writer.opened = node.entry
+        try:
+            yield
+        except trio.Cancelled:
+            raise  # the mount ends: what was sent by then is found out by the next one
+        except BaseException as error:
+            reason = str(error) or "the rename was interrupted"
+            with suppress(OSError):  # a full disk: then its note says what it said
+                self._saves.relabel(node, state="failed", error=reason)
+            parent, name, node.local, node.entry, opened = before
+            if node.writer is not None:
+                node.writer.opened = opened
+            self._tree.detach(node)
+            self._tree.attach(node, parent, name)
+            if there is not None:
+                self._tree.attach(there, into, new)
+            if hidden is not None:
+                into.hidden[new] = hidden
+            raise
+
+
+def _taken(there: Node | None, hidden: Hidden | None) -> Entry | None:
+    """Return the file of the server whose place is taken: what has the name, or had it until it was moved aside."""
+    if there is not None and there.entry is not None:
+        return there.entry
+    return hidden.entry if hidden is not None else None

@@ -1,0 +1,394 @@
+"""Saves that did not reach their server: sent as soon as it answers, by this mount or the next.
+
+Nothing is sent twice without looking: an answer may have been lost, and then the server has the file. Nothing
+is sent over a newer save, made here or by somebody else. And nothing is given up after so many tries: what
+waits, waits; what was refused for good is left to a person (`labfs outbox`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from labfs.backend import Accept, Entry
+from labfs.errors import Busy, Conflict, IsDirectory, LabfsError, NoBytes, NotFound, Unavailable
+from labfs.read.reader import Reader
+from labfs.tree import names
+from labfs.tree.node import Node
+from labfs.tree.site import Site
+from labfs.tree.tree import Tree
+from labfs.vfs import policy
+from labfs.vfs.files import Files
+from labfs.vfs.pending import identity, under_way_s
+from labfs.write.journal import is_duty, known, unasked, unfinished
+from labfs.write.spool import ORDER
+
+log = logging.getLogger(__name__)
+
+Note = dict[str, Any]
+
+FIRST_TRY_S = 15.0  # after a save failed: the site has just been away
+LONGEST_WAIT_S = 300.0
+COMPARED = 1024 * 1024  # bytes at a time
+LATE_S = 150.0  # after which a request whose answer was lost is not carried out any more
+
+
+class Outbox:
+    """Sends what waits in the spool of `files`; each site has a task of its own, so that none waits for another."""
+
+    def __init__(self, tree: Tree, files: Files, sites: tuple[Site, ...]) -> None:
+        self._tree = tree
+        self._sources = files.sources
+        self._saves = files.saves
+        self._spool = files.saves.spool
+        self._waiting = files.saves.waiting
+        self._replacing = files.saves.replacing
+        self._sites = sites
+        self._pauses: dict[str, trio.CancelScope] = {}  # by site
+        self._asked = 0  # so many times somebody had things sent again
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for site in self._sites:
+                if site.may_write:
+                    nursery.start_soon(self._tend, site)
+
+    # -- what a person asks for ------------------------------------------------------------------------
+
+    def retry(self, name: str | None, over: list[Any] | None = None) -> int:
+        """Have the failed save of that name sent again, or all that may be sent unasked; return how many.
+
+        A named one goes over whatever is there, or over that version alone whose identity is `over`.
+        """
+        notes = self._spool.leftovers()
+        if name is None:
+            chosen = unasked(notes, "failed", "waiting")
+            chosen += [note for note in notes if is_duty(note) and note["state"] in ("failed", "replacing")]
+        else:
+            chosen = [note for note in notes if _name(note) == name and known(note)]
+            chosen = [note for note in chosen if note["state"] in ("failed", "waiting", "replacing")]
+        chosen = [note for note in chosen if not self._is_lent(note, name)]
+        for note in chosen:
+            if name is not None or note["state"] == "failed":  # what waits already does so as it was asked for
+                self._spool.mark(note, **_again(note, insisted=name is not None, over=over))
+        self._waiting.changed()
+        self._asked += 1
+        for pause in self._pauses.values():
+            pause.cancel()  # somebody waits
+        return len(chosen)
+
+    async def plan(self, name: str) -> dict[str, Any]:
+        """Say what sending the save of that name would do to which version; `over` identifies that one."""
+        note = self._note(name)
+        size, path = note["bytes"] if note.get("size") is None else note["size"], note["path"]
+        if is_duty(note):
+            return {"sentence": f"The old file of {path}, which a save has replaced, is deleted."}
+        torn = ", which was never closed and may not be whole," if unfinished(note) else ""
+        what = f"{name} ({size:,} bytes{torn and ' so far'})"
+        try:
+            parent = await self._parent(note)
+        except LabfsError as error:
+            return {"sentence": f"{what}{torn} is saved as {path}, over whatever is there then. ({error})"}
+        there = _place(parent, note)
+        if there is None or there.entry is None:
+            return {"sentence": f"{what}{torn} is saved as a new file, {path}.", "over": []}
+        await self._sources.measure(there)
+        version = _described(there.entry, begun=note.get("opened") == identity(there.entry))
+        return {"sentence": f"{what}{torn} is saved over {there.path}: {version}.", "over": identity(there.entry)}
+
+    def discard(self, name: str) -> None:
+        """Delete the bytes of a save for good. Raises Busy while a temporary file still shows them."""
+        note = self._note(name)
+        self._is_lent(note, name)
+        self._spool.reopen(note).discard()
+        if is_duty(note):
+            self._tree.spare(note["site"], note["opened"][0])
+        self._waiting.changed()
+
+    def _note(self, name: str) -> Note:
+        for note in self._spool.leftovers():
+            if _name(note) == name and known(note):
+                return note
+        raise NotFound(f"The outbox has no “{name}”.")
+
+    def _is_lent(self, note: Note, name: str | None) -> bool:
+        """Whether a temporary file here still shows the bytes of a save; raises Busy if that was asked for by name."""
+        for node in self._saves.local():
+            if node.writer is not None and str(node.writer.spool.path) == note["file"]:
+                if name is not None:
+                    raise Busy(f"It is still here as {node.path}: rename that to save it, or remove it and try again.")
+                return True
+        return False
+
+    # -- what goes on by itself ------------------------------------------------------------------------
+
+    async def _tend(self, site: Site) -> None:
+        wait_s, again_s = 0.0, FIRST_TRY_S  # what an earlier mount left goes at once
+        while True:
+            news = self._waiting.news
+            with trio.move_on_after(wait_s) as self._pauses[site.name]:
+                await news.wait()
+                await trio.sleep(FIRST_TRY_S)
+            asked = self._asked
+            left, more = await self._round(site)
+            again_s = min(2 * again_s, LONGEST_WAIT_S) if left else FIRST_TRY_S
+            wait_s = FIRST_TRY_S if more else again_s if left else float("inf")
+            if asked != self._asked:
+                wait_s = 0.0  # while this round was under way
+
+    async def _round(self, site: Site) -> tuple[bool, bool]:
+        """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
+        left: set[str] = set()
+        owing = not self._waiting.settle()
+        try:
+            for note in self._waiting.duties(site.name):
+                if not await self._tried(note, self._retired):
+                    left.add(note["file"])
+            for note in self._due(site):
+                if not await self._tried(note, self._send):
+                    left.add(note["file"])
+            for note in self._waiting.strays(site.name):
+                if not await self._tried(note, self._swept):
+                    left.add(note["file"])
+            waiting = [*self._waiting.duties(site.name), *self._due(site), *self._waiting.strays(site.name)]
+            more = {note["file"] for note in waiting} - left
+        except OSError as error:
+            log.error("The outbox cannot be read: %s", error)
+            return True, False
+        return bool(left) or owing, bool(more)
+
+    def _due(self, site: Site) -> list[Note]:
+        """Return, of each path, the last save that waits; those before it are overtaken."""
+        due = self._waiting.due(site.name)
+        for note in due:
+            self._waiting.supersede(note["path"], Path(note["file"]))
+        return due
+
+    async def _tried(self, note: Note, work: Callable[[Note], Awaitable[bool]]) -> bool:
+        """Do what is left to do about one note; false if it is to be tried again."""
+        try:
+            return await work(note)
+        except (Unavailable, OSError) as error:
+            log.info("%s still waits: %s", note["path"], error)
+            return False
+        except LabfsError as error:
+            log.warning("%s cannot be sent: %s", note["path"], error)
+            reason = str(error)
+        except Exception:
+            log.exception("%s cannot be sent; this is a mistake in labfs", note["path"])
+            reason = "labfs made a mistake; its log says more"
+        try:
+            self._spool.mark(note, state="failed", error=reason, insisted=False)
+        except OSError:
+            return False
+        self._waiting.changed()
+        return True
+
+    async def _retired(self, note: Note) -> bool:
+        """Delete a file whose place another has taken, as an earlier try was about to."""
+        if self._is_there(note):
+            await self._replacing.go_on(await self._parent(note), note)
+        return True
+
+    async def _swept(self, note: Note) -> bool:
+        """Delete what arrived of a save after a newer one had overtaken it, where versions are files of their own."""
+        parent = await self._parent(note)
+        there = parent.children.get(_last(note))
+        if self._is_there(note) and there is not None and policy.deletes_old(there) and parent.site is not None:
+            for node in await self._arrivals(parent, note):
+                if node is not there and node.entry is not None and parent.site.may_delete:
+                    log.info("%s arrived late and is deleted: a newer save has its place.", node.path)
+                    await parent.site.backend.delete(node.entry)
+                    self._tree.bury(node, node.entry)
+                    self._tree.expire(parent)
+            if 0 <= time.time() - float(note["begun"]) < LATE_S:
+                return False
+        self._spool.mark(note, begun=None)
+        self._waiting.changed()
+        return True
+
+    async def _send(self, note: Note) -> bool:
+        if not self._is_there(note):
+            return True
+        name, parent = _last(note), await self._parent(note)
+        arrived = await self._arrivals(parent, note)
+        if not arrived and (pause_s := under_way_s(note)) > 0:
+            await trio.sleep(pause_s)
+            parent = await self._parent(note)
+            arrived = await self._arrivals(parent, note)
+        if arrived:
+            log.info("%s had arrived: only the answer was lost.", note["path"])
+            await self._had_arrived(arrived[0], note)
+            return True
+        now = self._still_due(note)
+        if now is None:
+            return True
+        note = now
+        there = _place(parent, note)
+        if there is not None and (there.writer is not None or there in self._saves.moving):
+            return False  # somebody writes or removes it just now: what they do is newer
+        if there is not None and there.is_dir:
+            raise IsDirectory(f"A directory is called “{name}” now; what was written is kept here.")
+        opened, base = self._opened(there, note)
+        if there is not None:
+            policy.check_writable(there)  # which it was when it was opened
+            self._saves.resume(there, note, base, opened)
+        else:
+            policy.check_holds(parent, Accept.FILE, name)
+            policy.check_room(parent, name)
+            there = Node(name, parent, parent.site, is_dir=False)
+            self._saves.resume(there, note, base, opened)
+            self._tree.attach(there, parent, name)
+        return await self._saves.send(there)
+
+    async def _had_arrived(self, node: Node, note: Note) -> None:
+        """Call a save done that the server has; where its old file is still there, that goes now."""
+        assert node.site is not None
+        assert node.entry is not None
+        duty, opened = None, note.get("opened")
+        if opened and opened[0] != node.entry.id and policy.deletes_old(node):
+            _, version, size = opened
+            name, age = node.entry.name, note["after"]
+            replaced = Entry(id=opened[0], name=name, is_dir=False, age=age, version=version, size=size)
+            duty = self._replacing.owe(note["site"], note["path"], replaced, node.entry)
+            self._tree.saved(node, node.entry, replaced)
+            self._tree.expire(node)
+        self._waiting.supersede(note["path"], Path(note["file"]))
+        self._spool.reopen(note).discard()
+        self._waiting.changed()
+        if duty is not None and node.parent is not None:
+            await self._replacing.go_on(node.parent, {**duty.note, "file": str(duty.path), "bytes": 0})
+
+    def _is_there(self, note: Note) -> bool:
+        """Whether nobody discarded a save by name."""
+        if Path(note["file"]).exists():
+            return True
+        self._waiting.changed()
+        return False
+
+    def _still_due(self, note: Note) -> Note | None:
+        """Return the note of a save as it is now, unless that was overtaken or discarded meanwhile."""
+        due = self._waiting.due(note["site"]) if self._is_there(note) else []
+        return next((now for now in due if now["file"] == note["file"]), None)
+
+    async def _parent(self, note: Note) -> Node:
+        """Return the directory that a save belongs into, listed anew."""
+        return await self._directory(note["path"].rpartition("/")[0], note["path"])
+
+    async def _directory(self, path: str, whole: str) -> Node:
+        """Return the directory that a save belongs into, listed anew; folders that only this mount knew are made."""
+        node, listed = self._tree.root, None
+        for name in filter(None, path.split("/")):
+            if node.container is not listed:
+                listed = node.container
+                await self._tree.certain(node)
+            try:
+                node = await self._tree.child(node, name)
+            except NotFound:
+                if node.home.entry is None or Accept.FOLDER not in node.home.entry.accepts:
+                    raise NotFound(f"The directory of {whole} is not on the server any more.") from None
+                folder = Node(name, node, node.site, is_dir=True)
+                folder.made_here = True
+                self._tree.attach(folder, node, name)
+                node = folder
+        if node.container is not listed:
+            await self._tree.certain(node)
+        return node
+
+    def _opened(self, there: Node | None, note: Note) -> tuple[Entry | None, Reader | None]:
+        """Return the version that a save was begun on, and what reads the bytes that the spool lacks of it."""
+        now = there.entry if there is not None else None
+        begun_on = note.get("opened")
+        if note.get("missing"):
+            if now is None or there is None or begun_on != identity(now):
+                raise Conflict("The version on the server that it builds on is gone; what was written is kept.")
+            return now, self._sources.reader(there)
+        if note.get("insisted"):
+            if note.get("over") not in (None, [] if now is None else identity(now)):
+                raise Conflict("The file was changed again since it was asked for; see what is there now.")
+            return now, None
+        if now is None and names.original(_last(note)) != names.meant(note["path"], note.get("name")):
+            raise Conflict("The file that it was saved over is gone, and so is the name that told it from its twins.")
+        if now is None or (begun_on is not None and begun_on == identity(now)):
+            return now, None
+        no_bytes = there is not None and isinstance(there.trouble, NoBytes)
+        if begun_on is None and no_bytes and now.age > note.get("after", 0):
+            return now, None  # made by this very save, which was broken off before any byte had arrived
+        raise Conflict("Somebody else saved this file meanwhile; theirs is on the server, yours is kept here.")
+
+    async def _arrivals(self, parent: Node, note: Note) -> list[Node]:
+        """Return the files of this name that have these very bytes, and that were not there before."""
+        size = note["bytes"] if note.get("size") is None else note["size"]
+        if note.get("missing") or size > note["bytes"]:
+            return []
+        name, found = names.meant(note["path"], note.get("name")), []
+        for node in [*parent.children.values(), *parent.unlisted.values()]:
+            entry = node.entry
+            if entry is None or node.is_dir or node.local or entry.name != name or _was_there(entry, note):
+                continue
+            await self._sources.measure(node, surely=True)
+            if node.entry is not None and node.entry.size == size and await self._same(node, note):
+                found.append(node)
+        return found
+
+    async def _same(self, node: Node, note: Note) -> bool:
+        reader, spool = self._sources.reader(node), self._spool.reopen(note)
+        try:
+            for start in range(0, reader.size, COMPARED):
+                theirs = await reader.read(start, COMPARED)
+                if bytes(theirs) != spool.read(start, min(start + COMPARED, reader.size)):
+                    return False
+        finally:
+            spool.close()
+        return True
+
+
+def _place(parent: Node, note: Note) -> Node | None:
+    """Return what a save is saved over: the file that it was begun on, also where its path went with its twins."""
+    number, name = (note.get("opened") or [None])[0], names.meant(note["path"], note.get("name"))
+    for node in parent.children.values():
+        entry = node.entry
+        if entry is not None and not (node.is_dir or node.local) and (entry.id, entry.name) == (number, name):
+            return node
+    return parent.children.get(_last(note))
+
+
+def _was_there(entry: Entry, note: Note) -> bool:
+    """Whether an entry cannot have been made by a save: going back to what an older version held is one too."""
+    opened = note.get("opened")
+    if entry.age < note.get("after", 0) or entry.id in note.get("before", []):
+        return True
+    return bool(opened == identity(entry) and entry.version is not None)
+
+
+def _again(note: Note, *, insisted: bool, over: list[Any] | None) -> Note:
+    """Return what changes in the note of a save that is to be sent once more."""
+    if is_duty(note):
+        return {"state": "replacing"}
+    news: Note = {"state": "waiting", "insisted": insisted, "over": over}
+    return {**news, "number": ORDER.next()} if insisted else news  # whoever names one makes it the latest
+
+
+def _described(entry: Entry, *, begun: bool) -> str:
+    """Say which version that is, for a person."""
+    size = "a size that nobody tells" if entry.size is None else f"{entry.size:,} bytes"
+    date = (
+        ""
+        if entry.modified_ns is None
+        else time.strftime(" of %Y-%m-%d %H:%M:%S", time.localtime(entry.modified_ns / 1e9))
+    )
+    told = "it was begun on" if begun else "somebody saved since it was begun"
+    return f"{size}{date}, the version that {told}"
+
+
+def _name(note: Note) -> str:
+    return str(note["file"]).rpartition("/")[2].removesuffix(".data")
+
+
+def _last(note: Note) -> str:
+    return str(note["path"]).rpartition("/")[2]

@@ -1,0 +1,148 @@
+"""What may be done where: questions about nodes, answered without asking any server.
+
+A refusal carries the sentence that says why.
+"""
+
+from __future__ import annotations
+
+from labfs.backend import Accept, Entry, Replace
+from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
+from labfs.tree import names
+from labfs.tree.node import Node
+from labfs.tree.site import Site
+from labfs.vfs.drafts.scratch import is_scratch
+
+
+def stays_local(parent: Node, name: str, program: str = "") -> bool:
+    """Tell whether what gets this name here, made by this program, is kept from the server."""
+    if parent.site is None or not parent.site.may_write:
+        return False
+    return parent.in_scratch or is_scratch(name, program, parent.children, parent.path)
+
+
+def why_read_only(node: Node) -> str | None:
+    """Say why nothing can be written to a file or into a directory; None if something can."""
+    if node.site is None:
+        return "Only the configuration adds sites here."
+    if not node.site.may_write:
+        return f'{node.site.name} is mounted read-only (access = "read" in the configuration).'
+    if node.local:
+        return None
+    if node.older:
+        return "This is an older version of the file, kept to be read."
+    directory = node if node.is_dir else node.parent
+    assert directory is not None
+    entry = directory.home.entry
+    assert entry is not None
+    if node.entry is not None and not node.is_dir and node.entry.read_only:
+        return node.entry.read_only
+    if entry.read_only or not entry.accepts:
+        return entry.read_only or f"Nothing can be written in “{entry.name}”."
+    return None
+
+
+def takes_files(parent: Node) -> bool:
+    """Whether files can be made in a directory."""
+    entry = parent.home.entry
+    return why_read_only(parent) is None and entry is not None and Accept.FILE in entry.accepts
+
+
+def check_writable(node: Node) -> None:
+    """Raises ReadOnly or NotPermitted for a file that cannot be changed."""
+    if node.text is not None:
+        raise NotPermitted(f"“{node.name}” is labfs's own view of a record and cannot be changed.")
+    reason = why_read_only(node)
+    if reason is not None:
+        raise ReadOnly(reason)
+    if node.entry is not None and not node.local:
+        check_replaces(node)
+
+
+def check_replaces(node: Node) -> None:
+    """Raises NotPermitted where nothing can be saved over what the server has."""
+    site = node.site
+    assert site is not None
+    match _replace(node, site):
+        case Replace.NEVER:
+            raise NotPermitted(f"{site.name} cannot save over a file, and so not over “{node.name}”.")
+        case Replace.BY_DELETE if not site.may_delete:
+            raise NotPermitted(
+                f"Saving over “{node.name}” would delete the old one, which is off for {site.name};"
+                ' access = "full" in the configuration allows it.'
+            )
+
+
+def _replace(node: Node, site: Site) -> Replace:
+    home = node.parent.home.entry if node.parent is not None else None
+    return (home.replace if home is not None else None) or site.backend.capabilities.replace
+
+
+def deletes_old(node: Node) -> bool:
+    """Whether saving over a file is a new file, and the end of the old one."""
+    return node.site is not None and _replace(node, node.site) is Replace.BY_DELETE
+
+
+def destroys_old(node: Node) -> bool:
+    """Whether saving over a file leaves nothing of the bytes that were there."""
+    return node.site is not None and _replace(node, node.site) is Replace.IN_PLACE
+
+
+def check_size(node: Node, size: int) -> None:
+    """Raises TooLarge for more bytes than the system takes in one file."""
+    if node.local or node.site is None:
+        return
+    most = node.site.backend.capabilities.largest
+    if size > most:
+        raise TooLarge(f"{node.site.name} takes files of {most:,} bytes at most, and so not “{node.name}”.")
+
+
+def check_room(parent: Node, name: str) -> None:
+    """Raises NoRoom where a directory holds as many files as it can."""
+    entry = parent.home.entry
+    if entry is None or entry.room is None or parent.in_scratch:
+        return
+    there = [child.name for child in parent.children.values() if not child.is_dir and not child.local]
+    if len(there) >= entry.room:
+        held = "one file" if entry.room == 1 else f"{entry.room} files"
+        raise NoRoom(f"{parent.path} can hold {held}, and “{there[0]}” is there; save over it, or delete it first.")
+
+
+def check_holds(parent: Node, what: Accept, name: str) -> None:
+    """Raises ReadOnly or NotPermitted where no such thing can be made in a directory."""
+    reason = why_read_only(parent)
+    if reason is not None:
+        raise ReadOnly(reason)
+    entry = parent.home.entry
+    assert entry is not None
+    assert parent.site is not None
+    most = parent.site.backend.capabilities.longest_name
+    if what is Accept.FILE and len(name.encode()) > most:
+        raise NameTooLong(f"{parent.site.name} takes file names of {most} bytes at most.")
+    if what not in entry.accepts:
+        kind = "Files" if what is Accept.FILE else "Directories"
+        raise NotPermitted(f"{kind} cannot be made in {parent.path}, and so not “{name}”.")
+    _check_offered(parent, entry, what, name)
+
+
+def _check_offered(parent: Node, entry: Entry, what: Accept, name: str) -> None:
+    """Raises NotPermitted for what lies outside the folders that an entry offers: they are the only ones, one deep."""
+    folders = parent.folders
+    possible = {
+        Accept.FOLDER: not folders and names.original(name) in entry.offers,
+        Accept.FILE: len(folders) == 1 and folders[0] in entry.offers,
+        Accept.DIRECTORY: True,
+    }
+    if entry.offers and not possible[what]:
+        offered = ", ".join(f"“{names.safe(folder)}”" for folder in entry.offers)
+        raise NotPermitted(f"Files are saved in one of the folders of {parent.home.path} and nowhere else: {offered}.")
+
+
+def state(node: Node) -> str | None:
+    """Say how far a file is: local, a draft, unsaved, uploading, saved or archived."""
+    if node.is_dir or node.text is not None:
+        return None
+    if node.local:
+        return "draft" if node.writer is not None and node.writer.spool.note["state"] == "draft" else "local"
+    if node.writer is not None and (node.writer.dirty or node.writer.committing):
+        return "uploading" if node.writer.committing else "unsaved"
+    return "archived" if node.entry and node.entry.unreadable else "saved"

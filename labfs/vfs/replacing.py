@@ -1,0 +1,160 @@
+"""Files whose place another has taken: deleted once the new one is there, also after a crash.
+
+Where saving over a file means a new entity and the end of the old one, and where a name is moved over another,
+the deletion is a request of its own. Before it is sent the journal says what is still to be done (a duty: see
+`spool`). Until it is done the old file is shown to nobody here, and whoever tends the outbox goes on with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from labfs.backend import Entry
+from labfs.errors import LabfsError, NotFound, NotPermitted, Stale, Unavailable
+from labfs.tree import names
+from labfs.tree.node import Node
+from labfs.tree.site import Site
+from labfs.tree.tree import Tree
+from labfs.vfs.pending import Waiting, identity
+from labfs.write.spool import Spool, SpoolFile
+
+log = logging.getLogger(__name__)
+
+Note = dict[str, Any]
+
+
+class Replacing:
+    """The duties of a mount: in the spool, and in the tree, where what is to be deleted is hidden."""
+
+    def __init__(self, tree: Tree, spool: Spool, waiting: Waiting) -> None:
+        self._tree = tree
+        self._spool = spool
+        self._waiting = waiting
+
+    def restore(self, sites: tuple[Site, ...]) -> None:
+        """Hide what an earlier mount was about to delete."""
+        for site in sites:
+            for note in self._waiting.duties(site.name):
+                self._tree.doom(site.name, note["opened"][0])
+
+    def owe(self, site: str, path: str, old: Entry, new: Entry, *, renamed: bool = False) -> SpoolFile | None:
+        """Write down that `old` goes now that `new` has its place, or is about to be `renamed` to it.
+
+        Returns None where the disk takes no note: then it is done without one.
+        """
+        self._tree.doom(site, old.id)
+        what: Note = {"opened": identity(old), "arrived": new.id}
+        what.update({"renamed": True} if renamed else {"name": new.name})
+        try:
+            return self._spool.owe(site, path, **what)
+        except OSError as error:
+            log.error("The end of %s is not written down: %s", old.id, error)
+            return None
+
+    async def settle(self, parent: Node, old: Entry, duty: SpoolFile | None) -> None:
+        """Delete a file whose place in `parent` is taken. Raises what made that fail; what may pass is tried again."""
+        assert parent.site is not None
+        try:
+            await parent.site.backend.delete(old)
+        except LabfsError as error:
+            self._fail(parent.site, old.id, duty, error)
+            outlook = "labfs deletes it later" if isinstance(error, Unavailable) else "both are there now"
+            sentence = f"“{old.name}” is saved, but its old file could not be deleted, and {outlook}: {error}"
+            raise type(error)(sentence) from error
+        finally:
+            if duty is not None:
+                duty.close()
+        self._done(parent, old, duty)
+
+    def follow(self, site: str, path: str, new: Entry) -> None:
+        """Have what is still to be deleted about a path wait for `new`, which has been saved there since."""
+        try:
+            for note in self._waiting.duties(site, path):
+                note["arrived"] = new.id
+                self._spool.mark(note)
+        except OSError as error:  # what was saved is saved all the same
+            log.error("What is still to be deleted about %s cannot be written down: %s", path, error)
+
+    async def finish(self, node: Node) -> None:
+        """Do now what is still to be done about a path, which is to be removed or renamed."""
+        assert node.site is not None
+        for note in self._waiting.duties(node.site.name, node.path):
+            if node.parent is not None:
+                await self.go_on(node.parent, note)
+
+    async def go_on(self, parent: Node, note: Note) -> None:
+        """Do what an earlier try left to do, in a directory that was listed just now."""
+        assert parent.site is not None
+        site, number, duty = parent.site, note["opened"][0], self._spool.reopen(note)
+        try:
+            old = await self._left(site, parent, note)
+        except LabfsError as error:
+            self._fail(site, number, duty, error)
+            raise
+        if old is not None:
+            await self.settle(parent, old, duty)
+        else:
+            self.drop(site, number, duty)
+        self._waiting.changed()
+        self._tree.expire(parent)
+
+    def drop(self, site: Site, number: str, duty: SpoolFile | None) -> None:
+        """Take a duty back: nothing has the place of the file, or the file is gone."""
+        self._tree.spare(site.name, number)
+        if duty is not None:
+            duty.discard()
+
+    def _done(self, parent: Node, old: Entry, duty: SpoolFile | None) -> None:
+        assert parent.site is not None
+        parent.container.gone.add((old.id, old.version))  # it may be listed for a while yet
+        self.drop(parent.site, old.id, duty)
+
+    def _fail(self, site: Site, number: str, duty: SpoolFile | None, error: LabfsError) -> None:
+        passing = isinstance(error, Unavailable)
+        if not passing:
+            self._tree.spare(site.name, number)
+        if duty is None:
+            return
+        try:
+            arrived = self._arrived(site, str(duty.path), duty.note)
+            reason = f"its old file is still there: {error}"
+            duty.describe(state="replacing" if passing else "failed", error=reason, arrived=arrived)
+        except OSError as failure:
+            log.error("The note of %s cannot be written: %s", duty.path, failure)
+        self._waiting.changed()
+
+    async def _left(self, site: Site, parent: Node, note: Note) -> Entry | None:
+        """Return the file that is still to be deleted; None if that is gone, or nothing else has its place."""
+        number, version, _ = note["opened"]
+        try:
+            if not await self._is_replaced(site, parent, note):
+                return None
+            old = await site.backend.stat(number)
+        except NotFound:
+            return None
+        if old.version != version:
+            raise Stale(f"“{old.name}” was changed by somebody else, and was not deleted.")
+        if not site.may_delete:
+            raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
+        return old
+
+    async def _is_replaced(self, site: Site, parent: Node, note: Note) -> bool:
+        """Whether another file has the place; only then the old one goes. Raises NotFound."""
+        name = names.meant(note["path"], note.get("name"))
+        arrived = self._arrived(site, note["file"], note)
+        if arrived in {entry.id for entry in parent.called(name)}:
+            return True
+        if note.get("renamed"):
+            return False
+        try:
+            return (await site.backend.stat(arrived)).name == name  # which no list may show yet
+        except NotFound:
+            if arrived == self._arrived(site, note["file"], note):
+                raise
+            return True  # another save has taken its place meanwhile
+
+    def _arrived(self, site: Site, file: str, note: Note) -> str:
+        """Return what has the place of a file now: it may have been saved again since `note` was read."""
+        notes = self._waiting.duties(site.name)
+        return str(next((now["arrived"] for now in notes if now["file"] == file), note["arrived"]))

@@ -1,0 +1,306 @@
+"""The life of a save: from the first write to a file until a server has it, or the outbox.
+
+Ways into a save: a close (`flush`, and `release` for what a memory map wrote late), a truncation of a closed file,
+a rename that gives a local file an ordinary name, the outbox, and the end of a mount. Each leads through `save`.
+
+What makes it one upload: a file that is being written has one writer, shared by all its handles; a writer sends
+what changed since its last commit, one commit at a time; a save that took a file's place names that file, so that a
+system replaces it and whoever looks next opens the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from labfs.backend import Entry, Target
+from labfs.errors import LabfsError, Unfinished, sentence
+from labfs.errors.reasons import Reasons
+from labfs.read.reader import Reader
+from labfs.tree import names
+from labfs.tree.node import Node
+from labfs.tree.tree import Tree
+from labfs.vfs import policy
+from labfs.vfs.conflicts import unchanged
+from labfs.vfs.pending import Waiting, begun_on
+from labfs.vfs.remote import Sources
+from labfs.vfs.replacing import Replacing
+from labfs.write.journal import KILLED, NEVER_CLOSED, NEVER_NAMED
+from labfs.write.spool import Spool, SpoolFile
+from labfs.write.writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+class Saves:
+    """The files of a tree that are being written; `spool` takes their bytes, `writers` counts who may write to one."""
+
+    def __init__(
+        self, tree: Tree, sources: Sources, spool: Spool, reasons: Reasons, writers: Callable[[Node], int]
+    ) -> None:
+        self.spool = spool
+        self.waiting = Waiting(spool)
+        self.replacing = Replacing(tree, spool, self.waiting)
+        self.moving: list[Node] = []  # files that are being removed or renamed on a server: the outbox lets them be
+        self.untold: dict[str, LabfsError] = {}  # path → why a save failed after its close had been answered
+        self._tree = tree
+        self._sources = sources
+        self._reasons = reasons
+        self._writers = writers
+        self._writing: set[Node] = set()
+
+    # -- writers -------------------------------------------------------------------------------------
+
+    def begin(self, node: Node, base: Reader | None, replaces: Entry | None = None) -> Writer:
+        """Begin to write a file, on top of what `base` reads or from nothing."""
+        assert node.site is not None
+        lacks, opened = base.size if base else 0, node.entry or replaces
+        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, **begun_on(opened))
+        node.writer = Writer(spool, base, opened)
+        self._writing.add(node)
+        return node.writer
+
+    def resume(self, node: Node, note: dict[str, Any], base: Reader | None, opened: Entry | None) -> None:
+        """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""
+        node.writer = Writer.adopted(self.spool.reopen(note), base, opened)
+        node.generation += 1  # the kernel's pages are of what the server had
+        self._writing.add(node)
+
+    def relabel(self, node: Node, **news: Any) -> None:
+        """Write down where the bytes of a file belong now that its name has changed."""
+        if node.writer is not None:
+            kept = "draft" if node.writer.spool.note["state"] == "draft" else "local"
+            state = kept if node.local else "writing"
+            begun = begun_on(node.writer.opened)
+            node.writer.spool.describe(**{"path": node.path, "state": state, **begun, **news})
+
+    def discard(self, node: Node) -> None:
+        """Forget what was written to a file, but not the bytes of a save that failed."""
+        if node.writer is not None:
+            spool = node.writer.spool
+            spool.close() if spool.note["state"] == "failed" else spool.discard()
+            node.writer = None
+        self._writing.discard(node)
+
+    def unsaved(self) -> list[Node]:
+        """Return the files whose bytes no server has yet."""
+        return [node for node in self._writing if node.writer and node.writer.dirty and not node.local]
+
+    def local(self) -> list[Node]:
+        """Return the files that stay on this machine."""
+        return [node for node in self._writing if node.local]
+
+    def open(self, node: Node) -> bool:
+        """Whether a program may write to a file still."""
+        return self._writers(node) > 0
+
+    # -- saving --------------------------------------------------------------------------------------
+
+    async def save(self, node: Node) -> None:
+        """Bring a written file to its server. Raises what made that fail; the bytes stay in the spool.
+
+        Where the old file is deleted afterwards, a failure of that is raised as well: the save is done then, and
+        what is left to do is in the journal.
+        """
+        await self.retire(node, *await self.commit(node))
+
+    async def commit(self, node: Node) -> tuple[Entry | None, SpoolFile | None]:
+        """Bring a written file to its server; return the file that is to be deleted then, and the duty to do it."""
+        writer = node.writer
+        if writer is None or node.local or node.unlinked or not writer.dirty:
+            return None, None
+        assert node.site is not None
+        site, target = node.site, self._target(node, writer)
+        retired: tuple[Entry | None, SpoolFile | None] = None, None
+
+        async def aim() -> Target:
+            nonlocal target
+            await trio.sleep(self.waiting.under_way_s(node.path))  # what lands after this save would undo it
+            target = await unchanged(node, self._target(node, writer))
+            await self._keep_backups(node, target.replaces)
+            self._note_known(node, writer, target)
+            return target
+
+        def arrived(entry: Entry) -> None:
+            nonlocal retired
+            old = target.replaces
+            self._tree.saved(node, entry, old)
+            self.replacing.follow(site.name, node.path, entry)
+            if old is not None and old.id != entry.id and policy.deletes_old(node):
+                retired = old, self.replacing.owe(site.name, node.path, old, entry)
+
+        try:
+            entry = await writer.commit(site.backend, aim, arrived)
+        except Exception as error:
+            writer.error = error
+            self._reasons.note(node.path, error)
+            raise
+        if entry is not None:
+            self.waiting.supersede(node.path, writer.spool.path)
+            node.saves += 1
+            self._reasons.forget(node.path)
+        return retired
+
+    async def retire(self, node: Node, old: Entry | None, duty: SpoolFile | None) -> None:
+        """Delete the file whose place a save has taken. Raises what made that fail."""
+        if old is None or node.parent is None:
+            return
+        try:
+            await self.replacing.settle(node.parent, old, duty)
+        except LabfsError as error:
+            self._reasons.note(node.path, error)
+            raise
+
+    def _note_known(self, node: Node, writer: Writer, target: Target) -> None:
+        """Write down what the server has by that name already: after a crash the rest may be ours."""
+        opened, note, known = target.replaces, writer.spool.note, []
+        if node.parent is not None:
+            known = [entry.id for entry in node.parent.called(target.name) if entry != opened]
+        begun = begun_on(opened)
+        if known or note.get("before") or begun["opened"] != note.get("opened"):  # it was saved before, or named
+            writer.spool.describe(before=known, **begun)
+        if target.name != names.meant(note["path"], note.get("name")):
+            writer.spool.describe(name=target.name)
+
+    async def _keep_backups(self, node: Node, replaced: Entry | None) -> None:
+        """Give a backup, so far a view of the file that is replaced now, bytes of its own."""
+        if replaced is None or node.parent is None or not (policy.destroys_old(node) or policy.deletes_old(node)):
+            return
+        for other in list(node.parent.children.values()):
+            if other.local and other.writer is None and other.entry is not None and other.entry.id == replaced.id:
+                await self.begin(other, await self._sources.open(other)).fill()
+
+    def _target(self, node: Node, writer: Writer) -> Target:
+        assert node.parent is not None
+        home = node.parent.home
+        assert home.entry is not None
+        opened = writer.opened
+        if opened is not None:
+            return Target(home.entry, opened.folders, opened.name, opened)
+        return Target(home.entry, node.parent.folders, names.original(node.name))
+
+    async def try_save(self, node: Node) -> None:
+        """Save a file where nobody can be told that it failed."""
+        try:
+            await self.save(node)
+        except (LabfsError, OSError) as error:
+            log.error("%s could not be saved: %s", node.path, error)
+        except Exception:
+            log.exception("%s could not be saved; this is a mistake in labfs", node.path)
+
+    # -- the end of writing --------------------------------------------------------------------------
+
+    async def finish_writing(self, node: Node) -> None:
+        """Save what came late, and let go of a file that nobody can write to any more."""
+        writer = node.writer
+        if writer is None or node.local or node.unlinked:
+            return
+        if writer.dirty and writer.error is None:
+            await self.try_save(node)
+            if isinstance(writer.error, LabfsError):
+                self.untold[node.path] = writer.error
+        await self._let_go(node, writer)
+
+    async def send(self, node: Node) -> bool:
+        """Save a file that nobody has open; false if that failed for a while, and its bytes wait again."""
+        writer = node.writer
+        assert writer is not None
+        await self.try_save(node)
+        await self._let_go(node, writer)
+        return not _passing(writer)
+
+    async def finish(self, seconds: float) -> None:
+        """Save what is closed and not saved, for at most so long; the bytes of the rest stay in the spool.
+
+        What a program still has open is not a whole file, and so it is not saved as one.
+        """
+        with trio.move_on_after(max(seconds, 0.0)):  # the time may be over
+            for node in self.unsaved():
+                if not self._writers(node):
+                    await self.try_save(node)
+        for node in list(self._writing):
+            if node.writer is not None and node.writer.dirty and not node.local and not node.unlinked:
+                await self._set_aside(node, node.writer)
+            else:
+                self.discard(node)
+        self.waiting.settle()
+
+    async def give_up(self, node: Node, error: Exception) -> None:
+        """Keep the bytes of a file in the outbox that nobody has open and no server will take, and say why."""
+        self._reasons.note(node.path, error)
+        if node.writer is not None:
+            node.writer.error = error
+            await self._let_go(node, node.writer)
+        else:
+            self._tree.detach(node)
+
+    async def leave(self, node: Node, *, unfinished: bool) -> None:
+        """Keep the bytes of a file for the next mount, or for a person where it is unfinished."""
+        assert node.writer is not None
+        node.writer.error = Unfinished(NEVER_NAMED) if unfinished else None
+        await self._set_aside(node, node.writer)
+
+    def abandon(self, node: Node) -> None:
+        """Have a file that its writer did not finish, since it was killed, not be saved when it is released."""
+        if node.writer is not None and node.writer.dirty and not node.local:
+            node.writer.error = Unfinished(KILLED)
+            self._reasons.note(node.path, node.writer.error)
+
+    async def _let_go(self, node: Node, writer: Writer) -> None:
+        """Take the writer off a file, unless that was opened again meanwhile; what is not saved goes to the outbox."""
+        if node.writer is not writer or self._writers(node):
+            return
+        if writer.dirty:
+            await self._set_aside(node, writer)
+        else:
+            self.discard(node)
+
+    async def _set_aside(self, node: Node, writer: Writer) -> None:
+        """Keep the bytes of a save that failed, and show again what the server has."""
+        node.writer = None
+        self._writing.discard(node)
+        if node.entry is None:
+            self._tree.detach(node)
+        node.generation += 1
+        self._tree.expire(node.parent or node)
+        reason = NEVER_CLOSED[1] if writer.error is None else sentence(writer.error)
+        # An upload that was broken off by a shutdown goes on with the next mount.
+        closed = not self._writers(node) or writer.spool.note["state"] == "sending"
+        closed = closed and not isinstance(writer.error, Unfinished)
+        passing = closed and (writer.error is None or _passing(writer))
+        if not writer.size and not passing:
+            writer.spool.discard()
+            return
+        path, spool = node.path, writer.spool
+        news: dict[str, Any] = {"path": path, "state": "waiting" if passing else "failed", "error": reason}
+        news.update(begun_on(writer.opened))  # which an earlier close of the same file may have saved
+        if closed:
+            self.waiting.supersede(path, spool.path)
+        else:
+            news["unfinished"] = True
+        if not passing:
+            news["insisted"] = False
+        await self._write_down(writer, news)
+        self.waiting.changed()
+        if node.unlinked or node.path != path:
+            self.waiting.supersede(path, None, "the file was removed or renamed since")
+        log.error("%s was not saved (%s); its bytes are in %s.", node.path, reason, spool.path)
+
+    async def _write_down(self, writer: Writer, news: dict[str, Any]) -> None:
+        try:
+            writer.describe(**news)  # at once: a newer save must find it
+            self.waiting.forget()
+            await trio.to_thread.run_sync(writer.spool.sync)
+        except OSError as error:
+            log.error("The note of %s cannot be written: %s", writer.spool.path, error)
+            self.waiting.owe(writer.spool, news["path"], writer.keep, news)
+        writer.spool.close()
+
+
+def _passing(writer: Writer) -> bool:
+    """Whether waiting may mend what made a save fail: a site that is away, or this machine's full disk."""
+    error = writer.error
+    return error.transient if isinstance(error, LabfsError) else isinstance(error, OSError) and writer.whole

@@ -1,0 +1,261 @@
+"""The file system, whatever door it is entered by: sites at the root, and what their names mean.
+
+It ties the tree to the open files and holds the rules between them: looking, making, removing and
+renaming. What cannot be done is refused with the errno and the sentence that say why.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from labfs.backend import Accept, Entry
+from labfs.errors import Exists, NotDirectory, NotEmpty, NotPermitted
+from labfs.errors.reasons import Reasons
+from labfs.read.blocks import Blocks
+from labfs.read.reader import Readers
+from labfs.read.whole import Copies
+from labfs.tree import names
+from labfs.tree.node import Node
+from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.seen import Seen
+from labfs.tree.remembered.sizes import Sizes
+from labfs.tree.site import Site
+from labfs.tree.tree import PATIENCE_S, Tree
+from labfs.vfs import policy
+from labfs.vfs.drafts.life import DRAFT_S
+from labfs.vfs.drafts.signs import NOBODY, Known, Maker, judge_folder
+from labfs.vfs.files import Files
+from labfs.vfs.moves import Moves
+from labfs.vfs.outbox import Outbox
+from labfs.write.spool import Spool
+
+META = ".meta.json"  # unlisted: the system's own record of a directory, as JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    is_dir: bool
+    writable: bool
+    size: int  # bytes
+    modified_ns: int
+    certain: bool = True  # else the file may have another number
+
+
+class Vfs:
+    """All mounted sites as one tree. At most `cache_bytes` are cached in memory, and writes go to `spool`.
+
+    What goes on behind the requests (read-ahead, hashing) runs in `nursery`.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        sites: Iterable[Site],
+        cache_bytes: int,
+        spool: Spool,
+        sizes: Sizes,
+        seen: Seen,
+        copies: Copies,
+        kept: Kept | None = None,
+        known: Known | None = None,
+        draft_s: float = DRAFT_S,
+    ) -> None:
+        self.sites = tuple(sites)
+        self.tree = Tree(nursery, self.sites, sizes, seen, kept or Kept())
+        self.blocks = Blocks(nursery, cache_bytes)
+        self.copies = copies
+        self.reasons = Reasons()
+        self.files = Files(
+            self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons, known or Known(), draft_s
+        )
+        self.saves = self.files.saves
+        self.drafts = self.files.drafts
+        self.saves.replacing.restore(self.sites)
+        self.moves = Moves(self.tree, self.files, self.lookup)
+        self.outbox = Outbox(self.tree, self.files, self.sites)
+        self._started_ns = time.time_ns()
+
+    @property
+    def root(self) -> Node:
+        return self.tree.root
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    async def lookup(self, parent: Node, name: str) -> Node:
+        """Return what has that name in a directory. Raises NotFound."""
+        if name == META and parent.entry is not None:
+            return await self._meta(parent, parent.entry)
+        return await self.tree.child(parent, name)
+
+    async def measure(self, node: Node) -> None:
+        """Have a file's true size at hand for `attributes`, if that can be had for little."""
+        await self.files.sources.measure(node)
+
+    async def resolve(self, path: str) -> Node:
+        """Return the node at a path that starts at the mount point."""
+        node = self.root
+        for name in filter(None, path.split("/")):
+            node = await self.lookup(node, names.looked_for(name.encode(errors="surrogateescape")))
+        return node
+
+    def known(self, path: str) -> Node | None:
+        """Return the node at a path, if that is known without asking anybody."""
+        node: Node | None = self.root
+        for name in filter(None, path.split("/")):
+            node = node.children.get(name) if node is not None and node.is_dir else None
+        return node
+
+    async def listing(self, node: Node) -> list[Node]:
+        return list((await self.tree.children(node)).values())
+
+    def attributes(self, node: Node) -> Attributes:
+        entry = node.entry
+        writable = policy.why_read_only(node) is None
+        if node.is_dir:
+            home = node.home  # a folder that only files' paths make has the date of what it is in
+            there = home.entry.modified_ns if home.entry is not None else None
+            return Attributes(True, writable, 0, self._modified(node, home.seen_ns if there is None else there))
+        if node.text is not None:
+            return Attributes(False, False, len(node.text), self._started_ns)
+        if node.writer is not None:
+            changed = node.writer.modified_ns if node.writer.dirty or entry is None else entry.modified_ns
+            return Attributes(False, writable, node.writer.size, self._modified(node, changed))
+        if entry is None:  # removed while somebody still looks at it
+            return Attributes(False, False, 0, self._modified(node, None))
+        size = entry.size if entry.size is not None else node.least
+        # Without a version nothing tells that the bytes are still those that were measured.
+        certain = entry.size is not None and entry.version is not None
+        return Attributes(False, writable, size, self._modified(node, entry.modified_ns), certain)
+
+    def _modified(self, node: Node, there: int | None) -> int:
+        """Return the date that the user gave, else the server's, else the first sight's, else the mount's; 0 is one."""
+        return next(date for date in (node.modified_ns, there, node.seen_ns, self._started_ns) if date is not None)
+
+    def xattrs(self, node: Node) -> dict[str, str]:
+        """Return what labfs knows of a node, as the extended attributes `user.labfs.*`."""
+        entry = node.entry
+        found = {
+            "site": node.site.name if node.site else None,
+            "kind": node.site.kind if node.site else None,
+            "id": entry.label if entry else None,
+            "name": entry.name if entry and entry.name != node.name else None,
+            "url": entry.url if entry else None,
+            "version": entry.version if entry else None,
+            "checksum": entry.checksum if entry and node.site and _prove(node.site) else None,
+            "state": "waiting" if self.saves.waiting.waits(node.path) else policy.state(node),
+            "error": self.reasons.of(node.path),
+        }
+        return {f"user.labfs.{name}": str(value) for name, value in found.items() if value}
+
+    async def _meta(self, parent: Node, entry: Entry) -> Node:
+        assert parent.site is not None
+        await self.tree.children(parent)
+        if META not in parent.unlisted:
+            record = await parent.site.backend.describe(entry)
+            node = Node(META, parent, parent.site, is_dir=False, local=True)
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            node.text = text.encode("utf-8", "backslashreplace")  # which is how JSON itself writes what is no text
+            parent.unlisted[META] = node
+        return parent.unlisted[META]
+
+    # -- names ---------------------------------------------------------------------------------------
+
+    async def mkdir(self, parent: Node, name: str, maker: Maker = NOBODY) -> Node:
+        """Make a directory: an entity on the server, a folder of files to come, or a local one."""
+        await self.tree.whole(parent)
+        if name in await self.tree.children(parent):
+            raise Exists(f"There already is a “{name}” in {parent.path}.")
+        offered = parent.unlisted.get(name)
+        node = offered if offered is not None and offered.is_dir else Node(name, parent, parent.site, is_dir=True)
+        made = None
+        own = policy.takes_files(parent) and judge_folder(name, maker)
+        if not policy.stays_local(parent, name):
+            names.for_saving(name)
+        if policy.stays_local(parent, name):
+            node.local = True
+        elif own:
+            self.drafts.made_folder(node, maker)
+        elif parent.entry is not None and Accept.DIRECTORY in parent.entry.accepts:
+            policy.check_holds(parent, Accept.DIRECTORY, name)
+            assert parent.site is not None
+            made = await parent.site.backend.make(parent.entry, names.original(name))
+            self.tree.born(node)
+        else:
+            policy.check_holds(parent, Accept.FOLDER, name)
+            node.made_here = True
+        self.tree.attach(node, parent, name)
+        if made is not None:
+            self.tree.saved(node, made)
+        if made is not None and made.complete:
+            self.tree.expire(parent)  # only its own listing tells what is in the new one from the start
+        return node
+
+    async def rmdir(self, parent: Node, name: str) -> None:
+        await self.tree.whole(parent)
+        node = await self.tree.child(parent, name)
+        if not node.is_dir:
+            raise NotDirectory(f"“{name}” is not a directory.")
+        if await self.tree.children(node):
+            raise NotEmpty(f"“{name}” is not empty.")
+        if node.entry is not None:
+            raise NotPermitted(f"labfs does not delete projects or records, and so not “{name}”.")
+        self.tree.detach(node)
+
+    async def unlink(self, parent: Node, name: str, maker: Maker = NOBODY, path: str = "") -> None:
+        """Remove a file: from the server where that is allowed, a local one always."""
+        await self.tree.whole(parent, PATIENCE_S)
+        await self.moves.unlink(parent, name, maker, path)
+
+    async def rename(
+        self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True, maker: Maker = NOBODY
+    ) -> None:
+        """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
+        for folder in (parent, into):
+            await self.tree.whole(folder, PATIENCE_S)
+        await self.moves.rename(parent, name, into, new, replace=replace, maker=maker)
+
+    async def finish(self, seconds: float) -> None:
+        """Settle drafts and save what is closed, for at most so long, when the mount ends."""
+        until = trio.current_time() + seconds
+        await self.drafts.end(seconds)
+        await self.saves.finish(until - trio.current_time())
+
+    def set_modified(self, node: Node, modified_ns: int) -> None:
+        """Remember a date that the user gave a file; the server keeps its own."""
+        self.tree.redate(node, modified_ns)
+
+    def uploads(self) -> list[dict[str, Any]]:
+        """Return what is on its way to a server, for people to look at; sizes in bytes."""
+        return [
+            {
+                "path": node.path,
+                "state": policy.state(node),
+                "size": node.writer.size,
+                "sent": node.writer.sent,
+                "error": self.reasons.of(node.path),
+            }
+            for node in [*self.saves.unsaved(), *self.drafts.all()]
+            if node.writer is not None
+        ]
+
+    # -- upkeep --------------------------------------------------------------------------------------
+
+    def refresh(self, node: Node) -> None:
+        """Have a directory and everything below, or a file, asked of its server when somebody looks next."""
+        self.tree.renew(node)
+        if node.site is not None:
+            self.tree.measuring.insist(node.site.key)
+        for child in node.children.values() if node.is_dir else ():
+            if child.is_dir:
+                self.refresh(child)
+
+
+def _prove(site: Site) -> bool:
+    """Whether what a site gives out as checksums was not seen to be something else."""
+    return site.backend.capabilities.checksums_prove
