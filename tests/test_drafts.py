@@ -80,7 +80,7 @@ async def test_a_backup_of_what_was_saved_here_stays_here_when_it_is_written_ove
         await vfs.files.release(backup)
         assert backend.newest() == {"f": b"two"}
         assert await shown(vfs, box) == {"f": b"two", "f~": b"two"}
-        assert backup.node.local
+        assert backup.node.stays_here
 
 
 @pytest.mark.parametrize("by", [ENDED, maker("sort", private=True), maker("java", exclusive=True)])

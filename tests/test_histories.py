@@ -195,7 +195,7 @@ class History:
             await self.vfs.files.release(handle)
 
     async def compare(self) -> None:
-        shown = {node.name for node in await self.vfs.listing(self.box) if not node.local}
+        shown = {node.name for node in await self.vfs.listing(self.box) if not node.stays_here}
         assert shown == set(self.model)
         assert self.backend.newest() == self.model
 

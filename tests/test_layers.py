@@ -166,3 +166,74 @@ def test_functions_and_modules_stay_small() -> None:
             assert length <= FUNCTION, f"{name}.{function} is too long"
             lengths.append(length)
     assert sorted(lengths)[len(lengths) * 9 // 10] <= TYPICAL
+
+
+# -- state has one owner ---------------------------------------------------------------------------------
+
+# class → the room or module that alone may write to its attributes
+OWNERS = {"tree/node.Node": "tree", "tree/node.Folder": "tree"}
+MUTATORS = {"add", "append", "clear", "discard", "insert", "pop", "remove", "setdefault", "update"}
+
+
+def attributes(name: str) -> set[str]:
+    """Return the attributes of a class of the product, as its `__slots__` or its annotations tell them."""
+    module, _, called = name.partition(".")
+    (found,) = (
+        node
+        for node in ast.parse(MODULES_BY_NAME[module].read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == called
+    )
+    slots = [
+        node for node in found.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__slots__"
+    ]
+    if slots:
+        return set(ast.literal_eval(slots[0].value))
+    return {
+        node.target.id for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def written(node: ast.AST) -> list[ast.expr]:
+    """Return what a statement or a call changes."""
+    match node:
+        case ast.Assign():
+            targets = node.targets
+        case ast.AugAssign() | ast.AnnAssign():
+            targets = [node.target]
+        case ast.Delete():
+            targets = node.targets
+        case ast.Call(func=ast.Attribute(value=value, attr=attr)) if attr in MUTATORS:
+            targets = [value]
+        case _:
+            return []
+    flat = [e for target in targets for e in (target.elts if isinstance(target, ast.Tuple | ast.List) else [target])]
+    return [target.value if isinstance(target, ast.Subscript) else target for target in flat]
+
+
+def is_own(value: ast.expr) -> bool:
+    """Whether an attribute is one of the object's own that the function belongs to."""
+    return isinstance(value, ast.Name) and value.id in ("self", "cls")
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_nobody_else_writes_to_what_has_an_owner(name: str) -> None:
+    shared = attributes(name) - {"__weakref__"}
+    assert shared
+    for module, path in MODULES_BY_NAME.items():
+        if is_in(module, {OWNERS[name], "sandbox", "backends", "http"}):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            for target in written(node):
+                if isinstance(target, ast.Attribute) and target.attr in shared and not is_own(target.value):
+                    pytest.fail(f"{module}:{target.lineno} writes {ast.unparse(target)}; {name} has its verbs for that")
+
+
+def test_asserts_that_something_is_there_are_rare() -> None:
+    found = [
+        f"{name}:{node.lineno}"
+        for name, path in MODULES_BY_NAME.items()
+        if not is_in(name, {"sandbox", "backends", "cli"})
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert) and ast.unparse(node.test).endswith("is not None")
+    ]
+    assert len(found) <= 8, found

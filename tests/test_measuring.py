@@ -20,8 +20,8 @@ from stage import Mount, Sandbox, run, typed
 from labfs.backend import dispensable
 from labfs.errors import Malformed, Unavailable
 from labfs.http.client import Client
+from labfs.tree.listings import LISTING_S
 from labfs.tree.measuring import GIVEN_UP_S, LISTED_S
-from labfs.tree.tree import LISTING_S
 
 Clock = trio.testing.MockClock
 

@@ -401,7 +401,7 @@ async def test_a_crash_while_a_temporary_file_replaces_another_loses_nothing(
     backend.put("f.txt", b"old")
     async with mounted(tmp_path, backend) as (vfs, box):
         handle = await vfs.files.create(box, ".f.txt.swp")
-        assert handle.node.local
+        assert handle.node.stays_here
         await vfs.files.write(handle, 0, b"new")
         await vfs.files.release(handle)
         backend.latency_s = 1.0

@@ -141,7 +141,7 @@ async def test_swapped_ids_and_equal_seconds_show_the_last_save(tmp_path: Path, 
             95: (replace(first[0], id="files/95", label="95", age=7), first[1]),
         }
         node = await vfs.resolve("/memory/box/f")
-        vfs.tree.saved(node, swapped[95][0])
+        vfs.tree.saved(node, swapped[95][0], None)
         vfs.tree.saved(node, swapped[90][0], swapped[95][0])
         backend.files = swapped
         assert await shown(vfs, box) == {"f": b"v2"}

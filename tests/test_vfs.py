@@ -16,7 +16,8 @@ from memory import RULES, MemoryBackend, opened
 
 from labfs.backend import Replace
 from labfs.errors import Denied, Garbled, LabfsError, NotFound, NotPermitted, Stale, Unavailable
-from labfs.tree.tree import LISTING_S, Node
+from labfs.tree.listings import LISTING_S
+from labfs.tree.node import Node
 from labfs.vfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
@@ -482,7 +483,7 @@ async def test_a_temporary_file_is_not_taken_for_somebody_elses(tmp_path: Path, 
         backend.put("f~", b"theirs")
         vfs.refresh(box)
         node = await vfs.lookup(box, "f~")
-        assert (node.local, await read(vfs, node)) == (True, b"mine")
+        assert (node.stays_here, await read(vfs, node)) == (True, b"mine")
         await vfs.saves.finish(10)
         assert backend.newest() == {"f~": b"theirs"}
 
@@ -669,7 +670,7 @@ def run_history(operations: list[Any], faults: dict[str, Any], tmp_path: Path) -
                 await history.step(operation)
             backend.faults = {}
             await trio.sleep(2 * LISTING_S)
-            shown = {node.name: await read(vfs, node) for node in await vfs.listing(box) if not node.local}
+            shown = {node.name: await read(vfs, node) for node in await vfs.listing(box) if not node.stays_here}
             assert shown == backend.newest()
             if not faults:
                 assert shown == history.model

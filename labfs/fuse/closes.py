@@ -17,7 +17,7 @@ import trio
 from labfs.errors import LabfsError
 from labfs.fuse import holders
 from labfs.fuse.inodes import Inodes
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Node
 from labfs.tree.tree import Tree
 from labfs.vfs.files import Files, Handle
 
@@ -35,7 +35,7 @@ class Closers:
     async def left(self, handle: Handle) -> bool:
         """Whether copies of a handle's descriptor are left: then a later flush is the last one."""
         node = handle.node
-        if not handle.writable or node.local or node.writer is None or not node.writer.dirty:
+        if not handle.writable or node.stays_here or node.writer is None or not node.writer.dirty:
             return False
         if self._files.writers(node) > 1:
             return False  # nobody can tell whose the other copies are: each close saves
@@ -82,12 +82,12 @@ class FailedCloses:
         async with close.looking:
             if self._closes.get(node) is not close:  # somebody else was here first
                 return
-            if close.released.is_set() and node.parent is not None:
+            if close.released.is_set():
                 with contextlib.suppress(LabfsError):  # then what was listed last is shown
                     await self._tree.certain(node.parent)  # a listing under way may be older than what is there
             del self._closes[node]
 
-    async def settle_in(self, folder: Node) -> None:
+    async def settle_in(self, folder: Folder) -> None:
         """Do so for all files in a directory."""
         for node in list(self._closes):
             if node.parent is folder:

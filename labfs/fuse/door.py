@@ -23,16 +23,16 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from labfs.errors import Invalid, NoRoom, NotFound, sentence
+from labfs.errors import Invalid, NoRoom, NotDirectory, NotFound, sentence
 from labfs.fuse import holders
 from labfs.fuse.answers import Repeats, Walks, answered, entry_attributes
 from labfs.fuse.closes import Closers, FailedCloses
-from labfs.fuse.folders import Folder
+from labfs.fuse.folders import OpenFolder
 from labfs.fuse.inodes import Inodes
 from labfs.fuse.kernel import Kernel
 from labfs.fuse.refusals import Refusals
 from labfs.tree.names import looked_for, shown, to_be_made
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs.files import Handle
 from labfs.vfs.vfs import Vfs
 
@@ -55,7 +55,7 @@ class Door(Refusals):
         self._vfs = vfs
         self._inodes: Inodes[Node] = Inodes(vfs.root)
         self._files: dict[int, Handle] = {}
-        self._folders: dict[int, Folder] = {}
+        self._folders: dict[int, OpenFolder] = {}
         self._numbers = iter(range(1, 1 << 62))
         self._kernel = Kernel(self._inodes)
         self._failed = FailedCloses(vfs.tree)
@@ -115,10 +115,10 @@ class Door(Refusals):
         if name == b".":
             node = self._node(parent)
         elif name == b"..":
-            node = self._node(parent).parent or self._vfs.root
+            node = self._node(parent).parent
         else:
             folder, known = self._node(parent), looked_for(name)
-            await self._failed.settle(folder.children.get(known) if folder.is_dir else None)
+            await self._failed.settle(folder.children.get(known) if isinstance(folder, Folder) else None)
             node = await self._vfs.lookup(folder, known)
             await self._vfs.measure(node)
         found = self._handed_out(node)
@@ -130,7 +130,7 @@ class Door(Refusals):
         node = self._node(inode)
         await self._failed.settle(node)
         await self._vfs.measure(node)
-        if not (node.is_dir or node.entry or node.writer or node.text is not None):
+        if not (node.is_dir or node.entry or node.writer or node.kind is Kind.VIEW):
             raise NotFound(f"“{node.name}” was not saved, and is not there any more.")
         return self._attributes(node)
 
@@ -191,14 +191,15 @@ class Door(Refusals):
     @answered()
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
         number = next(self._numbers)
-        self._folders[number] = folder = Folder(self._node(inode), await self._listing(self._node(inode)))
+        node = self._folder(inode)
+        self._folders[number] = folder = OpenFolder(node, await self._listing(node))
         folder.incomplete = self._vfs.tree.incomplete(folder.node)
         return FileHandleT(number)
 
-    async def _listing(self, node: Node) -> list[tuple[bytes, Node]]:
+    async def _listing(self, node: Folder) -> list[tuple[bytes, Node]]:
         await self._failed.settle_in(node)
         children = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node)]
-        return [(b".", node), (b"..", node.parent or node), *children]
+        return [(b".", node), (b"..", node.parent), *children]
 
     @answered()
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -230,15 +231,15 @@ class Door(Refusals):
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         maker = await trio.to_thread.run_sync(partial(holders.maker, ctx.pid, mode=mode, umask=ctx.umask))
-        return self._handed_out(await self._vfs.mkdir(self._node(parent), to_be_made(name), maker))
+        return self._handed_out(await self._vfs.mkdir(self._folder(parent), to_be_made(name), maker))
 
     @answered()
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        await self._vfs.rmdir(self._node(parent), looked_for(name))
+        await self._vfs.rmdir(self._folder(parent), looked_for(name))
 
     @answered(None)
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        folder, maker = self._node(parent), await trio.to_thread.run_sync(holders.maker, ctx.pid)
+        folder, maker = self._folder(parent), await trio.to_thread.run_sync(holders.maker, ctx.pid)
         called = looked_for(name)
         path = f"{self._mountpoint}{folder.path.rstrip('/')}/{called}"
         await self._vfs.unlink(folder, called, maker, path)
@@ -255,7 +256,7 @@ class Door(Refusals):
     ) -> None:
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise Invalid("Two names cannot be exchanged here.")
-        old, new = self._node(parent_inode_old), self._node(parent_inode_new)
+        old, new = self._folder(parent_inode_old), self._folder(parent_inode_new)
         replace = not flags & pyfuse3.RENAME_NOREPLACE
         maker = await trio.to_thread.run_sync(holders.maker, ctx.pid)
         await self._vfs.rename(old, looked_for(name_old), new, to_be_made(name_new), replace=replace, maker=maker)
@@ -270,7 +271,7 @@ class Door(Refusals):
         look = partial(holders.maker, ctx.pid, exclusive=exclusive, mode=mode, umask=ctx.umask)
         maker = await trio.to_thread.run_sync(look)
         handle = await self._vfs.files.create(
-            self._node(parent),
+            self._folder(parent),
             to_be_made(name),
             maker=maker,
             truncate=bool(flags & os.O_TRUNC),
@@ -350,7 +351,7 @@ class Door(Refusals):
             await self._vfs.files.release(handle)
         finally:
             self._failed.released(node)
-        if node.generation != generation and parent is not None:
+        if node.generation != generation:
             # It was not saved. The kernel must believe neither its pages nor, of a new file, its name.
             await self._kernel.disbelieve(node, parent, name)
 
@@ -365,6 +366,12 @@ class Door(Refusals):
             return self._inodes[inode]
         except KeyError:
             raise FUSEError(errno.ESTALE) from None
+
+    def _folder(self, inode: InodeT) -> Folder:
+        node = self._node(inode)
+        if not isinstance(node, Folder):
+            raise NotDirectory(f"“{node.name}” is not a directory.")
+        return node
 
     def _opened(self, handle: Handle) -> FileInfo:
         number = next(self._numbers)

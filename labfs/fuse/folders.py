@@ -6,14 +6,14 @@ import os
 from dataclasses import dataclass
 
 from labfs.errors import LabfsError
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Node
 
 
 @dataclass
-class Folder:
+class OpenFolder:
     """An open directory, and the names in it as they were when its reading began."""
 
-    node: Node
+    node: Folder
     names: list[tuple[bytes, Node]]
     incomplete: LabfsError | None = None  # why these are not all
     begun: bool = False

@@ -17,7 +17,7 @@ from pyfuse3 import FileNameT, InodeT
 
 from labfs.errors import Stale
 from labfs.fuse.inodes import Inodes
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Node
 
 
 class Kernel:
@@ -119,7 +119,7 @@ class Kernel:
 
     # -- letting go ------------------------------------------------------------------------------------
 
-    async def disbelieve(self, node: Node, parent: Node, name: str) -> None:
+    async def disbelieve(self, node: Node, parent: Folder, name: str) -> None:
         """Drop the pages of a file, and its name if that is no longer there."""
         gone = parent.children.get(name) is not node
         await trio.to_thread.run_sync(self._drop, self._inodes.number(node), self._inodes.number(parent), name, gone)
@@ -133,8 +133,8 @@ class Kernel:
 
     async def renew(self, node: Node) -> None:
         """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
-        known = [child for child in _below(node) if child.parent is not None and self._inodes.holds(child)]
-        numbers = [(self._inodes.number(c.parent), c.name, self._inodes.number(c)) for c in known if c.parent]
+        known = [child for child in _below(node) if not child.is_root and self._inodes.holds(child)]
+        numbers = [(self._inodes.number(c.parent), c.name, self._inodes.number(c)) for c in known]
 
         def forget() -> None:
             for parent, name, number in numbers:
@@ -156,5 +156,5 @@ def _forget_name(parent: int, name: str) -> None:
 
 def _below(node: Node) -> Iterator[Node]:
     yield node
-    for child in list(node.children.values()) if node.is_dir else ():
+    for child in list(node.children.values()) if isinstance(node, Folder) else ():
         yield from _below(child)

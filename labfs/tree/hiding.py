@@ -11,32 +11,31 @@ from collections.abc import Callable
 
 import trio
 
-from labfs.tree.node import Hidden, Node
+from labfs.backend import Entry
+from labfs.tree.node import Folder, Hidden, Kind, Node
 
 log = logging.getLogger(__name__)
 
 ASIDE_S = 60.0  # for something newer to take the name of what was moved aside
 
 
-def hide(node: Node, over: Callable[[], bool] | None = None) -> None:
-    """Take a file out of sight until another has its name, or it is `over`."""
-    assert node.parent is not None
-    assert node.entry is not None
+def hide(node: Node, entry: Entry, over: Callable[[], bool] | None = None) -> None:
+    """Take a file, which the server has as `entry`, out of sight until another has its name, or it is `over`."""
     if node.parent.children.get(node.name) is node:
         del node.parent.children[node.name]
     until = trio.current_time() + ASIDE_S
-    node.parent.hidden[node.name] = Hidden(node.entry, over or (lambda: trio.current_time() >= until))
+    node.parent.hidden[node.name] = Hidden(entry, over or (lambda: trio.current_time() >= until))
 
 
-def show_again(parent: Node, name: str) -> None:
+def show_again(parent: Folder, name: str) -> None:
     """Show a file that was hidden; the directory is to be listed anew then."""
     hidden = parent.hidden.pop(name, None)
     if hidden is not None and name not in parent.children:
         log.info("Nothing took the place of “%s” in %s, so it is there again.", name, parent.path)
-        parent.children[name] = Node(name, parent, parent.site, is_dir=False, entry=hidden.entry)
+        parent.children[name] = Node(name, parent, Kind.SERVER, hidden.entry)
 
 
-def show_what_is_over(parent: Node) -> bool:
+def show_what_is_over(parent: Folder) -> bool:
     """Show what was hidden in a directory to make room for what did not come; whether there was such a thing."""
     over = [name for name, hidden in parent.hidden.items() if hidden.over()]
     for name in over:

@@ -16,7 +16,6 @@ async def unchanged(node: Node, target: Target) -> Target:
     opened = target.replaces
     if opened is None or not policy.destroys_old(node):
         return target
-    assert node.site is not None
     backend = node.site.backend
     try:
         if opened.version is not None:

@@ -16,7 +16,7 @@ from labfs.errors import Empty, Exists, Invalid, IsDirectory, LabfsError, Stale
 from labfs.errors.reasons import Reasons
 from labfs.read.reader import Readers
 from labfs.tree import names
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.drafts.life import Drafts
@@ -70,7 +70,7 @@ class Files:
                 with trio.CancelScope(shield=True):
                     await self.release(handle)
                 raise
-        elif node.text is None and node.writer is None:
+        elif node.kind is not Kind.VIEW and node.writer is None:
             handle.view = View(self.sources, node)
             await handle.view.open()
         self._handles[node].add(handle)
@@ -79,16 +79,16 @@ class Files:
 
     async def _known(self, node: Node, *, write: bool) -> None:
         """Return once enough is known of where a file is. Raises NotYet, and Stale for one that is gone."""
-        parent = node.parent
-        if parent is None or node.unlinked or node.local or node.writer is not None or node.text is not None:
+        if node.unlinked or node.stays_here or node.writer is not None:
             return
+        parent = node.parent
         await (self._tree.whole(parent) if write else self._tree.openable(node))
-        if write and node not in (parent.children.get(node.name), parent.unlisted.get(node.name)):
+        if write and not parent.has(node):
             raise Stale(f"“{node.name}” is not there any more.")
 
     async def create(
         self,
-        parent: Node,
+        parent: Folder,
         name: str,
         *,
         maker: Maker = NOBODY,
@@ -110,7 +110,7 @@ class Files:
             policy.check_holds(parent, Accept.FILE, name)
         if not local and kind is None:  # a draft may be written beside the only file that has room
             policy.check_room(parent, name)
-        node = Node(name, parent, parent.site, is_dir=False, local=local)
+        node = Node(name, parent, Kind.SCRATCH if local else Kind.UNBORN)
         # What was moved aside as a backup is what this save takes the place of.
         hidden = None if local else parent.hidden.get(name)
         if hidden is not None:
@@ -126,7 +126,7 @@ class Files:
     async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
         """Return `size` bytes, fewer only at the end of the file."""
         node = handle.node
-        if node.text is not None:
+        if node.kind is Kind.VIEW:
             return node.text[offset : offset + size]
         handle.view = handle.view or View(self.sources, node)
         if node.writer is not None:
@@ -139,7 +139,7 @@ class Files:
         node = handle.node
         if node.writer is None or not handle.writable:
             raise Invalid(f"“{node.name}” is not open for writing.")
-        node.modified_ns = None
+        self._tree.written(node)
         start = node.writer.size if handle.append and not placed else offset
         try:
             policy.check_size(node, start + len(data))
@@ -164,12 +164,14 @@ class Files:
 
     async def resize(self, node: Node, size: int) -> None:
         """Set the length of a file that is being written."""
-        assert node.writer is not None
+        writer = node.writer
+        if writer is None:
+            raise Invalid(f"“{node.name}” is not open for writing.")
         try:
             policy.check_size(node, size)
-            await node.writer.truncate(size)
+            await writer.truncate(size)
         except (LabfsError, OSError) as error:
-            node.writer.refuse(error)
+            writer.refuse(error)
             raise
 
     async def flush(self, handle: Handle, *, shared: bool, killed: bool = False) -> None:
@@ -238,8 +240,7 @@ class Files:
 
     def drop(self, node: Node) -> None:
         """Take a file out of the tree; its bytes live on while it is open."""
-        self._tree.detach(node)
+        self._tree.unlink(node)
         self.drafts.forget(node)
-        node.unlinked = True
         if not self._handles.get(node):
             self.saves.discard(node)

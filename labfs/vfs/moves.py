@@ -24,7 +24,7 @@ from labfs.errors import (
 )
 from labfs.tree import names
 from labfs.tree.hiding import hide
-from labfs.tree.node import Hidden, Node
+from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.drafts import signs
@@ -38,14 +38,14 @@ REPLACED_S = 10.0  # for a program to make anew what it removed in order to do s
 class Moves:
     """Changes of names in a tree with open `files`."""
 
-    def __init__(self, tree: Tree, files: Files, lookup: Callable[[Node, str], Awaitable[Node]]) -> None:
+    def __init__(self, tree: Tree, files: Files, lookup: Callable[[Folder, str], Awaitable[Node]]) -> None:
         self._tree = tree
         self._lookup = lookup
         self._files = files
         self._drafts = files.drafts
         self._saves = files.saves
 
-    async def unlink(self, parent: Node, name: str, maker: Maker = NOBODY, path: str = "") -> None:
+    async def unlink(self, parent: Folder, name: str, maker: Maker = NOBODY, path: str = "") -> None:
         """Remove a file: from the server where that is allowed, a local one always.
 
         Where a program is about to put another in its `path`, as that sees it, nothing is removed before that is there.
@@ -53,38 +53,35 @@ class Moves:
         node = await self._settled(parent, name)
         if node.is_dir:
             raise IsDirectory(f"“{name}” is a directory.")
-        if node.text is not None:
+        if node.kind is Kind.VIEW:
             raise NotPermitted(f"“{name}” is labfs's own view of a record.")
-        has_draft = self._drafts.has(parent, maker)
-        if self._on_server(node) and signs.replaces(name, path or node.path, maker, has_draft=has_draft):
-            self._make_room(node, maker)
-            return
-        if node.entry is not None and not node.local:
+        entry, has_draft = node.entry, self._drafts.has(parent, maker)
+        if entry is not None and node.on_server:
+            if signs.replaces(name, path or node.path, maker, has_draft=has_draft):
+                self._make_room(node, entry, maker)
+                return
             with self._moving(node):
                 await self._saves.replacing.finish(node)
-                await self._delete(node, node.entry)
-        if not node.local:
+                await self._delete(node, entry)
+        if not node.stays_here:
             self._saves.waiting.supersede(node.path, None, "the file was removed since")
         self._files.drop(node)
         await self._finish_marked(parent, name)
 
-    def _make_room(self, node: Node, maker: Maker) -> None:
+    def _make_room(self, node: Node, entry: Entry, maker: Maker) -> None:
         """Hide a file for what a program is about to put in its place, which then takes it as any save would."""
-        assert node.parent is not None
-        assert node.entry is not None
-        assert node.site is not None
-        parent, entry, until = node.parent, node.entry, trio.current_time() + REPLACED_S
+        until = trio.current_time() + REPLACED_S
         goes = maker.program in signs.EITHER and node.site.may_delete and node.site.backend.capabilities.deletable
         if not goes:
             policy.check_writable(node)
-            hide(node, lambda: trio.current_time() >= until or not maker.runs())
+            hide(node, entry, lambda: trio.current_time() >= until or not maker.runs())
         else:
             self._check_deletable(node)
-            hide(node, lambda: False)
-            self._drafts.removed(parent, node.name, entry)
+            hide(node, entry, lambda: False)
+            self._drafts.removed(node.parent, node.name, entry)
         self._files.drop(node)
 
-    async def _finish_marked(self, parent: Node, name: str) -> None:
+    async def _finish_marked(self, parent: Folder, name: str) -> None:
         """Save a file that is whole now that the mark beside it is gone, which said that it was not."""
         for mark in signs.MARKS:
             marked = parent.children.get(name.removesuffix(mark)) if name.endswith(mark) else None
@@ -102,7 +99,7 @@ class Moves:
             for node in moving:
                 self._saves.moving.remove(node)
 
-    async def _settled(self, parent: Node, name: str) -> Node:
+    async def _settled(self, parent: Folder, name: str) -> Node:
         """Return the node of that name when no upload of it is under way: that decides what it is."""
         node = await self._lookup(parent, name)
         while node.writer is not None and node.writer.committing:
@@ -112,12 +109,10 @@ class Moves:
 
     async def _delete(self, node: Node, entry: Entry) -> None:
         self._check_deletable(node)
-        assert node.site is not None
         await node.site.backend.delete(entry)
-        self._tree.bury(node, entry)
+        self._tree.bury(node.parent, entry)
 
     def _check_deletable(self, node: Node) -> None:
-        assert node.site is not None
         site = node.site
         if node.entry is not None and node.entry.read_only:
             raise NotPermitted(node.entry.read_only)
@@ -127,7 +122,7 @@ class Moves:
             raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
 
     async def rename(
-        self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True, maker: Maker = NOBODY
+        self, parent: Folder, name: str, into: Folder, new: str, *, replace: bool = True, maker: Maker = NOBODY
     ) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
         node = await self._settled(parent, name)
@@ -139,7 +134,7 @@ class Moves:
         if there is node:
             return
         aside = self._goes_aside(node, there, into, maker)
-        draft = aside or (node.local and not node.is_dir and self._drafts.known.kind(new) is not None)
+        draft = aside or (node.stays_here and not node.is_dir and self._drafts.known.kind(new) is not None)
         local = draft or policy.stays_local(into, new)
         self._check_rename(node, there, into, new, replace, local=local)
         if not local:
@@ -147,62 +142,59 @@ class Moves:
             policy.check_holds(into, Accept.FOLDER if node.is_dir else Accept.FILE, new)
             if there is None and not node.is_dir and into is not node.parent:
                 policy.check_room(into, new)
-        if self._on_server(node) and not local:
+        if node.entry is not None and node.on_server and not local:
             with self._moving(node, there):
-                await self._rename_there(node, there, into, new)
+                await self._rename_there(node, node.entry, there, into, new)
             return
-        over = there is not None and self._on_server(there)
-        if node.is_dir or local or (self._unborn(node) and not over):
+        over = there is not None and there.on_server
+        if node.is_dir or local or (node.kind is Kind.UNBORN and not over):
             self._move(node, there, into, new)
-            if node.is_dir and node.local and not local:
+            if isinstance(node, Folder) and node.stays_here and not local:
                 await self._name_folder(node)
-            node.local = local
+            elif local:
+                self._tree.stay(node)
+            else:
+                self._tree.leave(node)
             if aside:
                 self._drafts.aside(node, maker)
         elif there is None and self._is_put_back(node, into, new):
             self._move(node, there, into, new)
-            node.local = False
+            self._tree.leave(node)
         else:
             await self._save_as(node, there, into, new)
             return
         self._saves.relabel(node)
         self._drafts.moved(node)
 
-    def _goes_aside(self, node: Node, there: Node | None, into: Node, maker: Maker) -> bool:
+    def _goes_aside(self, node: Node, there: Node | None, into: Folder, maker: Maker) -> bool:
         """Whether a program moves a file out of the way of a draft that it has written beside it."""
-        free = there is None or not self._on_server(there)
-        return free and self._on_server(node) and into is node.parent and self._drafts.has(into, maker)
+        free = there is None or not there.on_server
+        return free and node.on_server and into is node.parent and self._drafts.has(into, maker)
 
-    async def _name_folder(self, folder: Node) -> None:
+    async def _name_folder(self, folder: Folder) -> None:
         """Save what is in a program's own folder, which has an ordinary name now. Raises what made one fail first."""
         names.for_saving(folder.name)
-        folder.local, folder.made_here = False, True
+        self._tree.leave(folder)
         for node in list(folder.children.values()):
-            if node.is_dir and node.local:
+            if isinstance(node, Folder) and node.stays_here:
                 await self._name_folder(node)
             elif self._drafts.holds(node) and not self._files.writers(node):
                 await self._drafts.publish(node)
 
-    def _on_server(self, node: Node) -> bool:
-        return node.entry is not None and not node.local and not node.is_dir
-
-    async def _rename_there(self, node: Node, there: Node | None, into: Node, new: str) -> None:
+    async def _rename_there(self, node: Node, entry: Entry, there: Node | None, into: Folder, new: str) -> None:
         """Give a file of a server another name; what had that name before is deleted afterwards."""
-        assert node.site is not None
-        assert node.entry is not None
-        assert into.home.entry is not None
         site, path = node.site, node.path
-        taken = there.entry if there is not None and not there.local else None
+        taken = there.entry if there is not None and not there.stays_here else None
         if there is not None and taken is not None:
             self._check_deletable(there)
             await self._saves.replacing.finish(there)
         await self._saves.replacing.finish(node)
-        target = Target(into.home.entry, into.folders, names.original(new), taken)
+        target = Target(into.entity, into.folders, names.original(new), taken)
         duty = None
         if there is not None and taken is not None:
-            duty = self._saves.replacing.owe(site.name, there.path, taken, node.entry, renamed=True)
+            duty = self._saves.replacing.owe(site.name, there.path, taken, entry, renamed=True)
         try:
-            entry = await site.backend.rename(node.entry, target)
+            entry = await site.backend.rename(entry, target)
         except LabfsError as error:
             if taken is not None and (duty is None or not isinstance(error, Unavailable)):
                 self._saves.replacing.drop(site, taken.id, duty)
@@ -214,40 +206,33 @@ class Moves:
         self._tree.detach(node)
         self._tree.attach(node, into, new)
         self._saves.waiting.supersede(node.path, None)
-        self._tree.saved(node, entry, taken)
-        if node.writer is not None and node.writer.opened is not None:
-            node.writer.opened = entry  # what is being written is saved under the new name
+        self._tree.renamed(node, entry, taken)
         self._saves.relabel(node)
         if taken is not None:
             await self._saves.replacing.settle(into, taken, duty)
 
-    def _is_put_back(self, node: Node, into: Node, new: str) -> bool:
+    def _is_put_back(self, node: Node, into: Folder, new: str) -> bool:
         """Whether this is a backup, unchanged, that gets its old name again."""
         unchanged = node.writer is None or not node.writer.dirty
         hidden = into.hidden.get(new)
         return unchanged and node.entry is not None and hidden is not None and hidden.entry.id == node.entry.id
 
-    def _unborn(self, node: Node) -> bool:
-        """Whether a file was never saved and will be, under whatever name it has when it is closed."""
-        return node.entry is None and not node.local
-
     def _check_rename(
-        self, node: Node, there: Node | None, into: Node, new: str, replace: bool, *, local: bool
+        self, node: Node, there: Node | None, into: Folder, new: str, replace: bool, *, local: bool
     ) -> None:
         if there is not None:
             if not replace:
                 raise Exists(f"There already is a “{new}” in {into.path}.")
             if there.is_dir != node.is_dir:
                 raise IsDirectory(f"“{new}” is a directory.") if there.is_dir else NotDirectory(f"“{new}” is a file.")
-            if there.is_dir and (there.entry is not None or there.children):
+            if isinstance(there, Folder) and (there.entry is not None or there.children):
                 raise NotEmpty(f"There already is a directory “{new}”.")
         if node.site is not into.site:
             raise CrossDevice(f"“{node.name}” and {into.path} are on different systems.")
-        if node.text is not None:
+        if node.kind is Kind.VIEW:
             raise NotPermitted(f"“{node.name}” is labfs's own view of a record.")
-        fixed = node.is_dir and not self._movable(node)
-        if fixed or (self._on_server(node) and not local):
-            assert node.site is not None
+        fixed = isinstance(node, Folder) and not self._movable(node)
+        if fixed or (node.on_server and not local):
             if node.site.backend.capabilities.renames and not node.is_dir:
                 policy.check_writable(node)
                 return
@@ -255,35 +240,34 @@ class Moves:
                 raise CrossDevice(f"{node.site.name} cannot rename “{node.name}”; copy it, then delete it.")
             raise NotPermitted(f"{node.site.name} cannot rename or move “{node.name}”; copy it instead.")
 
-    def _movable(self, node: Node) -> bool:
+    def _movable(self, folder: Folder) -> bool:
         """Whether nothing in a directory is on a server yet."""
-        if node.entry is not None or not (node.local or node.made_here):
+        if folder.entry is not None or folder.kind is Kind.SERVER:
             return False
-        return all(self._movable(child) if child.is_dir else child.local for child in node.children.values())
+        nodes = folder.children.values()
+        return all(self._movable(node) if isinstance(node, Folder) else node.stays_here for node in nodes)
 
-    def _move(self, node: Node, there: Node | None, into: Node, new: str) -> None:
+    def _move(self, node: Node, there: Node | None, into: Folder, new: str) -> None:
         if there is not None:
-            if there.entry is not None and not there.local:
-                hide(there)
+            if there.entry is not None and not there.stays_here:
+                hide(there, there.entry)
             self._files.drop(there)
-        if node.entry is not None and not node.local:
-            hide(node)
+        if node.entry is not None and not node.stays_here:
+            hide(node, node.entry)
         else:
             self._tree.detach(node)
         self._tree.attach(node, into, new)
 
-    async def _save_as(self, node: Node, there: Node | None, into: Node, new: str) -> None:
+    async def _save_as(self, node: Node, there: Node | None, into: Folder, new: str) -> None:
         """Save a file that no server has under an ordinary name, over whatever is there; all of it or nothing."""
-        if there is not None and self._on_server(there):
+        if there is not None and there.on_server:
             policy.check_writable(there)
         elif new in into.hidden:
             policy.check_replaces(node)
-        if node.writer is None:
-            self._saves.begin(node, self._files.sources.reader(node))
-        assert node.writer is not None
-        node.writer.touch()
+        writer = node.writer or self._saves.begin(node, self._files.sources.reader(node))
+        writer.touch()
         retired: tuple[Entry | None, SpoolFile | None] = None, None
-        with self._taking(node, there, into, new):
+        with self._tree.taking(node, there, into, new), self._told(node):
             self._saves.relabel(node)
             if not self._files.writers(node):  # else it is still being written: its close is the save
                 retired = await self._saves.commit(node)
@@ -297,38 +281,14 @@ class Moves:
         await self._saves.retire(node, *retired)
 
     @contextmanager
-    def _taking(self, node: Node, there: Node | None, into: Node, new: str) -> Iterator[None]:
-        """Give a file that is being written the place and the identity of another; it keeps its own on failure."""
-        assert node.parent is not None
-        assert node.writer is not None
-        before = node.parent, node.name, node.local, node.entry, node.writer.opened
-        hidden = into.hidden.get(new)
-        self._tree.detach(node)
-        self._tree.attach(node, into, new)
-        node.local, node.entry = False, _taken(there, hidden)
-        node.writer.opened = node.entry
+    def _told(self, node: Node) -> Iterator[None]:
+        """Write down why a file did not get the name that it has in here."""
         try:
             yield
         except trio.Cancelled:
-            raise  # the mount ends: what was sent by then is found out by the next one
+            raise
         except BaseException as error:
             reason = str(error) or "the rename was interrupted"
             with suppress(OSError):  # a full disk: then its note says what it said
                 self._saves.relabel(node, state="failed", error=reason)
-            parent, name, node.local, node.entry, opened = before
-            if node.writer is not None:
-                node.writer.opened = opened
-            self._tree.detach(node)
-            self._tree.attach(node, parent, name)
-            if there is not None:
-                self._tree.attach(there, into, new)
-            if hidden is not None:
-                into.hidden[new] = hidden
             raise
-
-
-def _taken(there: Node | None, hidden: Hidden | None) -> Entry | None:
-    """Return the file of the server whose place is taken: what has the name, or had it until it was moved aside."""
-    if there is not None and there.entry is not None:
-        return there.entry
-    return hidden.entry if hidden is not None else None

@@ -16,10 +16,10 @@ from typing import Any
 import trio
 
 from labfs.backend import Accept, Entry
-from labfs.errors import Busy, Conflict, IsDirectory, LabfsError, NoBytes, NotFound, Unavailable
+from labfs.errors import Busy, Conflict, IsDirectory, LabfsError, NoBytes, NotDirectory, NotFound, Unavailable
 from labfs.read.reader import Reader
 from labfs.tree import names
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.site import Site
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
@@ -199,12 +199,12 @@ class Outbox:
         """Delete what arrived of a save after a newer one had overtaken it, where versions are files of their own."""
         parent = await self._parent(note)
         there = parent.children.get(_last(note))
-        if self._is_there(note) and there is not None and policy.deletes_old(there) and parent.site is not None:
+        if self._is_there(note) and there is not None and policy.deletes_old(there):
             for node in await self._arrivals(parent, note):
                 if node is not there and node.entry is not None and parent.site.may_delete:
                     log.info("%s arrived late and is deleted: a newer save has its place.", node.path)
                     await parent.site.backend.delete(node.entry)
-                    self._tree.bury(node, node.entry)
+                    self._tree.bury(parent, node.entry)
                     self._tree.expire(parent)
             if 0 <= time.time() - float(note["begun"]) < LATE_S:
                 return False
@@ -241,27 +241,24 @@ class Outbox:
         else:
             policy.check_holds(parent, Accept.FILE, name)
             policy.check_room(parent, name)
-            there = Node(name, parent, parent.site, is_dir=False)
+            there = Node(name, parent, Kind.UNBORN)
             self._saves.resume(there, note, base, opened)
             self._tree.attach(there, parent, name)
         return await self._saves.send(there)
 
     async def _had_arrived(self, node: Node, note: Note) -> None:
         """Call a save done that the server has; where its old file is still there, that goes now."""
-        assert node.site is not None
-        assert node.entry is not None
-        duty, opened = None, note.get("opened")
-        if opened and opened[0] != node.entry.id and policy.deletes_old(node):
+        duty, opened, entry = None, note.get("opened"), node.entry
+        if entry is not None and opened and opened[0] != entry.id and policy.deletes_old(node):
             _, version, size = opened
-            name, age = node.entry.name, note["after"]
+            name, age = entry.name, note["after"]
             replaced = Entry(id=opened[0], name=name, is_dir=False, age=age, version=version, size=size)
-            duty = self._replacing.owe(note["site"], note["path"], replaced, node.entry)
-            self._tree.saved(node, node.entry, replaced)
-            self._tree.expire(node)
+            duty = self._replacing.owe(note["site"], note["path"], replaced, entry)
+            self._tree.arrived(node, entry, replaced)
         self._waiting.supersede(note["path"], Path(note["file"]))
         self._spool.reopen(note).discard()
         self._waiting.changed()
-        if duty is not None and node.parent is not None:
+        if duty is not None:
             await self._replacing.go_on(node.parent, {**duty.note, "file": str(duty.path), "bytes": 0})
 
     def _is_there(self, note: Note) -> bool:
@@ -276,29 +273,29 @@ class Outbox:
         due = self._waiting.due(note["site"]) if self._is_there(note) else []
         return next((now for now in due if now["file"] == note["file"]), None)
 
-    async def _parent(self, note: Note) -> Node:
+    async def _parent(self, note: Note) -> Folder:
         """Return the directory that a save belongs into, listed anew."""
         return await self._directory(note["path"].rpartition("/")[0], note["path"])
 
-    async def _directory(self, path: str, whole: str) -> Node:
+    async def _directory(self, path: str, whole: str) -> Folder:
         """Return the directory that a save belongs into, listed anew; folders that only this mount knew are made."""
-        node, listed = self._tree.root, None
+        folder, listed = self._tree.root, None
         for name in filter(None, path.split("/")):
-            if node.container is not listed:
-                listed = node.container
-                await self._tree.certain(node)
+            if folder.container is not listed:
+                listed = folder.container
+                await self._tree.certain(folder)
             try:
-                node = await self._tree.child(node, name)
+                below = await self._tree.child(folder, name)
             except NotFound:
-                if node.home.entry is None or Accept.FOLDER not in node.home.entry.accepts:
+                if folder.is_root or Accept.FOLDER not in folder.entity.accepts:
                     raise NotFound(f"The directory of {whole} is not on the server any more.") from None
-                folder = Node(name, node, node.site, is_dir=True)
-                folder.made_here = True
-                self._tree.attach(folder, node, name)
-                node = folder
-        if node.container is not listed:
-            await self._tree.certain(node)
-        return node
+                below = self._tree.add_folder(folder, name)
+            if not isinstance(below, Folder):
+                raise NotDirectory(f"{below.path} is a file now, and so the directory of {whole} is gone.")
+            folder = below
+        if folder.container is not listed:
+            await self._tree.certain(folder)
+        return folder
 
     def _opened(self, there: Node | None, note: Note) -> tuple[Entry | None, Reader | None]:
         """Return the version that a save was begun on, and what reads the bytes that the spool lacks of it."""
@@ -321,7 +318,7 @@ class Outbox:
             return now, None  # made by this very save, which was broken off before any byte had arrived
         raise Conflict("Somebody else saved this file meanwhile; theirs is on the server, yours is kept here.")
 
-    async def _arrivals(self, parent: Node, note: Note) -> list[Node]:
+    async def _arrivals(self, parent: Folder, note: Note) -> list[Node]:
         """Return the files of this name that have these very bytes, and that were not there before."""
         size = note["bytes"] if note.get("size") is None else note["size"]
         if note.get("missing") or size > note["bytes"]:
@@ -329,7 +326,7 @@ class Outbox:
         name, found = names.meant(note["path"], note.get("name")), []
         for node in [*parent.children.values(), *parent.unlisted.values()]:
             entry = node.entry
-            if entry is None or node.is_dir or node.local or entry.name != name or _was_there(entry, note):
+            if entry is None or not node.on_server or entry.name != name or _was_there(entry, note):
                 continue
             await self._sources.measure(node, surely=True)
             if node.entry is not None and node.entry.size == size and await self._same(node, note):
@@ -348,12 +345,12 @@ class Outbox:
         return True
 
 
-def _place(parent: Node, note: Note) -> Node | None:
+def _place(parent: Folder, note: Note) -> Node | None:
     """Return what a save is saved over: the file that it was begun on, also where its path went with its twins."""
     number, name = (note.get("opened") or [None])[0], names.meant(note["path"], note.get("name"))
     for node in parent.children.values():
         entry = node.entry
-        if entry is not None and not (node.is_dir or node.local) and (entry.id, entry.name) == (number, name):
+        if entry is not None and node.on_server and (entry.id, entry.name) == (number, name):
             return node
     return parent.children.get(_last(note))
 

@@ -8,61 +8,55 @@ from __future__ import annotations
 from labfs.backend import Accept, Entry, Replace
 from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
 from labfs.tree import names
-from labfs.tree.node import Node
-from labfs.tree.site import Site
+from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs.drafts.scratch import is_scratch
 
 
-def stays_local(parent: Node, name: str, program: str = "") -> bool:
+def stays_local(parent: Folder, name: str, program: str = "") -> bool:
     """Tell whether what gets this name here, made by this program, is kept from the server."""
-    if parent.site is None or not parent.site.may_write:
+    if parent.is_root or not parent.site.may_write:
         return False
     return parent.in_scratch or is_scratch(name, program, parent.children, parent.path)
 
 
 def why_read_only(node: Node) -> str | None:
     """Say why nothing can be written to a file or into a directory; None if something can."""
-    if node.site is None:
+    if node.is_root:
         return "Only the configuration adds sites here."
     if not node.site.may_write:
         return f'{node.site.name} is mounted read-only (access = "read" in the configuration).'
-    if node.local:
+    if node.stays_here:
         return None
-    if node.older:
+    if node.kind is Kind.OLDER:
         return "This is an older version of the file, kept to be read."
-    directory = node if node.is_dir else node.parent
-    assert directory is not None
-    entry = directory.home.entry
-    assert entry is not None
     if node.entry is not None and not node.is_dir and node.entry.read_only:
         return node.entry.read_only
+    entry = node.folder.entity
     if entry.read_only or not entry.accepts:
         return entry.read_only or f"Nothing can be written in “{entry.name}”."
     return None
 
 
-def takes_files(parent: Node) -> bool:
+def takes_files(parent: Folder) -> bool:
     """Whether files can be made in a directory."""
-    entry = parent.home.entry
-    return why_read_only(parent) is None and entry is not None and Accept.FILE in entry.accepts
+    return why_read_only(parent) is None and Accept.FILE in parent.entity.accepts
 
 
 def check_writable(node: Node) -> None:
     """Raises ReadOnly or NotPermitted for a file that cannot be changed."""
-    if node.text is not None:
+    if node.kind is Kind.VIEW:
         raise NotPermitted(f"“{node.name}” is labfs's own view of a record and cannot be changed.")
     reason = why_read_only(node)
     if reason is not None:
         raise ReadOnly(reason)
-    if node.entry is not None and not node.local:
+    if node.entry is not None and not node.stays_here:
         check_replaces(node)
 
 
 def check_replaces(node: Node) -> None:
     """Raises NotPermitted where nothing can be saved over what the server has."""
     site = node.site
-    assert site is not None
-    match _replace(node, site):
+    match _replace(node):
         case Replace.NEVER:
             raise NotPermitted(f"{site.name} cannot save over a file, and so not over “{node.name}”.")
         case Replace.BY_DELETE if not site.may_delete:
@@ -72,49 +66,46 @@ def check_replaces(node: Node) -> None:
             )
 
 
-def _replace(node: Node, site: Site) -> Replace:
-    home = node.parent.home.entry if node.parent is not None else None
-    return (home.replace if home is not None else None) or site.backend.capabilities.replace
+def _replace(node: Node) -> Replace:
+    return node.parent.entity.replace or node.site.backend.capabilities.replace
 
 
 def deletes_old(node: Node) -> bool:
     """Whether saving over a file is a new file, and the end of the old one."""
-    return node.site is not None and _replace(node, node.site) is Replace.BY_DELETE
+    return _replace(node) is Replace.BY_DELETE
 
 
 def destroys_old(node: Node) -> bool:
     """Whether saving over a file leaves nothing of the bytes that were there."""
-    return node.site is not None and _replace(node, node.site) is Replace.IN_PLACE
+    return _replace(node) is Replace.IN_PLACE
 
 
 def check_size(node: Node, size: int) -> None:
     """Raises TooLarge for more bytes than the system takes in one file."""
-    if node.local or node.site is None:
+    if node.stays_here:
         return
     most = node.site.backend.capabilities.largest
     if size > most:
         raise TooLarge(f"{node.site.name} takes files of {most:,} bytes at most, and so not “{node.name}”.")
 
 
-def check_room(parent: Node, name: str) -> None:
+def check_room(parent: Folder, name: str) -> None:
     """Raises NoRoom where a directory holds as many files as it can."""
-    entry = parent.home.entry
-    if entry is None or entry.room is None or parent.in_scratch:
+    room = parent.entity.room
+    if room is None or parent.in_scratch:
         return
-    there = [child.name for child in parent.children.values() if not child.is_dir and not child.local]
-    if len(there) >= entry.room:
-        held = "one file" if entry.room == 1 else f"{entry.room} files"
+    there = [child.name for child in parent.children.values() if not (child.is_dir or child.stays_here)]
+    if len(there) >= room:
+        held = "one file" if room == 1 else f"{room} files"
         raise NoRoom(f"{parent.path} can hold {held}, and “{there[0]}” is there; save over it, or delete it first.")
 
 
-def check_holds(parent: Node, what: Accept, name: str) -> None:
+def check_holds(parent: Folder, what: Accept, name: str) -> None:
     """Raises ReadOnly or NotPermitted where no such thing can be made in a directory."""
     reason = why_read_only(parent)
     if reason is not None:
         raise ReadOnly(reason)
-    entry = parent.home.entry
-    assert entry is not None
-    assert parent.site is not None
+    entry = parent.entity
     most = parent.site.backend.capabilities.longest_name
     if what is Accept.FILE and len(name.encode()) > most:
         raise NameTooLong(f"{parent.site.name} takes file names of {most} bytes at most.")
@@ -124,7 +115,7 @@ def check_holds(parent: Node, what: Accept, name: str) -> None:
     _check_offered(parent, entry, what, name)
 
 
-def _check_offered(parent: Node, entry: Entry, what: Accept, name: str) -> None:
+def _check_offered(parent: Folder, entry: Entry, what: Accept, name: str) -> None:
     """Raises NotPermitted for what lies outside the folders that an entry offers: they are the only ones, one deep."""
     folders = parent.folders
     possible = {
@@ -139,9 +130,9 @@ def _check_offered(parent: Node, entry: Entry, what: Accept, name: str) -> None:
 
 def state(node: Node) -> str | None:
     """Say how far a file is: local, a draft, unsaved, uploading, saved or archived."""
-    if node.is_dir or node.text is not None:
+    if node.is_dir or node.kind is Kind.VIEW:
         return None
-    if node.local:
+    if node.stays_here:
         return "draft" if node.writer is not None and node.writer.spool.note["state"] == "draft" else "local"
     if node.writer is not None and (node.writer.dirty or node.writer.committing):
         return "uploading" if node.writer.committing else "unsaved"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import replace
 
 import trio
 
@@ -29,33 +28,32 @@ class Sources:
 
     async def measure(self, node: Node, *, surely: bool = False) -> None:
         """Learn a size that no listing told, without fetching much unless it must be known `surely`."""
-        entry, site = node.entry, node.site
-        if node.is_dir or node.writer is not None or entry is None or site is None:
+        entry = node.entry
+        if node.is_dir or node.writer is not None or entry is None:
             return
         if entry.size is not None or entry.unreadable:
             return
-        measuring = self._tree.measuring
-        node.trouble = None if surely else measuring.trouble(site.key, entry)
+        site, measuring = node.site, self._tree.measuring
+        self._tree.troubled(node, None if surely else measuring.trouble(site.key, entry))
         if node.trouble is not None:
             return
         try:
             with contextlib.nullcontext() if surely else dispensable():
-                size, node.least = await self._readers.size(site.key, site.backend, entry, surely=surely)
+                size, least = await self._readers.size(site.key, site.backend, entry, surely=surely)
         except LabfsError as error:
             measuring.give_up(site.key, entry, error)
             if surely and isinstance(error, Unavailable):
                 raise
-            node.trouble = error  # a file that cannot be had is still listed; opening it says why
+            self._tree.troubled(node, error)  # a file that cannot be had is still listed; opening it says why
             return
-        if size is not None and node.entry is entry:
-            node.entry = measuring.learnt(site.key, entry, size)
+        self._tree.measured(node, entry, size, least)
 
     def reader(self, node: Node) -> Reader:
         """Return a reader of what the server has, whose size is known.
 
         Raises Archived for what it cannot give now.
         """
-        if node.entry is None or node.site is None:
+        if node.entry is None:
             raise NotFound(f"“{node.name}” is not on the server any more.")
         if node.entry.unreadable:
             raise Archived(node.entry.unreadable)
@@ -66,15 +64,14 @@ class Sources:
     async def open(self, node: Node) -> Reader:
         """Return a reader of what the server has, after its size was learnt if need be."""
         entry, site = node.entry, node.site
-        if entry is None or site is None or entry.version is not None or site.backend.capabilities.ranged:
+        if entry is None or entry.version is not None or site.backend.capabilities.ranged:
             await self.measure(node, surely=True)
             return self.reader(node)
         if entry.unreadable:
             raise Archived(entry.unreadable)
-        node.generation += 1  # nothing tells whether what the kernel kept is still so
+        self._tree.changed(node)  # nothing tells whether what the kernel kept is still so
         reader, size = await self._readers.snapshot(site.backend, entry)
-        if node.entry is entry:
-            node.entry = replace(entry, size=size)
+        self._tree.sized(node, entry, size)
         return reader
 
     async def begin(self, node: Node) -> tuple[Reader, Entry | None]:
@@ -92,22 +89,24 @@ class Sources:
 
     async def again(self, node: Node, error: LabfsError) -> tuple[Reader, Entry | None]:
         """Do so after `error` showed that the listing is out of date; raise it where the next one says the same."""
-        before, parent = node.entry, node.parent
-        if node.unlinked or parent is None:
+        before = node.entry
+        if node.unlinked:
             raise error
         self._tree.distrust(node)
-        await self._tree.certain(parent)
-        there = node in (parent.children.get(node.name), parent.unlisted.get(node.name))
-        if not there or (node.entry == before and not isinstance(error, WrongLength)):
+        await self._tree.certain(node.parent)
+        if not node.parent.has(node) or (node.entry == before and not isinstance(error, WrongLength)):
             raise error
-        node.generation += 1
+        self._tree.changed(node)
         log.info("%s was listed again: %s", node.path, error)
         return await self._prepared(node)
 
+    def damaged(self, node: Node) -> None:
+        """Have nobody believe what the kernel cached of a file."""
+        self._tree.changed(node)
+
     def expire(self, node: Node) -> None:
         """Have whoever opens a file next see what is there then."""
-        if node.parent is not None:
-            self._tree.expire(node)
+        self._tree.expire(node)
 
 
 class View:
@@ -148,7 +147,7 @@ class View:
             try:
                 data = await reader.read(offset, size)
             except Damaged:
-                self._node.generation += 1  # what the kernel cached of it must not be believed either
+                self._sources.damaged(self._node)
                 raise
             except OUTDATED as error:
                 await self._renew(reader, error)

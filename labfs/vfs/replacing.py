@@ -13,7 +13,7 @@ from typing import Any
 from labfs.backend import Entry
 from labfs.errors import LabfsError, NotFound, NotPermitted, Stale, Unavailable
 from labfs.tree import names
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Node
 from labfs.tree.site import Site
 from labfs.tree.tree import Tree
 from labfs.vfs.pending import Waiting, identity
@@ -52,9 +52,8 @@ class Replacing:
             log.error("The end of %s is not written down: %s", old.id, error)
             return None
 
-    async def settle(self, parent: Node, old: Entry, duty: SpoolFile | None) -> None:
+    async def settle(self, parent: Folder, old: Entry, duty: SpoolFile | None) -> None:
         """Delete a file whose place in `parent` is taken. Raises what made that fail; what may pass is tried again."""
-        assert parent.site is not None
         try:
             await parent.site.backend.delete(old)
         except LabfsError as error:
@@ -78,14 +77,11 @@ class Replacing:
 
     async def finish(self, node: Node) -> None:
         """Do now what is still to be done about a path, which is to be removed or renamed."""
-        assert node.site is not None
         for note in self._waiting.duties(node.site.name, node.path):
-            if node.parent is not None:
-                await self.go_on(node.parent, note)
+            await self.go_on(node.parent, note)
 
-    async def go_on(self, parent: Node, note: Note) -> None:
+    async def go_on(self, parent: Folder, note: Note) -> None:
         """Do what an earlier try left to do, in a directory that was listed just now."""
-        assert parent.site is not None
         site, number, duty = parent.site, note["opened"][0], self._spool.reopen(note)
         try:
             old = await self._left(site, parent, note)
@@ -105,9 +101,8 @@ class Replacing:
         if duty is not None:
             duty.discard()
 
-    def _done(self, parent: Node, old: Entry, duty: SpoolFile | None) -> None:
-        assert parent.site is not None
-        parent.container.gone.add((old.id, old.version))  # it may be listed for a while yet
+    def _done(self, parent: Folder, old: Entry, duty: SpoolFile | None) -> None:
+        self._tree.bury(parent, old)  # it may be listed for a while yet
         self.drop(parent.site, old.id, duty)
 
     def _fail(self, site: Site, number: str, duty: SpoolFile | None, error: LabfsError) -> None:
@@ -124,7 +119,7 @@ class Replacing:
             log.error("The note of %s cannot be written: %s", duty.path, failure)
         self._waiting.changed()
 
-    async def _left(self, site: Site, parent: Node, note: Note) -> Entry | None:
+    async def _left(self, site: Site, parent: Folder, note: Note) -> Entry | None:
         """Return the file that is still to be deleted; None if that is gone, or nothing else has its place."""
         number, version, _ = note["opened"]
         try:
@@ -139,7 +134,7 @@ class Replacing:
             raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
         return old
 
-    async def _is_replaced(self, site: Site, parent: Node, note: Note) -> bool:
+    async def _is_replaced(self, site: Site, parent: Folder, note: Note) -> bool:
         """Whether another file has the place; only then the old one goes. Raises NotFound."""
         name = names.meant(note["path"], note.get("name"))
         arrived = self._arrived(site, note["file"], note)

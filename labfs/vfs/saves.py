@@ -56,24 +56,24 @@ class Saves:
 
     def begin(self, node: Node, base: Reader | None, replaces: Entry | None = None) -> Writer:
         """Begin to write a file, on top of what `base` reads or from nothing."""
-        assert node.site is not None
         lacks, opened = base.size if base else 0, node.entry or replaces
-        spool = self.spool.create(node.site.name, node.path, local=node.local, lacks=lacks, **begun_on(opened))
-        node.writer = Writer(spool, base, opened)
+        spool = self.spool.create(node.site.name, node.path, local=node.stays_here, lacks=lacks, **begun_on(opened))
+        writer = Writer(spool, base, opened)
+        self._tree.set_writer(node, writer)
         self._writing.add(node)
-        return node.writer
+        return writer
 
     def resume(self, node: Node, note: dict[str, Any], base: Reader | None, opened: Entry | None) -> None:
         """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""
-        node.writer = Writer.adopted(self.spool.reopen(note), base, opened)
-        node.generation += 1  # the kernel's pages are of what the server had
+        self._tree.set_writer(node, Writer.adopted(self.spool.reopen(note), base, opened))
+        self._tree.changed(node)  # the kernel's pages are of what the server had
         self._writing.add(node)
 
     def relabel(self, node: Node, **news: Any) -> None:
         """Write down where the bytes of a file belong now that its name has changed."""
         if node.writer is not None:
             kept = "draft" if node.writer.spool.note["state"] == "draft" else "local"
-            state = kept if node.local else "writing"
+            state = kept if node.stays_here else "writing"
             begun = begun_on(node.writer.opened)
             node.writer.spool.describe(**{"path": node.path, "state": state, **begun, **news})
 
@@ -82,16 +82,16 @@ class Saves:
         if node.writer is not None:
             spool = node.writer.spool
             spool.close() if spool.note["state"] == "failed" else spool.discard()
-            node.writer = None
+            self._tree.set_writer(node, None)
         self._writing.discard(node)
 
     def unsaved(self) -> list[Node]:
         """Return the files whose bytes no server has yet."""
-        return [node for node in self._writing if node.writer and node.writer.dirty and not node.local]
+        return [node for node in self._writing if node.writer and node.writer.dirty and not node.stays_here]
 
     def local(self) -> list[Node]:
         """Return the files that stay on this machine."""
-        return [node for node in self._writing if node.local]
+        return [node for node in self._writing if node.stays_here]
 
     def open(self, node: Node) -> bool:
         """Whether a program may write to a file still."""
@@ -110,9 +110,8 @@ class Saves:
     async def commit(self, node: Node) -> tuple[Entry | None, SpoolFile | None]:
         """Bring a written file to its server; return the file that is to be deleted then, and the duty to do it."""
         writer = node.writer
-        if writer is None or node.local or node.unlinked or not writer.dirty:
+        if writer is None or node.stays_here or node.unlinked or not writer.dirty:
             return None, None
-        assert node.site is not None
         site, target = node.site, self._target(node, writer)
         retired: tuple[Entry | None, SpoolFile | None] = None, None
 
@@ -140,13 +139,12 @@ class Saves:
             raise
         if entry is not None:
             self.waiting.supersede(node.path, writer.spool.path)
-            node.saves += 1
             self._reasons.forget(node.path)
         return retired
 
     async def retire(self, node: Node, old: Entry | None, duty: SpoolFile | None) -> None:
         """Delete the file whose place a save has taken. Raises what made that fail."""
-        if old is None or node.parent is None:
+        if old is None:
             return
         try:
             await self.replacing.settle(node.parent, old, duty)
@@ -156,9 +154,8 @@ class Saves:
 
     def _note_known(self, node: Node, writer: Writer, target: Target) -> None:
         """Write down what the server has by that name already: after a crash the rest may be ours."""
-        opened, note, known = target.replaces, writer.spool.note, []
-        if node.parent is not None:
-            known = [entry.id for entry in node.parent.called(target.name) if entry != opened]
+        opened, note = target.replaces, writer.spool.note
+        known = [entry.id for entry in node.parent.called(target.name) if entry != opened]
         begun = begun_on(opened)
         if known or note.get("before") or begun["opened"] != note.get("opened"):  # it was saved before, or named
             writer.spool.describe(before=known, **begun)
@@ -167,20 +164,17 @@ class Saves:
 
     async def _keep_backups(self, node: Node, replaced: Entry | None) -> None:
         """Give a backup, so far a view of the file that is replaced now, bytes of its own."""
-        if replaced is None or node.parent is None or not (policy.destroys_old(node) or policy.deletes_old(node)):
+        if replaced is None or not (policy.destroys_old(node) or policy.deletes_old(node)):
             return
         for other in list(node.parent.children.values()):
-            if other.local and other.writer is None and other.entry is not None and other.entry.id == replaced.id:
+            if other.stays_here and other.writer is None and other.entry is not None and other.entry.id == replaced.id:
                 await self.begin(other, await self._sources.open(other)).fill()
 
     def _target(self, node: Node, writer: Writer) -> Target:
-        assert node.parent is not None
-        home = node.parent.home
-        assert home.entry is not None
-        opened = writer.opened
+        opened, entity = writer.opened, node.parent.entity
         if opened is not None:
-            return Target(home.entry, opened.folders, opened.name, opened)
-        return Target(home.entry, node.parent.folders, names.original(node.name))
+            return Target(entity, opened.folders, opened.name, opened)
+        return Target(entity, node.parent.folders, names.original(node.name))
 
     async def try_save(self, node: Node) -> None:
         """Save a file where nobody can be told that it failed."""
@@ -196,7 +190,7 @@ class Saves:
     async def finish_writing(self, node: Node) -> None:
         """Save what came late, and let go of a file that nobody can write to any more."""
         writer = node.writer
-        if writer is None or node.local or node.unlinked:
+        if writer is None or node.stays_here or node.unlinked:
             return
         if writer.dirty and writer.error is None:
             await self.try_save(node)
@@ -207,7 +201,8 @@ class Saves:
     async def send(self, node: Node) -> bool:
         """Save a file that nobody has open; false if that failed for a while, and its bytes wait again."""
         writer = node.writer
-        assert writer is not None
+        if writer is None:
+            return True
         await self.try_save(node)
         await self._let_go(node, writer)
         return not _passing(writer)
@@ -222,7 +217,7 @@ class Saves:
                 if not self._writers(node):
                     await self.try_save(node)
         for node in list(self._writing):
-            if node.writer is not None and node.writer.dirty and not node.local and not node.unlinked:
+            if node.writer is not None and node.writer.dirty and not (node.stays_here or node.unlinked):
                 await self._set_aside(node, node.writer)
             else:
                 self.discard(node)
@@ -239,13 +234,13 @@ class Saves:
 
     async def leave(self, node: Node, *, unfinished: bool) -> None:
         """Keep the bytes of a file for the next mount, or for a person where it is unfinished."""
-        assert node.writer is not None
-        node.writer.error = Unfinished(NEVER_NAMED) if unfinished else None
-        await self._set_aside(node, node.writer)
+        if node.writer is not None:
+            node.writer.error = Unfinished(NEVER_NAMED) if unfinished else None
+            await self._set_aside(node, node.writer)
 
     def abandon(self, node: Node) -> None:
         """Have a file that its writer did not finish, since it was killed, not be saved when it is released."""
-        if node.writer is not None and node.writer.dirty and not node.local:
+        if node.writer is not None and node.writer.dirty and not node.stays_here:
             node.writer.error = Unfinished(KILLED)
             self._reasons.note(node.path, node.writer.error)
 
@@ -260,12 +255,12 @@ class Saves:
 
     async def _set_aside(self, node: Node, writer: Writer) -> None:
         """Keep the bytes of a save that failed, and show again what the server has."""
-        node.writer = None
+        self._tree.set_writer(node, None)
         self._writing.discard(node)
         if node.entry is None:
             self._tree.detach(node)
-        node.generation += 1
-        self._tree.expire(node.parent or node)
+        self._tree.changed(node)
+        self._tree.expire(node.parent)
         reason = NEVER_CLOSED[1] if writer.error is None else sentence(writer.error)
         # An upload that was broken off by a shutdown goes on with the next mount.
         closed = not self._writers(node) or writer.spool.note["state"] == "sending"

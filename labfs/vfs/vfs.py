@@ -21,7 +21,7 @@ from labfs.read.blocks import Blocks
 from labfs.read.reader import Readers
 from labfs.read.whole import Copies
 from labfs.tree import names
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.remembered.kept import Kept
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
@@ -82,14 +82,14 @@ class Vfs:
         self._started_ns = time.time_ns()
 
     @property
-    def root(self) -> Node:
+    def root(self) -> Folder:
         return self.tree.root
 
     # -- looking -------------------------------------------------------------------------------------
 
     async def lookup(self, parent: Node, name: str) -> Node:
         """Return what has that name in a directory. Raises NotFound."""
-        if name == META and parent.entry is not None:
+        if name == META and isinstance(parent, Folder) and parent.entry is not None:
             return await self._meta(parent, parent.entry)
         return await self.tree.child(parent, name)
 
@@ -99,7 +99,7 @@ class Vfs:
 
     async def resolve(self, path: str) -> Node:
         """Return the node at a path that starts at the mount point."""
-        node = self.root
+        node: Node = self.root
         for name in filter(None, path.split("/")):
             node = await self.lookup(node, names.looked_for(name.encode(errors="surrogateescape")))
         return node
@@ -108,11 +108,11 @@ class Vfs:
         """Return the node at a path, if that is known without asking anybody."""
         node: Node | None = self.root
         for name in filter(None, path.split("/")):
-            node = node.children.get(name) if node is not None and node.is_dir else None
+            node = node.children.get(name) if isinstance(node, Folder) else None
         return node
 
-    async def listing(self, node: Node) -> list[Node]:
-        return list((await self.tree.children(node)).values())
+    async def listing(self, folder: Folder) -> list[Node]:
+        return list((await self.tree.children(folder)).values())
 
     def attributes(self, node: Node) -> Attributes:
         entry = node.entry
@@ -121,7 +121,7 @@ class Vfs:
             home = node.home  # a folder that only files' paths make has the date of what it is in
             there = home.entry.modified_ns if home.entry is not None else None
             return Attributes(True, writable, 0, self._modified(node, home.seen_ns if there is None else there))
-        if node.text is not None:
+        if node.kind is Kind.VIEW:
             return Attributes(False, False, len(node.text), self._started_ns)
         if node.writer is not None:
             changed = node.writer.modified_ns if node.writer.dirty or entry is None else entry.modified_ns
@@ -141,65 +141,56 @@ class Vfs:
         """Return what labfs knows of a node, as the extended attributes `user.labfs.*`."""
         entry = node.entry
         found = {
-            "site": node.site.name if node.site else None,
-            "kind": node.site.kind if node.site else None,
+            "site": None if node.is_root else node.site.name,
+            "kind": None if node.is_root else node.site.kind,
             "id": entry.label if entry else None,
             "name": entry.name if entry and entry.name != node.name else None,
             "url": entry.url if entry else None,
             "version": entry.version if entry else None,
-            "checksum": entry.checksum if entry and node.site and _prove(node.site) else None,
+            "checksum": entry.checksum if entry and not node.is_root and _prove(node.site) else None,
             "state": "waiting" if self.saves.waiting.waits(node.path) else policy.state(node),
             "error": self.reasons.of(node.path),
         }
         return {f"user.labfs.{name}": str(value) for name, value in found.items() if value}
 
-    async def _meta(self, parent: Node, entry: Entry) -> Node:
-        assert parent.site is not None
+    async def _meta(self, parent: Folder, entry: Entry) -> Node:
         await self.tree.children(parent)
         if META not in parent.unlisted:
             record = await parent.site.backend.describe(entry)
-            node = Node(META, parent, parent.site, is_dir=False, local=True)
             text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-            node.text = text.encode("utf-8", "backslashreplace")  # which is how JSON itself writes what is no text
-            parent.unlisted[META] = node
+            # What is no text is written as JSON itself writes it.
+            self.tree.add_view(parent, META, text.encode("utf-8", "backslashreplace"))
         return parent.unlisted[META]
 
     # -- names ---------------------------------------------------------------------------------------
 
-    async def mkdir(self, parent: Node, name: str, maker: Maker = NOBODY) -> Node:
+    async def mkdir(self, parent: Folder, name: str, maker: Maker = NOBODY) -> Node:
         """Make a directory: an entity on the server, a folder of files to come, or a local one."""
         await self.tree.whole(parent)
         if name in await self.tree.children(parent):
             raise Exists(f"There already is a “{name}” in {parent.path}.")
-        offered = parent.unlisted.get(name)
-        node = offered if offered is not None and offered.is_dir else Node(name, parent, parent.site, is_dir=True)
-        made = None
-        own = policy.takes_files(parent) and judge_folder(name, maker)
-        if not policy.stays_local(parent, name):
-            names.for_saving(name)
         if policy.stays_local(parent, name):
-            node.local = True
-        elif own:
-            self.drafts.made_folder(node, maker)
-        elif parent.entry is not None and Accept.DIRECTORY in parent.entry.accepts:
-            policy.check_holds(parent, Accept.DIRECTORY, name)
-            assert parent.site is not None
-            made = await parent.site.backend.make(parent.entry, names.original(name))
-            self.tree.born(node)
-        else:
+            return self.tree.add_folder(parent, name, Kind.SCRATCH)
+        names.for_saving(name)
+        if policy.takes_files(parent) and judge_folder(name, maker):
+            folder = self.tree.add_folder(parent, name, Kind.SCRATCH)
+            self.drafts.made_folder(folder, maker)
+            return folder
+        if parent.entry is None or Accept.DIRECTORY not in parent.entry.accepts:
             policy.check_holds(parent, Accept.FOLDER, name)
-            node.made_here = True
-        self.tree.attach(node, parent, name)
-        if made is not None:
-            self.tree.saved(node, made)
-        if made is not None and made.complete:
+            return self.tree.add_folder(parent, name)
+        policy.check_holds(parent, Accept.DIRECTORY, name)
+        made = await parent.site.backend.make(parent.entry, names.original(name))
+        folder = self.tree.add_folder(parent, name)
+        self.tree.made(folder, made)
+        if made.complete:
             self.tree.expire(parent)  # only its own listing tells what is in the new one from the start
-        return node
+        return folder
 
-    async def rmdir(self, parent: Node, name: str) -> None:
+    async def rmdir(self, parent: Folder, name: str) -> None:
         await self.tree.whole(parent)
         node = await self.tree.child(parent, name)
-        if not node.is_dir:
+        if not isinstance(node, Folder):
             raise NotDirectory(f"“{name}” is not a directory.")
         if await self.tree.children(node):
             raise NotEmpty(f"“{name}” is not empty.")
@@ -207,13 +198,13 @@ class Vfs:
             raise NotPermitted(f"labfs does not delete projects or records, and so not “{name}”.")
         self.tree.detach(node)
 
-    async def unlink(self, parent: Node, name: str, maker: Maker = NOBODY, path: str = "") -> None:
+    async def unlink(self, parent: Folder, name: str, maker: Maker = NOBODY, path: str = "") -> None:
         """Remove a file: from the server where that is allowed, a local one always."""
         await self.tree.whole(parent, PATIENCE_S)
         await self.moves.unlink(parent, name, maker, path)
 
     async def rename(
-        self, parent: Node, name: str, into: Node, new: str, *, replace: bool = True, maker: Maker = NOBODY
+        self, parent: Folder, name: str, into: Folder, new: str, *, replace: bool = True, maker: Maker = NOBODY
     ) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
         for folder in (parent, into):
@@ -249,9 +240,9 @@ class Vfs:
     def refresh(self, node: Node) -> None:
         """Have a directory and everything below, or a file, asked of its server when somebody looks next."""
         self.tree.renew(node)
-        if node.site is not None:
+        if not node.is_root:
             self.tree.measuring.insist(node.site.key)
-        for child in node.children.values() if node.is_dir else ():
+        for child in node.children.values() if isinstance(node, Folder) else ():
             if child.is_dir:
                 self.refresh(child)
 

@@ -10,7 +10,7 @@ to the outbox, and an empty file that its system cannot take goes nowhere. Which
     PRIVATE     so long, and as long as the program runs that made it, a day at most
     SPILLED     as long as that program runs, a day at most
 
-A draft is a local file (`Node.local`) with a note in the state `draft`, so that a crash loses none.
+A draft is a file that stays here (`Kind.SCRATCH`) with a note in the state `draft`, so that a crash loses none.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from labfs.backend import Accept, Entry
 from labfs.errors import LabfsError, NotFound
 from labfs.tree import names
 from labfs.tree.hiding import show_again
-from labfs.tree.node import Node
+from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.drafts.signs import MARKS, Draft, Known, Maker, judge
 from labfs.vfs.remote import Sources
 from labfs.vfs.saves import Saves
+from labfs.write.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Kept:
 class Removal:
     """A file of a server that was removed by a program that may be about to make it anew."""
 
-    parent: Node
+    parent: Folder
     name: str
     entry: Entry
     until: float
@@ -89,14 +90,14 @@ class Drafts:
         self._saves = saves
         self._sources = sources
         self._made: WeakKeyDictionary[Node, tuple[Draft | None, Maker]] = WeakKeyDictionary()
-        self._folders: WeakKeyDictionary[Node, Maker] = WeakKeyDictionary()
+        self._folders: WeakKeyDictionary[Folder, Maker] = WeakKeyDictionary()
         self._kept: dict[Node, Kept] = {}
         self._removals: list[Removal] = []
         self._news = trio.Event()
 
     # -- what becomes one ------------------------------------------------------------------------------
 
-    def judge(self, parent: Node, name: str, maker: Maker) -> Draft | None:
+    def judge(self, parent: Folder, name: str, maker: Maker) -> Draft | None:
         """Say what kind of draft a file that is to be made is, as far as its making tells."""
         return judge(name, maker, parent.children, self.known)
 
@@ -104,48 +105,45 @@ class Drafts:
         """Take note of a new file; what it is, is settled when it is closed."""
         if self._in_folder(node):
             self._made[node] = self.known.kind(node.name) or Draft.PRIVATE, maker
-        elif not node.local:
+        elif not node.stays_here:
             self._made[node] = kind, maker
 
-    def made_folder(self, node: Node, maker: Maker) -> None:
+    def made_folder(self, folder: Folder, maker: Maker) -> None:
         """Take note of a program's own folder: all that is in it are drafts."""
-        node.local = True
-        self._folders[node] = maker
+        self._folders[folder] = maker
 
     def closed(self, node: Node) -> bool:
         """Keep a file that is closed now if it is a draft; whether it is one."""
-        if node not in self._made or node.writer is None or node.unlinked:
+        writer = node.writer
+        if node not in self._made or writer is None or node.unlinked:
             return False
-        kind = self._kind(node)
+        kind = self._kind(node, writer)
         if kind is not None:
-            self._keep(node, kind)
+            self._keep(node, writer, kind)
         elif self._kept.pop(node, None) is not None:
-            node.local = False
+            self._tree.leave(node)
         return kind is not None
 
     def refused(self, node: Node) -> bool:
         """Keep a new file that its system did not take since it is empty; whether it is new."""
         if node not in self._made or node.writer is None:
             return False
-        self._keep(node, Draft.EMPTY)
+        self._keep(node, node.writer, Draft.EMPTY)
         return True
 
-    def _keep(self, node: Node, kind: Draft) -> None:
-        assert node.writer is not None
-        node.local = True
+    def _keep(self, node: Node, writer: Writer, kind: Draft) -> None:
+        self._tree.stay(node)
         self._kept[node] = Kept(kind, self._made[node][1], trio.current_time())
-        node.writer.describe(state="draft", unfinished=kind is Draft.UNFINISHED)
+        writer.describe(state="draft", unfinished=kind is Draft.UNFINISHED)
         self._tell()
 
-    def _kind(self, node: Node) -> Draft | None:
-        assert node.writer is not None
-        assert node.parent is not None
+    def _kind(self, node: Node, writer: Writer) -> Draft | None:
         kind, maker = self._made[node]
         if any(node.name + mark in node.parent.children for mark in MARKS):
             return Draft.UNFINISHED
-        if kind is None and not node.writer.size and self.has(node.parent, maker):
+        if kind is None and not writer.size and self.has(node.parent, maker):
             return Draft.TEMPORARY  # it keeps the place for what the program has written already
-        if kind in (Draft.PRIVATE, Draft.SPILLED) and _is_dated(node) and not self._in_folder(node):
+        if kind in (Draft.PRIVATE, Draft.SPILLED) and _is_dated(node, writer) and not self._in_folder(node):
             return None
         return kind
 
@@ -173,7 +171,7 @@ class Drafts:
         self._kept.pop(node, None)
         self._made.pop(node, None)
 
-    def has(self, parent: Node, maker: Maker) -> bool:
+    def has(self, parent: Folder, maker: Maker) -> bool:
         """Whether a program has a draft in a directory that it has written."""
         if not maker.pid:
             return False
@@ -185,12 +183,14 @@ class Drafts:
     def holds(self, node: Node) -> bool:
         return node in self._kept
 
-    def in_folder(self, folder: Node) -> bool:
+    def in_folder(self, folder: Folder) -> bool:
         """Whether all that is made in a directory is a draft."""
-        return any(above in self._folders and above.local for above in folder.ancestry() if above.is_dir)
+        return any(
+            above in self._folders and above.stays_here for above in folder.ancestry() if isinstance(above, Folder)
+        )
 
     def _in_folder(self, node: Node) -> bool:
-        return node.parent is not None and self.in_folder(node.parent)
+        return self.in_folder(node.parent)
 
     # -- how they end ----------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class Drafts:
 
     def _is_busy(self, node: Node) -> bool:
         """Whether a file is still written to, or another is about to be saved in the place that it was moved from."""
-        if self._saves.open(node) or node.entry is None or node.parent is None:
+        if self._saves.open(node) or node.entry is None:
             return self._saves.open(node)
         others = [other for other in node.parent.children.values() if other is not node and other.writer is not None]
         return any(other.entry is not None and other.entry.id == node.entry.id for other in others)
@@ -221,13 +221,13 @@ class Drafts:
         """Save a draft under the name that it has."""
         kept = self._kept.pop(node, None)
         self._made.pop(node, None)
-        if kept is None or node.unlinked or node.parent is None:
+        if kept is None or node.unlinked:
             return
         if node.writer is None and self._has_its_name(node, node.parent):
             self._tree.detach(node)  # it was a view
             return
         log.info("%s was not renamed, and is saved under this name.", node.path)
-        node.local = False
+        self._tree.leave(node)
         try:
             self._make_folders(node.parent)
             names.for_saving(node.name)
@@ -237,7 +237,7 @@ class Drafts:
                 await self._lend(node)
             elif node.entry is not None:
                 node.writer.touch()  # a backup that was given bytes of its own
-                node.entry = node.writer.opened = None
+                self._tree.take(node, None)
             self._saves.relabel(node)
         except (LabfsError, OSError) as error:
             log.error("%s cannot be saved: %s", node.path, error)
@@ -245,16 +245,16 @@ class Drafts:
             return
         await self._saves.send(node)
 
-    def _make_folders(self, parent: Node) -> None:
+    def _make_folders(self, parent: Folder) -> None:
         """Have a program's own folder be one that a server will know."""
         for above in parent.ancestry():
-            if above.is_dir and above.local and above.parent is not None:
+            if above.kind is Kind.SCRATCH:
                 policy.check_holds(above.parent, Accept.FOLDER, above.name)
         for above in parent.ancestry():
-            if above.is_dir and above.local:
-                above.local, above.made_here = False, True
+            if above.kind is Kind.SCRATCH:
+                self._tree.leave(above)
 
-    def _has_its_name(self, node: Node, parent: Node) -> bool:
+    def _has_its_name(self, node: Node, parent: Folder) -> bool:
         """Whether a file that was moved aside is still, or again, what the server has under its old name."""
         if node.entry is None:
             return True
@@ -263,7 +263,7 @@ class Drafts:
                 show_again(parent, name)
                 self._tree.expire(parent)
         version = (node.entry.id, node.entry.version)
-        others = [other.entry for other in parent.children.values() if other is not node and not other.local]
+        others = [other.entry for other in parent.children.values() if other is not node and not other.stays_here]
         return version in {(entry.id, entry.version) for entry in others if entry is not None}
 
     async def _lend(self, node: Node) -> None:
@@ -271,7 +271,7 @@ class Drafts:
         writer = self._saves.begin(node, await self._sources.open(node))
         await writer.fill()
         writer.touch()
-        node.entry = writer.opened = None
+        self._tree.take(node, None)
 
     async def end(self, seconds: float) -> None:
         """Settle all drafts when the mount ends; what is not saved in time waits for the next mount."""
@@ -286,12 +286,12 @@ class Drafts:
         for node, kept in list(self._kept.items()):
             self.forget(node)
             if kept.kind is not Draft.EMPTY and node.writer is not None and not node.unlinked:
-                node.local = False
+                self._tree.leave(node)
                 await self._saves.leave(node, unfinished=kept.kind is Draft.UNFINISHED or self._saves.open(node))
 
     # -- removals --------------------------------------------------------------------------------------
 
-    def removed(self, parent: Node, name: str, entry: Entry) -> None:
+    def removed(self, parent: Folder, name: str, entry: Entry) -> None:
         """Have a file deleted if nothing takes its name soon."""
         self._removals.append(Removal(parent, name, entry, trio.current_time() + GIVEN_UP_S))
         self._tell()
@@ -299,7 +299,7 @@ class Drafts:
     async def _carry_out(self, removal: Removal) -> None:
         parent, entry = removal.parent, removal.entry
         hidden = parent.hidden.get(removal.name)
-        if hidden is None or hidden.entry.id != entry.id or parent.site is None:
+        if hidden is None or hidden.entry.id != entry.id:
             return  # something has its name
         path = f"{parent.path.rstrip('/')}/{removal.name}"
         try:
@@ -311,8 +311,7 @@ class Drafts:
             show_again(parent, removal.name)
             self._tree.expire(parent)
             return
-        parent.hidden.pop(removal.name, None)
-        parent.container.gone.add((entry.id, entry.version))
+        self._tree.bury_hidden(parent, removal.name, entry)
         self._saves.waiting.supersede(path, None, "the file was removed since")
 
     def _tell(self) -> None:
@@ -329,7 +328,6 @@ def _no_mistake(what: str) -> Iterator[None]:
         log.exception("%s could not be seen to; this is a mistake in labfs", what)
 
 
-def _is_dated(node: Node) -> bool:
+def _is_dated(node: Node, writer: Writer) -> bool:
     """Whether a file was given a date of its own: `tar`, `cp -p` and their like give it that of the original."""
-    assert node.writer is not None
-    return node.modified_ns is not None and node.modified_ns < node.writer.modified_ns - DATED_S * 1e9
+    return node.modified_ns is not None and node.modified_ns < writer.modified_ns - DATED_S * 1e9

@@ -1,0 +1,241 @@
+"""Directories being listed: when, for whom, what is shown meanwhile, and what there is to say about it.
+
+A listing runs in the tree's nursery and belongs to nobody who waits for it: a long one is there for the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from weakref import WeakSet
+
+import trio
+
+from labfs.backend import Entry, unhurried
+from labfs.errors import LabfsError, NotFound, NotYet, Unavailable
+from labfs.tree.layout import Layout, fold
+from labfs.tree.listing import PAUSE_S, Known, Listing, answer_by, aside, unfinished
+from labfs.tree.measuring import Measuring
+from labfs.tree.node import Folder, Node
+from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.seen import Seen
+from labfs.tree.scan import scan
+from labfs.tree.settling import SETTLING_S, is_at, is_called, placed, settle
+from labfs.tree.site import Site
+
+log = logging.getLogger(__name__)
+
+LISTING_S = 30.0  # for which a listing is believed
+RENEWAL_S = 2.0  # to wait for a newer listing before the last one is shown again
+PART_S = 5.0  # to wait for the end of a first listing, once a part of it was shown
+SLOW_S = 4.0  # a listing that took as long is let take longer than the usual silence, as any first one is
+SHARE = 5.0  # times as long as it took to list a directory, the listing is believed, where that is longer
+LONGEST_BELIEVED_S = 1800.0
+LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever waits for both has his answer in time
+
+
+class Listings:
+    """The listings of a tree's directories; `nursery` runs them."""
+
+    def __init__(self, nursery: trio.Nursery, measuring: Measuring, seen: Seen, kept: Kept) -> None:
+        self._nursery = nursery
+        self._measuring = measuring
+        self._seen = seen
+        self._kept = kept
+        self._looked: WeakSet[Folder] = WeakSet()  # whose listing is under way, or did not come to its end
+        self.doomed: defaultdict[str, set[str]] = defaultdict(set)  # site → ids that are about to be deleted
+
+    def remarks(self) -> list[str]:
+        """Return what there is to say about all directories."""
+        return [text for container in list(self._looked) if (text := remark(container)) is not None]
+
+    async def look(self, container: Folder) -> None:
+        """Have a directory listed, and wait for that as long as whoever asks may. Raises NotYet."""
+        listing, until = self.renewal(container), answer_by()
+        if container.known is Known.NOTHING:
+            with trio.move_on_at(until):
+                await listing.shown.wait()
+        if container.known is Known.PART:
+            until = min(until, trio.current_time() + PART_S)
+        elif container.listed_at > float("-inf") or container.known is Known.KEPT:
+            until = min(until, listing.began + RENEWAL_S)  # once for all who look while it is under way
+        with trio.move_on_at(until):
+            await listing.wait()
+        if not listing.landed.is_set():
+            await self.show(container, listing)
+        if container.known is Known.NOTHING:
+            raise NotYet(unfinished(container.path, listing))
+
+    def renewal(self, container: Folder) -> Listing:
+        """Return the listing of a directory that is under way, begun now if there was none."""
+        if container.listing is None:
+            container.listing = Listing(container.progress if container.rest.lately else None)
+            self._looked.add(container)
+            self._nursery.start_soon(self._renew, container, container.listing)
+        return container.listing
+
+    async def _renew(self, container: Folder, listing: Listing) -> None:
+        with listing.outcome():
+            try:
+                if container.known is Known.NOTHING and await self._recall(container):
+                    listing.shown.set()
+                while True:
+                    with listing.scope:
+                        await self._list(container, listing)
+                        return
+                    listing.begin_anew()
+            finally:
+                container.listing = None
+                listing.shown.set()
+
+    async def _recall(self, container: Folder) -> bool:
+        """Show a directory as the last mount listed it; false where that is not known."""
+        found = self._kept.get(container.site.name, container.entity.id)
+        if found is None:
+            return False
+        entries, container.kept_s = found
+        layout, dates = await self._laid_out(container.site, self._corrected(container, entries))
+        settle(container, layout, trio.current_time(), dates)
+        container.known = Known.KEPT
+        return True
+
+    async def _list(self, container: Folder, listing: Listing) -> None:
+        site, directory, began, stamp = container.site, container.entity, trio.current_time(), container.stamp
+        try:
+            with unhurried(not container.is_whole or container.took_s >= SLOW_S):
+                entries = await scan(site.backend, directory, listing.progress, listing.shown.set)
+        except Unavailable as error:
+            await self._broken_off(container, listing, error, trio.current_time() - began)
+            return
+        except LabfsError as error:
+            container.progress = None  # where it went on from may be no place any more
+            if isinstance(error, NotFound):
+                self._kept.drop(site.name, directory.id)
+                expire(container.parent)
+            raise
+        took_s = trio.current_time() - began
+        until = max(began + LOOKING_S, trio.current_time() + 1.0)
+        entries = await self._measuring.fill(site.key, site.backend, entries, until)
+        entries = self._corrected(container, [*entries, *await self._unlisted(container, entries, began)], whole=True)
+        layout, dates = await self._laid_out(site, entries, directory)
+        container.seen_ns = dates.get(directory.id)
+        settle(container, layout, began, dates)
+        container.known, container.doubt, container.progress, container.took_s = Known.WHOLE, None, None, took_s
+        container.rest.end()
+        if container.stamp == stamp:
+            container.listed_at = trio.current_time()
+        self._looked.discard(container)
+        await aside(len(entries), partial(self._kept.put, site.name, directory.id, entries))
+
+    async def _broken_off(self, container: Folder, listing: Listing, error: Unavailable, took_s: float) -> None:
+        """Show what is known of a directory whose listing failed. Raises the error where that is nothing."""
+        await self.show(container, listing)
+        if container.listed_at == float("-inf") and not container.children:
+            container.known = Known.NOTHING  # that it was empty is nothing to show to whoever asked for it anew
+        known = container.known is not Known.NOTHING
+        container.rest.begin(error, took_s, PAUSE_S if known else 0.0)
+        if not known:
+            raise error
+        container.progress = None if container.is_whole else listing.progress
+        log.warning("Showing what is known of %s: %s", container.path, error)
+        container.doubt = str(error)
+
+    async def show(self, container: Folder, listing: Listing) -> None:
+        """Show what a first listing has found so far, and remove nothing by that."""
+        found = list(listing.progress.found.values())
+        if container.known not in (Known.NOTHING, Known.PART) or not found:
+            return
+        layout, dates = await self._laid_out(container.site, self._corrected(container, found))
+        if container.known in (Known.NOTHING, Known.PART):  # it may have come to its end meanwhile
+            settle(container, layout, trio.current_time(), dates, whole=False)
+            container.known = Known.PART
+
+    async def _unlisted(self, container: Folder, entries: list[Entry], began: float) -> list[Entry]:
+        """Return what was saved here and is not listed yet; asked for one by one, since others may have removed it."""
+        found, listed = [], {entry.id for entry in entries}
+        for number, node in list(container.recent.items()):
+            if number in listed or began - node.committed_at >= SETTLING_S:
+                del container.recent[number]
+                if is_at(node, number, container):
+                    node.committed_at = float("-inf")  # from now on the listing tells where it is
+                continue
+            if is_at(node, number, container):
+                try:
+                    there = node.is_dir or is_called(await container.site.backend.stat(number), node)
+                except NotFound:
+                    there = False
+                except LabfsError as error:
+                    log.info("%s is believed to be there: %s", node.path, error)
+                    there = True
+                if there and node.entry is not None and is_at(node, number, container):
+                    found.append(placed(node.entry, node.parent, container))
+                elif not there:
+                    distrust(node)
+        return found
+
+    def _corrected(self, container: Folder, entries: list[Entry], *, whole: bool = False) -> list[Entry]:
+        """Leave out what was deleted here, and is about to be; the `whole` tells what need not be any more."""
+        doomed = self.doomed[container.site.name]
+        if whole:
+            container.gone &= {(entry.id, entry.version) for entry in entries}
+        return [e for e in entries if e.id not in doomed and (e.id, e.version) not in container.gone]
+
+    async def _laid_out(
+        self, site: Site, entries: list[Entry], directory: Entry | None = None
+    ) -> tuple[Layout, Mapping[str, int]]:
+        """Return what each directory should hold, and dates by id.
+
+        Only a list that is the whole of a `directory` is a ground to note what is new.
+        """
+
+        def lay_out() -> tuple[Layout, Mapping[str, int]]:
+            if directory is not None:
+                self._seen.note(site.name, entries)
+            layout = fold(entries, self._seen.of(site.name), keeps_versions=site.keeps_versions)
+            return layout, self._seen.dates.meet(site.name, entries, directory)
+
+        return await aside(len(entries), lay_out)
+
+
+def is_fresh(container: Folder) -> bool:
+    """Whether the last listing of a directory is believed still."""
+    believed_s = max(LISTING_S, min(SHARE * container.took_s, LONGEST_BELIEVED_S))
+    return trio.current_time() - container.listed_at < believed_s
+
+
+def expire(folder: Folder) -> None:
+    """Have a directory listed anew when somebody looks next."""
+    container = folder.container
+    if not container.is_root:
+        container.listed_at = float("-inf")
+        container.stamp += 1
+        container.progress = None
+        container.rest.cut()
+
+
+def distrust(node: Node) -> None:
+    """Believe a listing that does not show what was saved here: its bytes are not there any more."""
+    node.committed_at = float("-inf")
+    if node.entry is not None:
+        node.parent.container.recent.pop(node.entry.id, None)
+
+
+def unknown(container: Folder) -> LabfsError:
+    """Return why nobody can say now what else is in a directory."""
+    if container.doubt is not None:
+        return Unavailable(container.doubt)
+    return NotYet(unfinished(container.path, container.listing))
+
+
+def remark(container: Folder) -> str | None:
+    """Say in which way a directory is not known as it is now."""
+    if container.known is Known.PART or (container.known is Known.NOTHING and container.listing is not None):
+        return unfinished(container.path, container.listing)
+    if container.known is Known.KEPT:
+        date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(container.kept_s))
+        why = f": {container.doubt}" if container.doubt else "; it is being listed anew."
+        return f"{container.path} is shown as it was listed on {date}{why}"
+    return None
