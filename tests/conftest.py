@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging.handlers
 import os
+import queue
 import shutil
 import subprocess
 import sys
@@ -68,6 +70,18 @@ def nothing_waits(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 THREADS_S = 0.1  # of real time that virtual time waits for threads: some of them wait for something that only it brings
+
+
+@pytest.fixture(autouse=True)
+def nobody_makes_an_impossible_note() -> Iterator[None]:
+    """Fail a test in which a note went from one state to another that the journal's table does not allow."""
+    log, seen = logging.getLogger("labfs.write.spool"), logging.handlers.QueueHandler(queue.SimpleQueue())
+    log.addHandler(seen)
+    yield
+    log.removeHandler(seen)
+    while not seen.queue.empty():
+        said = seen.queue.get().getMessage()
+        assert "mistake in labfs" not in said, said
 
 
 @pytest.fixture

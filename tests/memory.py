@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -289,3 +290,8 @@ async def opened(
 
 
 mounted = partial(opened, outbox=True)
+
+
+def told(spool: Spool) -> list[dict[str, Any]]:
+    """Return what lies in a spool, as it is told to people and on the disk."""
+    return [json.loads(json.dumps(left.told())) for left in spool.leftovers()]

@@ -22,7 +22,7 @@ from typing import Any
 
 import pyfuse3
 import trio
-from memory import MIB, SYSTEMS, MemoryBackend
+from memory import MIB, SYSTEMS, MemoryBackend, told
 from stage import mounted
 
 from labfs.backend import Capabilities, Entry, Parts, Replace, Target
@@ -136,7 +136,7 @@ class Listener:
 
     async def busy(self) -> dict[str, Any]:
         """Return what is open, not done with or waiting, and what went wrong that never may."""
-        kept = self.vfs.saves.spool.leftovers()
+        kept = told(self.vfs.saves.spool)
         return {
             "open": len(self.door._files),
             "unsaved": [note["path"] for note in kept if note["state"] in ("writing", "sending", "saved")],
@@ -150,7 +150,7 @@ class Listener:
         gone = [number for number, (entry, _) in self.system.files.items() if entry.folders[:1] == (folder,)]
         for number in gone:
             del self.system.files[number]
-        for note in self.vfs.saves.spool.leftovers():
+        for note in told(self.vfs.saves.spool):
             if f"/{folder}/" in note.get("path", "") and note["state"] == "failed":
                 remove(Path(note["file"]))
         self.vfs.refresh(self.vfs.root.children["memory"])

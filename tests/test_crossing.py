@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import SYSTEMS, mounted
+from memory import SYSTEMS, mounted, told
 from test_outbox import AWAY, a_while, save, states
 from test_windows import Breaking, Step, died, row, settled, shown, system
 
@@ -125,7 +125,7 @@ async def test_what_is_written_after_a_save_was_named_is_not_named(
     async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
         with pytest.raises(Invalid):
             await save(vfs, box, "f", b"second")
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         backend.latency_s = 3.0
         if not separately:
             backend.faults["upload"] = [AWAY]
@@ -185,7 +185,7 @@ async def test_what_waits_is_overtaken_by_a_name_that_is_moved_to_its_path(
         await vfs.rename(box, "g", box, "f")
         await a_while()
         assert await shown(vfs, box) == {"f": b"other"}
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert note.get("overtaken"), note
 
 
@@ -201,7 +201,7 @@ async def test_what_is_named_while_the_outbox_looks_at_it_is_sent(
             await save(vfs, box, "f", b"second")
         del backend.files[101]
         backend.put("f", b"theirs")
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         name = Path(note["file"]).stem
         plan = await vfs.outbox.plan(name)
         backend.latency_s = 2.0
@@ -331,7 +331,7 @@ async def test_what_was_named_replaces_that_version_also_after_a_crash(tmp_path:
     backend.put("f", b"theirs")
 
     async def named(vfs: Vfs, box: Node) -> None:
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         name = Path(note["file"]).stem
         plan = await vfs.outbox.plan(name)
         vfs.outbox.retry(name, plan["over"])
@@ -355,7 +355,7 @@ async def test_a_kill_in_a_save_that_was_named(
         with pytest.raises(Invalid):
             await save(vfs, box, "f", b"second")
         await save(vfs, box, "f", b"third")
-        (note,) = Spool(tmp_path / "spool").leftovers()
+        (note,) = told(Spool(tmp_path / "spool"))
         name = Path(note["file"]).stem
         plan = await vfs.outbox.plan(name)
         backend.breaks[moment, operation] = None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from memory import SYSTEMS, MemoryBackend, mounted
+from memory import SYSTEMS, MemoryBackend, mounted, told
 from test_outbox import a_while, save, states
 from test_windows import shown
 
@@ -164,7 +164,7 @@ async def test_what_its_name_calls_unfinished_goes_to_the_outbox_and_nowhere_els
     async with mounted(tmp_path, backend) as (vfs, box):
         await a_while()
         assert await shown(vfs, box) == {}
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert (note["state"], note["unfinished"]) == ("failed", True)
         assert vfs.outbox.retry(None) == 0
         assert vfs.outbox.retry(Path(note["file"]).stem) == 1
@@ -440,7 +440,7 @@ async def test_what_a_killed_program_wrote_is_set_aside(kind: str, tmp_path: Pat
         await a_while()
         assert backend.newest() == {"f": b"complete"}
         assert await shown(vfs, box) == {"f": b"complete"}
-        notes = vfs.saves.spool.leftovers()
+        notes = told(vfs.saves.spool)
         assert [(note["path"], note["unfinished"], note["bytes"]) for note in notes] == [
             ("/memory/box/f", True, 2),
             ("/memory/box/new", True, 2),

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 from click.testing import CliRunner
-from memory import SYSTEMS, MemoryBackend
+from memory import SYSTEMS, MemoryBackend, told
 from test_outbox import IN_PLACE, a_while, mounted, save, states
 from test_review import called, disk_full, waiting
 
@@ -100,12 +100,12 @@ async def test_a_save_is_never_sent_to_the_place_of_a_directory(tmp_path: Path, 
         await waiting(vfs, box, backend, "f", b"mine")
         backend.more = [replace(backend.box, id="box f", name="f", label="101")]
         await a_while()
-        [note] = vfs.saves.spool.leftovers()
+        [note] = told(vfs.saves.spool)
         vfs.outbox.retry(Path(note["file"]).stem)
         uploads = backend.calls["upload"]
         await a_while()
         assert backend.calls["upload"] == uploads
-        assert "directory" in vfs.saves.spool.leftovers()[0]["error"]
+        assert "directory" in told(vfs.saves.spool)[0]["error"]
 
 
 async def test_a_save_that_waits_deletes_nothing_where_deleting_is_off(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -114,11 +114,11 @@ async def test_a_save_that_waits_deletes_nothing_where_deleting_is_off(tmp_path:
         await waiting(vfs, box, backend, "f", b"mine")
         backend.put("f", b"theirs")
         await a_while()
-        [note] = vfs.saves.spool.leftovers()
+        [note] = told(vfs.saves.spool)
         vfs.outbox.retry(Path(note["file"]).stem)
         await a_while()
         assert b"theirs" in [data for _, data in backend.files.values()]
-        assert "Deleting" in str(vfs.saves.spool.leftovers()) or "delete" in str(vfs.saves.spool.leftovers())
+        assert "Deleting" in str(told(vfs.saves.spool)) or "delete" in str(told(vfs.saves.spool))
 
 
 async def test_sending_again_takes_no_bytes_from_a_file_that_is_still_there(
@@ -133,7 +133,7 @@ async def test_sending_again_takes_no_bytes_from_a_file_that_is_still_there(
         with pytest.raises(Denied):
             await vfs.rename(box, ".goutputstream-AAAAAA", box, "f")
         assert vfs.outbox.retry(None) == 0
-        [note] = vfs.saves.spool.leftovers()
+        [note] = told(vfs.saves.spool)
         with pytest.raises(Busy, match="AAAAAA"):
             vfs.outbox.retry(Path(note["file"]).stem)
         await a_while()
@@ -158,7 +158,7 @@ async def test_what_a_newer_save_overtook_is_only_sent_by_name(tmp_path: Path, a
         assert vfs.outbox.retry(None) == 0
         await a_while()
         assert backend.newest() == {"f": b"newr"}
-        [note] = vfs.saves.spool.leftovers()
+        [note] = told(vfs.saves.spool)
         assert vfs.outbox.retry(Path(note["file"]).stem) == 1
         await a_while()
         assert backend.newest() == {"f": b"mine"}
@@ -277,7 +277,7 @@ async def test_a_disk_that_takes_no_note_says_so_to_whoever_wants_a_save_sent_ag
     async with mounted(tmp_path, backend) as (vfs, box):
         await waiting(vfs, box, backend, "f", b"mine")
         disk_full(monkeypatch, until=lambda: False)
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         with pytest.raises(DiskFailed, match="is full; make room"):
             vfs.outbox.retry(Path(note["file"]).stem)
 
@@ -291,7 +291,7 @@ def test_a_note_that_was_being_written_at_a_crash_leaves_nothing(tmp_path: Path)
     (spool.directory / "of somebody else.part").write_text("x")
     Spool(spool.directory).adopt()
     assert [path.name for path in spool.directory.glob("*.part")] == ["of somebody else.part"]
-    (note,) = spool.leftovers()
+    (note,) = told(spool)
     assert (note["state"], note["bytes"]) == ("waiting", 4)
 
 
@@ -299,10 +299,11 @@ def test_a_number_that_is_none_is_no_reason_to_fail(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     file = spool.create("memory", "/memory/box/f")
     file.write(0, b"mine")
-    file.describe(state="sending", size=4, number=None)
+    file.describe(state="sending", size=4)
     label = file.path.with_suffix(".json")
-    label.write_text(label.read_text().replace(f'"number": {file.note["number"]}', '"number": null'))
-    assert len(Spool(spool.directory).leftovers()) == 1
+    label.write_text(label.read_text().replace(f'"number": {file.note.number}', '"number": null'))
+    assert '"number": null' in label.read_text()
+    assert len(told(Spool(spool.directory))) == 1
 
 
 def test_a_mount_that_does_not_answer_keeps_no_other_from_telling(

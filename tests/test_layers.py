@@ -171,7 +171,7 @@ def test_functions_and_modules_stay_small() -> None:
 # -- state has one owner ---------------------------------------------------------------------------------
 
 # class → the room or module that alone may write to its attributes
-OWNERS = {"tree/node.Node": "tree", "tree/node.Folder": "tree"}
+OWNERS = {"tree/node.Node": "tree", "tree/node.Folder": "tree", "write/journal.Note": "write/journal"}
 MUTATORS = {"add", "append", "clear", "discard", "insert", "pop", "remove", "setdefault", "update"}
 
 
@@ -237,3 +237,16 @@ def test_asserts_that_something_is_there_are_rare() -> None:
         if isinstance(node, ast.Assert) and ast.unparse(node.test).endswith("is not None")
     ]
     assert len(found) <= 8, found
+
+
+def test_a_note_is_no_dictionary() -> None:
+    for name, path in MODULES_BY_NAME.items():
+        if is_in(name, {"sandbox", "backends", "http"}):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.arg)
+                and node.arg in ("note", "notes", "kept", "duty")
+                and node.annotation is not None
+            ):
+                assert "dict" not in ast.unparse(node.annotation), f"{name}:{node.lineno}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import RULES, MemoryBackend, mounted
+from memory import RULES, MemoryBackend, mounted, told
 
 from labfs.backend import Replace
 from labfs.errors import Conflict, Denied, LabfsError, NoBytes, Unanswered, Unavailable
@@ -38,7 +38,7 @@ async def a_while() -> None:
 
 
 def states(path: Path) -> list[str]:
-    return [note["state"] for note in Spool(path / "spool").leftovers()]
+    return [note["state"] for note in told(Spool(path / "spool"))]
 
 
 async def test_what_failed_while_the_site_was_away_is_sent_when_it_answers(
@@ -90,7 +90,7 @@ async def test_what_was_not_closed_outlives_a_crash_and_waits_for_a_person(
         await vfs.files.write(unfinished, 0, b"ha")
     async with mounted(tmp_path, backend) as (vfs, _):
         await a_while()
-        notes = {note["path"].rpartition("/")[2]: note for note in vfs.saves.spool.leftovers()}
+        notes = {note["path"].rpartition("/")[2]: note for note in told(vfs.saves.spool)}
         assert {name: (note["state"], note["bytes"]) for name, note in notes.items()} == {
             "synced": ("failed", 4),
             "unfinished": ("failed", 2),
@@ -172,7 +172,7 @@ async def test_a_newer_save_is_never_overtaken_by_an_older_one(tmp_path: Path, a
         await a_while()
         assert backend.newest() == {"f": b"second"}
         assert backend.calls["upload"] == 2
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert (note["state"], note["error"]) == ("failed", "the file was saved again since")
 
 
@@ -187,7 +187,7 @@ async def test_what_somebody_else_saved_meanwhile_stays(rule: Replace, tmp_path:
         backend.files[int(old.label)] = (replace(old, version="theirs", size=6), b"theirs")
         await a_while()
         assert backend.newest() == {"f": b"theirs"}
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert note["state"] == "failed"
         assert "Somebody else" in note["error"]
         assert vfs.outbox.retry(Path(note["file"]).stem) == 1, "who says so by name means it"
@@ -238,7 +238,7 @@ async def test_who_asks_does_not_wait_for_the_next_round(busy: bool, tmp_path: P
         await trio.sleep(1)
         if busy:  # with one of them
             backend.latency_s = 1.0
-            vfs.outbox.retry(Path(vfs.saves.spool.leftovers()[0]["file"]).stem)
+            vfs.outbox.retry(Path(told(vfs.saves.spool)[0]["file"]).stem)
             await trio.sleep(0.5)
         vfs.outbox.retry(None)
         await trio.sleep(10)
@@ -267,7 +267,7 @@ async def test_a_damaged_note_and_one_of_another_age_hide_no_bytes(tmp_path: Pat
     backend = MemoryBackend()
     async with mounted(tmp_path, backend) as (vfs, _):
         await a_while()
-        kept = vfs.saves.spool.leftovers()
+        kept = told(vfs.saves.spool)
         assert [(note["state"], note["bytes"]) for note in kept] == [("failed", 8)] * 4
         vfs.outbox.retry(None)
         await a_while()

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import RULES, MemoryBackend
+from memory import RULES, MemoryBackend, told
 from test_outbox import AWAY, IN_PLACE, a_while, mounted, save, states
 
 from labfs.errors import LabfsError, Unavailable
 from labfs.read.whole import Copies
 from labfs.tree.remembered.sizes import Sizes
 from labfs.write import spool as spools
+from labfs.write.journal import Begun, Note, State
 from labfs.write.spool import Spool, SpoolFile
 
 Clock = trio.testing.MockClock
@@ -144,11 +145,11 @@ async def test_a_copy_that_a_crash_broke_off_is_not_sent(
     spool = Spool(tmp_path / "spool")
     file = spool.create("memory", "/memory/box/f")
     file.write(0, b"x" * 100)
-    file.describe(state="sending", size=100, synced=True, upload={"token": "t"})
+    file.describe(state="sending", size=100, synced=True, upload=Begun("t", 10))
     monkeypatch.setattr(spools.os, "copy_file_range", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         file.copy()
-    assert len(spool.leftovers()) == 1, "a copy that failed is not kept"
+    assert len(told(spool)) == 1, "a copy that failed is not kept"
     monkeypatch.setattr(spools, "remove", lambda data: None)  # as if that had been a crash
     with pytest.raises(ZeroDivisionError):
         file.copy()
@@ -179,7 +180,7 @@ async def test_of_two_saves_that_wait_the_later_one_is_sent(tmp_path: Path, auto
         await waiting(vfs, box, backend, "f", b"second")
         await a_while()
         assert backend.newest() == {"f": b"second"}
-        assert [n["error"] for n in vfs.saves.spool.leftovers()] == ["the file was saved again since"]
+        assert [n["error"] for n in told(vfs.saves.spool)] == ["the file was saved again since"]
 
 
 async def test_of_two_saves_that_an_earlier_mount_left_the_later_one_is_sent(
@@ -188,9 +189,9 @@ async def test_of_two_saves_that_an_earlier_mount_left_the_later_one_is_sent(
     backend = MemoryBackend()
     (tmp_path / "spool").mkdir()
     for age, stem, data in [(2, "2", b"second"), (1, "1", b"first"), (0, "3", b"zeroth")]:
-        file = SpoolFile.create(tmp_path / "spool" / f"{stem}.data", {})
+        note = Note(site="memory", path="/memory/box/f", state=State.WAITING, size=len(data))
+        file = SpoolFile.create(tmp_path / "spool" / f"{stem}.data", note)
         file.write(0, data)
-        file.describe(site="memory", path="/memory/box/f", state="waiting", size=len(data))
         spools.os.utime(file.path, (age, age))
         file.close()
     async with mounted(tmp_path, backend):

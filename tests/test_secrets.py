@@ -160,7 +160,7 @@ def test_a_crash_leaves_no_core(drive: Mount, tmp_path: Path) -> None:
     (line,) = [line for line in (process / "limits").read_text().splitlines() if "core file" in line]
     assert line.split()[-3:-1] == ["0", "0"]
     assert int((process / "coredump_filter").read_text(), 16) == 0
-    core = "from labfs.daemon import _leave_no_core; _leave_no_core(); import os; os.abort()"
+    core = "from labfs.daemon.daemon import _leave_no_core; _leave_no_core(); import os; os.abort()"
     command = f"ulimit -c unlimited; exec {sys.executable} -c '{core}'"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=os.environ, check=False, capture_output=True)
     assert done.returncode == -signal.SIGABRT

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import MemoryBackend
+from memory import MemoryBackend, told
 from redcap_stage import Redcap, opened
 from stage import Folder, Mount, Sandbox, labfs, mounted, run, typed, until
 from test_outbox import AWAY, a_while, save, states
@@ -36,7 +36,7 @@ from labfs.http.client import Answer
 from labfs.http.contents import address
 from labfs.http.failures import refusal
 from labfs.read.whole import Copies
-from labfs.write import journal
+from labfs.write import pairs
 from labfs.write import spool as spools
 from labfs.write.spool import Spool
 
@@ -304,14 +304,14 @@ async def test_a_note_that_is_written_late_does_not_undo_a_newer_save(
         await save(vfs, box, "f", b"newer")
         await a_while()
         assert backend.newest() == {"f": b"newer"}
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert (note["state"], note["error"]) == ("failed", "the file was saved again since")
 
 
 def test_notes_have_a_reserve_on_a_disk_that_is_full(tmp_path: Path, disk: Callable[..., Disk]) -> None:
     small = disk("small", 2 * MIB)
     spool = Spool(small.path / "spool")
-    assert (small.path / "spool" / journal.RESERVE).stat().st_size == journal.RESERVED
+    assert (small.path / "spool" / pairs.RESERVE).stat().st_size == pairs.RESERVED
     file = spool.create("site", "/site/f")
     if small.real:
         for offset in range(0, 4 * MIB, 4 * KIB):
@@ -320,12 +320,12 @@ def test_notes_have_a_reserve_on_a_disk_that_is_full(tmp_path: Path, disk: Calla
         assert os.stat(file.path).st_blocks * 512 < 2 * MIB
     for _ in range(50):
         file.describe(state="failed", error="x" * 1000)
-    (note,) = spool.leftovers()
+    (note,) = told(spool)
     assert note["error"] == "x" * 1000
     assert not list(spool.directory.glob("*.part"))
     file.discard()
     spool.create("site", "/site/g").discard()
-    assert (small.path / "spool" / journal.RESERVE).stat().st_size == journal.RESERVED, "it is filled up again"
+    assert (small.path / "spool" / pairs.RESERVE).stat().st_size == pairs.RESERVED, "it is filled up again"
 
 
 def test_a_note_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,11 +336,11 @@ def test_a_note_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypa
         sink.write('{"half')
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(journal.json, "dump", broken)
+    monkeypatch.setattr(pairs.json, "dump", broken)
     with pytest.raises(DiskFailed):
         file.describe(state="failed")
     file.close()
-    assert [note["state"] for note in spool.leftovers()] == ["writing"]
+    assert [note["state"] for note in told(spool)] == ["writing"]
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -756,7 +756,7 @@ async def test_a_note_that_cannot_be_followed_is_told_and_left_alone(
         vfs.outbox.retry(None)
         vfs.outbox.retry(what)
         await a_while()
-        assert [(kept["state"], kept["error"]) for kept in vfs.saves.spool.leftovers()] == [("failed", sentence)]
+        assert [(kept["state"], kept["error"]) for kept in told(vfs.saves.spool)] == [("failed", sentence)]
     assert backend.newest() == {"good": b"precious"}
     assert {path.name: path.read_bytes() for path in (tmp_path / "spool").glob(f"{what}.*")} == before
 

@@ -25,7 +25,7 @@ from labfs.read.proof import MIB, Proof, part_sizes
 from labfs.tree import names
 from labfs.tree.remembered.seen import Seen
 from labfs.vfs.drafts.scratch import is_scratch
-from labfs.write.spool import Ranges
+from labfs.write.ranges import Ranges
 
 # -- names -----------------------------------------------------------------------------------------------
 

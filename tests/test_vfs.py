@@ -12,7 +12,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory import RULES, MemoryBackend, opened
+from memory import RULES, MemoryBackend, opened, told
 
 from labfs.backend import Replace
 from labfs.errors import Denied, Garbled, LabfsError, NotFound, NotPermitted, Stale, Unavailable
@@ -120,7 +120,7 @@ async def test_a_save_that_fails_keeps_its_bytes_and_leaves_the_old_file(
         backend.faults[operation] = [Denied("no")] * 99
         with pytest.raises(Denied):
             await save(vfs, box, "f", b"n" * size)
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert (note["state"], note["error"], note["path"]) == ("failed", "no", "/memory/box/f")
         assert Path(note["file"]).read_bytes() == b"n" * size
         assert await read(vfs, await vfs.lookup(box, "f")) == b"old"
@@ -305,7 +305,7 @@ async def test_a_failed_edit_says_what_its_bytes_lack(tmp_path: Path, autojump_c
         with pytest.raises(Unavailable):
             await vfs.files.flush(handle, shared=False)
         await vfs.files.release(handle)
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert note["missing"] == [[0, 100], [104, 300]]
 
 
@@ -314,12 +314,10 @@ async def test_fsync_writes_down_what_the_bytes_lack(tmp_path: Path, autojump_cl
     backend.put("f", b"A" * 300)
     async with opened(tmp_path, backend) as (vfs, box):
         handle = await vfs.files.open(await vfs.lookup(box, "f"), read=True, write=True)
-        assert vfs.saves.spool.leftovers()[0]["missing"] == [[0, 300]], (
-            "a crash right now must not be mistaken for a file"
-        )
+        assert told(vfs.saves.spool)[0]["missing"] == [[0, 300]], "a crash right now must not be mistaken for a file"
         await vfs.files.write(handle, 0, b"B" * 200)
         await vfs.files.fsync(handle)
-        assert vfs.saves.spool.leftovers()[0]["missing"] == [[200, 300]]
+        assert told(vfs.saves.spool)[0]["missing"] == [[200, 300]]
         await vfs.files.release(handle)
 
 
@@ -330,7 +328,7 @@ async def test_a_rename_is_written_down_before_its_upload(tmp_path: Path, autoju
         async with trio.open_nursery() as nursery:
             nursery.start_soon(vfs.rename, box, "f~", box, "f")
             await trio.sleep(1)
-            (note,) = vfs.saves.spool.leftovers()
+            (note,) = told(vfs.saves.spool)
             assert (note["state"], note["path"]) == ("sending", "/memory/box/f")
 
 
@@ -341,7 +339,7 @@ async def test_a_rename_that_failed_keeps_its_bytes_at_the_end(tmp_path: Path, a
         with pytest.raises(Denied):
             await vfs.rename(box, "f~", box, "f")
         await vfs.saves.finish(10)
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert (note["state"], note["path"]) == ("failed", "/memory/box/f")
         assert Path(note["file"]).read_bytes() == b"precious"
 
@@ -393,7 +391,7 @@ async def test_a_half_written_file_is_not_saved_at_the_end(tmp_path: Path, autoj
         handle = await vfs.files.create(box, "big.bam")
         await vfs.files.write(handle, 0, b"only the beginning")
         await vfs.saves.finish(10)
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert (backend.newest(), note["state"]) == ({}, "failed")
 
 
@@ -521,7 +519,7 @@ async def test_a_mistake_in_a_backend_loses_nothing_and_ends_nothing(tmp_path: P
     async with opened(tmp_path, backend) as (vfs, box):
         with pytest.raises(KeyError):
             await save(vfs, box, "f", b"x")
-        assert [note["state"] for note in vfs.saves.spool.leftovers()] == ["failed"]
+        assert [note["state"] for note in told(vfs.saves.spool)] == ["failed"]
         assert backend.calls["upload"] == 1, "and nothing is sent twice"
         await vfs.saves.finish(10)
 
@@ -716,4 +714,4 @@ async def test_opening_that_only_truncates_is_saved_at_its_close(tmp_path: Path,
         await vfs.files.flush(handle, shared=False)
         assert backend.newest() == {"f": b""}
         await vfs.files.release(handle)
-        assert vfs.saves.spool.leftovers() == []
+        assert told(vfs.saves.spool) == []

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import SYSTEMS, MemoryBackend, MemoryUpload, mounted
+from memory import SYSTEMS, MemoryBackend, MemoryUpload, mounted, told
 from test_outbox import a_while, save, states
 
 import labfs
@@ -25,7 +25,7 @@ from labfs.errors import Denied, Invalid, LabfsError, NoBytes, Unanswered, Unava
 from labfs.tree.node import Node
 from labfs.vfs.drafts.signs import Maker
 from labfs.vfs.vfs import Vfs
-from labfs.write import journal
+from labfs.write import journal, pairs
 from labfs.write.spool import Spool
 
 Clock = trio.testing.MockClock
@@ -169,8 +169,8 @@ def test_each_row_has_a_test_and_each_test_a_row() -> None:
 
 
 def test_the_table_names_every_state_of_a_note() -> None:
-    told = " ".join(" ".join(cells) for cells in rows().values())
-    assert {state for state in journal.STATES if not re.search(rf"`{state}`", told)} == set()
+    table = " ".join(" ".join(cells) for cells in rows().values())
+    assert {state for state in journal.State if not re.search(rf"`{state}`", table)} == set()
 
 
 def changing() -> set[str]:
@@ -220,7 +220,7 @@ async def test_half_a_file_never_replaces_a_whole_one(
         assert vfs.outbox.retry(None) == 0
         await a_while()
         assert await shown(vfs, box) == {"f": b"complete"}
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert (note["state"], note["error"]) == ("failed", "labfs ended before it was closed")
         plan = await vfs.outbox.plan(Path(note["file"]).stem)
         assert "never closed" in plan["sentence"]
@@ -292,11 +292,12 @@ async def test_what_is_done_leaves_nothing(step: str, tmp_path: Path, autojump_c
     spool = Spool(tmp_path / "spool")
     file = spool.create("memory", "/memory/box/f")
     file.write(0, b"there")
+    file.describe(state="sending")
     file.describe(state="saved")
     file.close()
     if step != "note":
-        file.path.with_suffix(".json").rename(file.path.with_suffix(journal.GONE))
-        assert spool.leftovers() == [], "it is not shown as a save that failed"
+        file.path.with_suffix(".json").rename(file.path.with_suffix(pairs.GONE))
+        assert told(spool) == [], "it is not shown as a save that failed"
     if step == "second":
         file.path.unlink()
     assert await settled(tmp_path, backend) == {"f": b"there"}
@@ -530,7 +531,7 @@ async def test_a_refused_save_never_comes_back_over_what_was_done_since(
     assert await settled(tmp_path, backend) == before
     async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
         assert vfs.outbox.retry(None) == 0
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         assert vfs.outbox.retry(Path(note["file"]).stem) == 1, "by name it is meant"
         await a_while()
         assert (await shown(vfs, box))["f"] == b"v2"
@@ -546,7 +547,8 @@ async def test_a_crash_right_after_a_newer_save_is_no_way_back_for_the_older(
     for state, data in [("failed", b"v2"), ("waiting", b"vx"), ("saved", b"v3")]:
         file = spool.create("memory", "/memory/box/f", opened=None, after=0)
         file.write(0, data)
-        file.describe(state=state, size=2, error="refused")
+        file.describe(state="sending", size=2)
+        file.describe(state=state, error="refused")
         file.close()
     async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
         await a_while()
@@ -564,7 +566,7 @@ async def test_only_the_version_that_was_named_is_overwritten(tmp_path: Path, au
         backend.faults["upload"] = [Invalid("No.")]
         with pytest.raises(Invalid):
             await over(vfs, box)
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         plan = await vfs.outbox.plan(Path(note["file"]).stem)
         assert "2 bytes" in plan["sentence"]
         backend.files[int(old.label)] = (replace(old, version="theirs", size=6, checksum=None), b"theirs")
@@ -581,7 +583,7 @@ async def test_what_was_asked_for_by_name_stays_so(tmp_path: Path, autojump_cloc
         handle = await vfs.files.open(await vfs.resolve("/memory/box/f"), read=False, write=True, truncate=True)
         await vfs.files.write(handle, 0, b"ha")
     async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
-        (note,) = vfs.saves.spool.leftovers()
+        (note,) = told(vfs.saves.spool)
         backend.faults["upload"] = [Unavailable("away")] * 2
         assert vfs.outbox.retry(Path(note["file"]).stem) == 1
         await trio.sleep(5)

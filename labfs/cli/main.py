@@ -265,7 +265,9 @@ def status(as_json: bool) -> None:
         elif mounts.left_behind(place.mountpoint):
             found.append({"mountpoint": place.mountpoint, "dead": True})
     if as_json:
-        click.echo(json.dumps({"mounts": found, "outbox": [note for p in mounts.places() for note in kept_in(p)]}))
+        click.echo(
+            json.dumps({"mounts": found, "outbox": [left.told() for p in mounts.places() for left in kept_in(p)]})
+        )
         return
     if not found:
         click.echo("Nothing is mounted.")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 
 from labfs.daemon import control, mounts
 from labfs.errors import ConfigError
-from labfs.write.journal import NEVER_CLOSED, OVERTAKEN, is_duty, known, leftovers, overtaken, remove
+from labfs.write.journal import NEVER_CLOSED, OVERTAKEN, Leftover, Spooled, State, Strange, heard
+from labfs.write.pairs import leftovers, remove
 
-Note = dict[str, Any]
+WAITING = (State.WAITING, State.SENDING, State.REPLACING)  # states of what labfs sends or does by itself
+ENDED = (State.LOCAL, State.SAVED)  # of what nobody misses when a mount is gone
 
 
 @click.group()
@@ -20,51 +21,49 @@ def outbox() -> None:
     """Saves that never reached their server."""
 
 
-def kept_in(place: mounts.Place) -> list[Note]:
+def kept_in(place: mounts.Place) -> list[Leftover]:
     """Return what lies in the spool of a mount and is no living daemon's work."""
     if not place.is_served():
-        kept = [note for note in leftovers(place.spool) if note["state"] not in ("local", "saved")]
-        return [note for note in kept if note["bytes"] or note["state"] != "writing"]
+        kept = [left for left in leftovers(place.spool) if _state(left) not in ENDED]
+        return [left for left in kept if left.bytes or _state(left) is not State.WRITING]
     try:  # the daemon knows also what a full disk took no note of
-        found: list[Note] = control.ask(place.socket, {"op": "outbox"})["notes"]
+        return [heard(told) for told in control.ask(place.socket, {"op": "outbox"})["notes"]]
     except ConfigError:
-        return [note for note in leftovers(place.spool) if note["state"] in ("waiting", "failed", "replacing")]
-    return found
+        left_over = (State.WAITING, State.FAILED, State.REPLACING)
+        return [left for left in leftovers(place.spool) if _state(left) in left_over]
 
 
-def _find(name: str) -> tuple[mounts.Place, Note]:
+def _state(left: Leftover) -> State:
+    return State.FAILED if isinstance(left, Strange) else left.note.state
+
+
+def _find(name: str) -> tuple[mounts.Place, Leftover]:
     for place in mounts.places():
-        for note in kept_in(place):
-            if _stem(note) == name:
-                return place, note
+        for left in kept_in(place):
+            if left.file.stem == name:
+                return place, left
     raise ConfigError(f"The outbox has no “{name}”; see: labfs outbox list")
-
-
-def _stem(note: Note) -> str:
-    return Path(note["file"]).stem
 
 
 @outbox.command("list")
 def outbox_list() -> None:
     """List them: name, size, where they belong, why they failed."""
     for place in mounts.places():
-        for note in kept_in(place):
-            click.echo(
-                f"{_stem(note)}  {_state(note)}  {size(note['bytes'])}  {note.get('path', '?')}  {_reason(note)}"
-            )
+        for left in kept_in(place):
+            state = State.WAITING if _state(left) in WAITING else State.FAILED
+            path = left.note.path if isinstance(left, Spooled) else left.path or "?"
+            click.echo(f"{left.file.stem}  {state}  {size(left.bytes)}  {path}  {_reason(left)}")
 
 
-def _state(note: Note) -> str:
-    return "waiting" if note["state"] in ("waiting", "sending", "replacing") else "failed"
-
-
-def _reason(note: Note) -> str:
-    if is_duty(note):
-        return str(note.get("error") or "its old file is still to be deleted")
-    reason = str(
-        note.get("error") or (NEVER_CLOSED[0] if note["state"] == "writing" else "labfs ended before it was saved")
-    )
-    return f"{reason}; {OVERTAKEN}" if known(note) and overtaken(note) and "since" not in reason else reason
+def _reason(left: Leftover) -> str:
+    if isinstance(left, Strange):
+        return left.problem
+    note = left.note
+    if note.is_duty:
+        return note.error or "its old file is still to be deleted"
+    ended = NEVER_CLOSED[0] if note.state is State.WRITING else "labfs ended before it was saved"
+    reason = note.error or ended
+    return f"{reason}; {OVERTAKEN}" if note.is_overtaken and "since" not in reason else reason
 
 
 @outbox.command("retry")
@@ -81,20 +80,20 @@ def outbox_retry(name: str | None) -> None:
 def _retry_all() -> int:
     chosen = left = 0
     for place in mounts.places():
-        notes = kept_in(place)
-        if notes:
+        kept = kept_in(place)
+        if kept:
             _check_mounted(place)
             count = control.ask(place.socket, {"op": "retry"})["count"]
-            chosen, left = chosen + count, left + len(notes) - count
+            chosen, left = chosen + count, left + len(kept) - count
     if left:
         click.echo(f"{left} more are sent only by name, since they were not closed or something newer was saved since.")
     return chosen
 
 
 def _retry_one(name: str) -> int:
-    place, note = _find(name)
-    if not known(note):
-        raise ConfigError(f"{name} cannot be sent: {note['error']}.")
+    place, left = _find(name)
+    if isinstance(left, Strange):
+        raise ConfigError(f"{name} cannot be sent: {left.problem}.")
     _check_mounted(place)
     plan = control.ask(place.socket, {"op": "plan", "name": name})
     click.echo(plan["sentence"])
@@ -112,16 +111,16 @@ def _check_mounted(place: mounts.Place) -> None:
 @click.option("--partial", is_flag=True, help="Also an edit of which bytes are missing.")
 def outbox_export(name: str, file: Path, partial: bool) -> None:
     """Copy the bytes of NAME to FILE, which must not exist."""
-    _, note = _find(name)
-    missing = sum(stop - start for start, stop in note.get("missing", []))
+    _, left = _find(name)
+    missing = sum(stop - start for start, stop in left.note.missing) if isinstance(left, Spooled) else 0
     if missing and not partial:
         raise ConfigError(
             f"{name} was an edit of a file on the server and lacks {size(missing)} that are only there; "
             "get that file first, or export what there is, zeros between, with --partial."
         )
-    if not Path(note["file"]).is_file():
-        raise ConfigError(f"{name} cannot be exported: {note['error']}.")
-    with open(note["file"], "rb") as source, open(file, "xb") as sink:
+    if not left.file.is_file():
+        raise ConfigError(f"{name} cannot be exported: {_reason(left)}.")
+    with open(left.file, "rb") as source, open(file, "xb") as sink:
         try:
             while chunk := source.read(1024 * 1024):
                 sink.write(chunk)
@@ -136,11 +135,11 @@ def outbox_export(name: str, file: Path, partial: bool) -> None:
 @click.argument("name")
 def outbox_discard(name: str) -> None:
     """Delete the bytes of NAME for good."""
-    place, note = _find(name)
-    if place.in_use() and known(note):
+    place, left = _find(name)
+    if place.in_use() and isinstance(left, Spooled):
         control.ask(place.socket, {"op": "discard", "name": name})
     else:
-        remove(Path(note["file"]))
+        remove(left.file)
 
 
 def size(count: float) -> str:

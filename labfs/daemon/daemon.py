@@ -31,7 +31,9 @@ from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
 from labfs.vfs.drafts.signs import Known
+from labfs.vfs.pending import LEFT
 from labfs.vfs.vfs import Vfs
+from labfs.write.journal import Leftover, Spooled, State, saves, seen_version
 from labfs.write.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -162,7 +164,7 @@ class Daemon:
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
         kept = self._vfs.saves.spool.leftovers()
         if kept:
-            sent = sum(note["state"] == "waiting" for note in kept)
+            sent = sum(left.note.state is State.WAITING for left in saves(kept))
             lines.append(f"{len(kept)} earlier save(s) never reached their server; {sent} go now: labfs outbox list")
         return "\n".join(lines)
 
@@ -197,11 +199,11 @@ class Daemon:
             case "why":
                 return {"reason": self._why(request["path"])}
             case "outbox":
-                return {"notes": self._unsaved()}
+                return {"notes": [left.told() for left in self._unsaved()]}
             case "plan":
                 return await self._vfs.outbox.plan(request["name"])
             case "retry":
-                return {"count": self._vfs.outbox.retry(request.get("name"), request.get("over"))}
+                return {"count": self._vfs.outbox.retry(request.get("name"), seen_version(request.get("over")))}
             case "discard":
                 self._vfs.outbox.discard(request["name"])
                 return {}
@@ -221,13 +223,12 @@ class Daemon:
         node = self._vfs.known(path)
         return found or (self._vfs.tree.remark(node) if node is not None else None)
 
-    def _unsaved(self) -> list[dict[str, Any]]:
+    def _unsaved(self) -> list[Leftover]:
         """Return what could not be saved, also what a full disk took no note of."""
-        saves = self._vfs.saves
-        owed = saves.waiting.owed()
-        files = {note["file"] for note in owed}
-        kept = [note for note in saves.spool.leftovers() if note["state"] in ("failed", "waiting", "replacing")]
-        return [*(note for note in kept if note["file"] not in files), *owed]
+        owed = self._vfs.saves.waiting.owed()
+        files = {kept.file for kept in owed}
+        left = [left for left in self._vfs.saves.spool.leftovers() if left.file not in files]
+        return [*(left for left in left if not isinstance(left, Spooled) or left.note.state in LEFT), *owed]
 
     def _status(self) -> dict[str, Any]:
         vfs = self._vfs
@@ -247,7 +248,7 @@ class Daemon:
             "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},
             "spool": {
                 "free": vfs.saves.spool.free(),
-                "kept": self._unsaved(),
+                "kept": [left.told() for left in self._unsaved()],
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }

@@ -205,10 +205,10 @@ class Door(Refusals):
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         # The offset is an index into the listing as it was at its beginning, so that no change skips a name.
         folder = self._folders[fh]
-        if start_id == 0 and folder.begun:  # rewound: what is there now
+        if start_id == 0 and folder.read:  # rewound: what is there now
             folder.names = await self._listing(folder.node)
             folder.incomplete = self._vfs.tree.incomplete(folder.node)
-        folder.begun = True
+        folder.read = True
         if folder.incomplete is not None and start_id >= len(folder.names):
             raise folder.incomplete  # after all names, so that nobody takes them for all that are there
         for index, (name, node) in enumerate(folder.names[start_id:], start_id):

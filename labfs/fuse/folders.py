@@ -16,7 +16,7 @@ class OpenFolder:
     node: Folder
     names: list[tuple[bytes, Node]]
     incomplete: LabfsError | None = None  # why these are not all
-    begun: bool = False
+    read: bool = False  # some of it
 
     def holds(self, node: Node, name: bytes) -> bool:
         """Whether a node has its name still.

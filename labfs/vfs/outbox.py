@@ -24,13 +24,12 @@ from labfs.tree.site import Site
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.files import Files
-from labfs.vfs.pending import identity, under_way_s
-from labfs.write.journal import is_duty, known, unasked, unfinished
+from labfs.vfs.pending import LEFT, under_way_s
+from labfs.vfs.replacing import target
+from labfs.write.journal import Identity, Note, Over, Spooled, State, saves, unasked
 from labfs.write.spool import ORDER
 
 log = logging.getLogger(__name__)
-
-Note = dict[str, Any]
 
 FIRST_TRY_S = 15.0  # after a save failed: the site has just been away
 LONGEST_WAIT_S = 300.0
@@ -60,22 +59,21 @@ class Outbox:
 
     # -- what a person asks for ------------------------------------------------------------------------
 
-    def retry(self, name: str | None, over: list[Any] | None = None) -> int:
+    def retry(self, name: str | None, over: Over | None = None) -> int:
         """Have the failed save of that name sent again, or all that may be sent unasked; return how many.
 
         A named one goes over whatever is there, or over that version alone whose identity is `over`.
         """
-        notes = self._spool.leftovers()
+        left = saves(self._spool.leftovers())
         if name is None:
-            chosen = unasked(notes, "failed", "waiting")
-            chosen += [note for note in notes if is_duty(note) and note["state"] in ("failed", "replacing")]
+            chosen = unasked(left, State.FAILED, State.WAITING)
+            chosen += [kept for kept in left if kept.note.is_duty and kept.note.state in LEFT]
         else:
-            chosen = [note for note in notes if _name(note) == name and known(note)]
-            chosen = [note for note in chosen if note["state"] in ("failed", "waiting", "replacing")]
-        chosen = [note for note in chosen if not self._is_lent(note, name)]
-        for note in chosen:
-            if name is not None or note["state"] == "failed":  # what waits already does so as it was asked for
-                self._spool.mark(note, **_again(note, insisted=name is not None, over=over))
+            chosen = [kept for kept in left if kept.file.stem == name and kept.note.state in LEFT]
+        chosen = [kept for kept in chosen if not self._is_lent(kept, name)]
+        for kept in chosen:
+            if name is not None or kept.note.state is State.FAILED:  # what waits already does so as it was asked for
+                self._spool.mark(kept, **_again(kept.note, insisted=name is not None, over=over))
         self._waiting.changed()
         self._asked += 1
         for pause in self._pauses.values():
@@ -84,11 +82,11 @@ class Outbox:
 
     async def plan(self, name: str) -> dict[str, Any]:
         """Say what sending the save of that name would do to which version; `over` identifies that one."""
-        note = self._note(name)
-        size, path = note["bytes"] if note.get("size") is None else note["size"], note["path"]
-        if is_duty(note):
+        kept = self._kept(name)
+        note, size, path = kept.note, _size(kept), kept.note.path
+        if note.is_duty:
             return {"sentence": f"The old file of {path}, which a save has replaced, is deleted."}
-        torn = ", which was never closed and may not be whole," if unfinished(note) else ""
+        torn = ", which was never closed and may not be whole," if note.is_unfinished else ""
         what = f"{name} ({size:,} bytes{torn and ' so far'})"
         try:
             parent = await self._parent(note)
@@ -98,28 +96,29 @@ class Outbox:
         if there is None or there.entry is None:
             return {"sentence": f"{what}{torn} is saved as a new file, {path}.", "over": []}
         await self._sources.measure(there)
-        version = _described(there.entry, begun=note.get("opened") == identity(there.entry))
-        return {"sentence": f"{what}{torn} is saved over {there.path}: {version}.", "over": identity(there.entry)}
+        seen = Identity.of(there.entry)
+        version = _described(there.entry, begun=note.opened == seen)
+        return {"sentence": f"{what}{torn} is saved over {there.path}: {version}.", "over": seen}
 
     def discard(self, name: str) -> None:
         """Delete the bytes of a save for good. Raises Busy while a temporary file still shows them."""
-        note = self._note(name)
-        self._is_lent(note, name)
-        self._spool.reopen(note).discard()
-        if is_duty(note):
-            self._tree.spare(note["site"], note["opened"][0])
+        kept = self._kept(name)
+        self._is_lent(kept, name)
+        self._spool.reopen(kept).discard()
+        if kept.note.is_duty:
+            self._tree.spare(kept.note.site, target(kept.note).id)
         self._waiting.changed()
 
-    def _note(self, name: str) -> Note:
-        for note in self._spool.leftovers():
-            if _name(note) == name and known(note):
-                return note
+    def _kept(self, name: str) -> Spooled:
+        for kept in saves(self._spool.leftovers()):
+            if kept.file.stem == name:
+                return kept
         raise NotFound(f"The outbox has no “{name}”.")
 
-    def _is_lent(self, note: Note, name: str | None) -> bool:
+    def _is_lent(self, kept: Spooled, name: str | None) -> bool:
         """Whether a temporary file here still shows the bytes of a save; raises Busy if that was asked for by name."""
         for node in self._saves.local():
-            if node.writer is not None and str(node.writer.spool.path) == note["file"]:
+            if node.writer is not None and node.writer.spool.path == kept.file:
                 if name is not None:
                     raise Busy(f"It is still here as {node.path}: rename that to save it, or remove it and try again.")
                 return True
@@ -143,139 +142,140 @@ class Outbox:
 
     async def _round(self, site: Site) -> tuple[bool, bool]:
         """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
-        left: set[str] = set()
+        left: set[Path] = set()
         owing = not self._waiting.settle()
         try:
-            for note in self._waiting.duties(site.name):
-                if not await self._tried(note, self._retired):
-                    left.add(note["file"])
-            for note in self._due(site):
-                if not await self._tried(note, self._send):
-                    left.add(note["file"])
-            for note in self._waiting.strays(site.name):
-                if not await self._tried(note, self._swept):
-                    left.add(note["file"])
+            for duty in self._waiting.duties(site.name):
+                if not await self._tried(duty, self._retired):
+                    left.add(duty.file)
+            for kept in self._due(site):
+                if not await self._tried(kept, self._send):
+                    left.add(kept.file)
+            for stray in self._waiting.strays(site.name):
+                if not await self._tried(stray, self._swept):
+                    left.add(stray.file)
             waiting = [*self._waiting.duties(site.name), *self._due(site), *self._waiting.strays(site.name)]
-            more = {note["file"] for note in waiting} - left
+            more = {kept.file for kept in waiting} - left
         except OSError as error:
             log.error("The outbox cannot be read: %s", error)
             return True, False
         return bool(left) or owing, bool(more)
 
-    def _due(self, site: Site) -> list[Note]:
+    def _due(self, site: Site) -> list[Spooled]:
         """Return, of each path, the last save that waits; those before it are overtaken."""
         due = self._waiting.due(site.name)
-        for note in due:
-            self._waiting.supersede(note["path"], Path(note["file"]))
+        for kept in due:
+            self._waiting.supersede(kept.note.path, kept.file)
         return due
 
-    async def _tried(self, note: Note, work: Callable[[Note], Awaitable[bool]]) -> bool:
-        """Do what is left to do about one note; false if it is to be tried again."""
+    async def _tried(self, kept: Spooled, work: Callable[[Spooled], Awaitable[bool]]) -> bool:
+        """Do what is left to do about one save; false if it is to be tried again."""
+        path = kept.note.path
         try:
-            return await work(note)
+            return await work(kept)
         except (Unavailable, OSError) as error:
-            log.info("%s still waits: %s", note["path"], error)
+            log.info("%s still waits: %s", path, error)
             return False
         except LabfsError as error:
-            log.warning("%s cannot be sent: %s", note["path"], error)
+            log.warning("%s cannot be sent: %s", path, error)
             reason = str(error)
         except Exception:
-            log.exception("%s cannot be sent; this is a mistake in labfs", note["path"])
+            log.exception("%s cannot be sent; this is a mistake in labfs", path)
             reason = "labfs made a mistake; its log says more"
         try:
-            self._spool.mark(note, state="failed", error=reason, insisted=False)
+            self._spool.mark(kept, state=State.FAILED, error=reason, insisted=False)
         except OSError:
             return False
         self._waiting.changed()
         return True
 
-    async def _retired(self, note: Note) -> bool:
+    async def _retired(self, kept: Spooled) -> bool:
         """Delete a file whose place another has taken, as an earlier try was about to."""
-        if self._is_there(note):
-            await self._replacing.go_on(await self._parent(note), note)
+        if self._is_there(kept):
+            await self._replacing.go_on(await self._parent(kept.note), kept)
         return True
 
-    async def _swept(self, note: Note) -> bool:
+    async def _swept(self, kept: Spooled) -> bool:
         """Delete what arrived of a save after a newer one had overtaken it, where versions are files of their own."""
-        parent = await self._parent(note)
-        there = parent.children.get(_last(note))
-        if self._is_there(note) and there is not None and policy.deletes_old(there):
-            for node in await self._arrivals(parent, note):
+        parent = await self._parent(kept.note)
+        there = parent.children.get(_last(kept.note))
+        if self._is_there(kept) and there is not None and policy.deletes_old(there):
+            for node in await self._arrivals(parent, kept):
                 if node is not there and node.entry is not None and parent.site.may_delete:
                     log.info("%s arrived late and is deleted: a newer save has its place.", node.path)
                     await parent.site.backend.delete(node.entry)
                     self._tree.bury(parent, node.entry)
                     self._tree.expire(parent)
-            if 0 <= time.time() - float(note["begun"]) < LATE_S:
+            if 0 <= time.time() - (kept.note.begun or 0.0) < LATE_S:
                 return False
-        self._spool.mark(note, begun=None)
+        self._spool.mark(kept, begun=None)
         self._waiting.changed()
         return True
 
-    async def _send(self, note: Note) -> bool:
-        if not self._is_there(note):
+    async def _send(self, kept: Spooled) -> bool:
+        if not self._is_there(kept):
             return True
-        name, parent = _last(note), await self._parent(note)
-        arrived = await self._arrivals(parent, note)
-        if not arrived and (pause_s := under_way_s(note)) > 0:
+        name, parent = _last(kept.note), await self._parent(kept.note)
+        arrived = await self._arrivals(parent, kept)
+        if not arrived and (pause_s := under_way_s(kept)) > 0:
             await trio.sleep(pause_s)
-            parent = await self._parent(note)
-            arrived = await self._arrivals(parent, note)
+            parent = await self._parent(kept.note)
+            arrived = await self._arrivals(parent, kept)
         if arrived:
-            log.info("%s had arrived: only the answer was lost.", note["path"])
-            await self._had_arrived(arrived[0], note)
+            log.info("%s had arrived: only the answer was lost.", kept.note.path)
+            await self._had_arrived(arrived[0], kept)
             return True
-        now = self._still_due(note)
+        now = self._still_due(kept)
         if now is None:
             return True
-        note = now
-        there = _place(parent, note)
+        there = _place(parent, now.note)
         if there is not None and (there.writer is not None or there in self._saves.moving):
             return False  # somebody writes or removes it just now: what they do is newer
         if there is not None and there.is_dir:
             raise IsDirectory(f"A directory is called “{name}” now; what was written is kept here.")
-        opened, base = self._opened(there, note)
+        opened, base = self._opened(there, now.note)
         if there is not None:
             policy.check_writable(there)  # which it was when it was opened
-            self._saves.resume(there, note, base, opened)
+            self._saves.resume(there, now, base, opened)
         else:
             policy.check_holds(parent, Accept.FILE, name)
             policy.check_room(parent, name)
             there = Node(name, parent, Kind.UNBORN)
-            self._saves.resume(there, note, base, opened)
+            self._saves.resume(there, now, base, opened)
             self._tree.attach(there, parent, name)
         return await self._saves.send(there)
 
-    async def _had_arrived(self, node: Node, note: Note) -> None:
+    async def _had_arrived(self, node: Node, kept: Spooled) -> None:
         """Call a save done that the server has; where its old file is still there, that goes now."""
-        duty, opened, entry = None, note.get("opened"), node.entry
-        if entry is not None and opened and opened[0] != entry.id and policy.deletes_old(node):
-            _, version, size = opened
-            name, age = entry.name, note["after"]
-            replaced = Entry(id=opened[0], name=name, is_dir=False, age=age, version=version, size=size)
-            duty = self._replacing.owe(note["site"], note["path"], replaced, entry)
+        duty, note, entry = None, kept.note, node.entry
+        opened = note.opened
+        if entry is not None and opened is not None and opened.id != entry.id and policy.deletes_old(node):
+            replaced = Entry(
+                id=opened.id, name=entry.name, is_dir=False, age=note.after, version=opened.version, size=opened.size
+            )
+            duty = self._replacing.owe(note.site, note.path, replaced, entry)
             self._tree.arrived(node, entry, replaced)
-        self._waiting.supersede(note["path"], Path(note["file"]))
-        self._spool.reopen(note).discard()
+        self._waiting.supersede(note.path, kept.file)
+        self._spool.reopen(kept).discard()
         self._waiting.changed()
         if duty is not None:
-            await self._replacing.go_on(node.parent, {**duty.note, "file": str(duty.path), "bytes": 0})
+            await self._replacing.go_on(node.parent, Spooled(duty.note, duty.path, 0))
 
-    def _is_there(self, note: Note) -> bool:
+    def _is_there(self, kept: Spooled) -> bool:
         """Whether nobody discarded a save by name."""
-        if Path(note["file"]).exists():
+        if kept.file.exists():
             return True
         self._waiting.changed()
         return False
 
-    def _still_due(self, note: Note) -> Note | None:
-        """Return the note of a save as it is now, unless that was overtaken or discarded meanwhile."""
-        due = self._waiting.due(note["site"]) if self._is_there(note) else []
-        return next((now for now in due if now["file"] == note["file"]), None)
+    def _still_due(self, kept: Spooled) -> Spooled | None:
+        """Return a save as it is now, unless that was overtaken or discarded meanwhile."""
+        due = self._waiting.due(kept.note.site) if self._is_there(kept) else []
+        return next((now for now in due if now.file == kept.file), None)
 
     async def _parent(self, note: Note) -> Folder:
         """Return the directory that a save belongs into, listed anew."""
-        return await self._directory(note["path"].rpartition("/")[0], note["path"])
+        return await self._directory(note.path.rpartition("/")[0], note.path)
 
     async def _directory(self, path: str, whole: str) -> Folder:
         """Return the directory that a save belongs into, listed anew; folders that only this mount knew are made."""
@@ -300,41 +300,40 @@ class Outbox:
     def _opened(self, there: Node | None, note: Note) -> tuple[Entry | None, Reader | None]:
         """Return the version that a save was begun on, and what reads the bytes that the spool lacks of it."""
         now = there.entry if there is not None else None
-        begun_on = note.get("opened")
-        if note.get("missing"):
-            if now is None or there is None or begun_on != identity(now):
+        if note.missing:
+            if now is None or there is None or note.opened != Identity.of(now):
                 raise Conflict("The version on the server that it builds on is gone; what was written is kept.")
             return now, self._sources.reader(there)
-        if note.get("insisted"):
-            if note.get("over") not in (None, [] if now is None else identity(now)):
+        if note.insisted:
+            if note.over not in (None, () if now is None else Identity.of(now)):
                 raise Conflict("The file was changed again since it was asked for; see what is there now.")
             return now, None
-        if now is None and names.original(_last(note)) != names.meant(note["path"], note.get("name")):
+        if now is None and names.original(_last(note)) != names.meant(note.path, note.name):
             raise Conflict("The file that it was saved over is gone, and so is the name that told it from its twins.")
-        if now is None or (begun_on is not None and begun_on == identity(now)):
+        if now is None or note.opened == Identity.of(now):
             return now, None
         no_bytes = there is not None and isinstance(there.trouble, NoBytes)
-        if begun_on is None and no_bytes and now.age > note.get("after", 0):
+        if note.opened is None and no_bytes and now.age > note.after:
             return now, None  # made by this very save, which was broken off before any byte had arrived
         raise Conflict("Somebody else saved this file meanwhile; theirs is on the server, yours is kept here.")
 
-    async def _arrivals(self, parent: Folder, note: Note) -> list[Node]:
+    async def _arrivals(self, parent: Folder, kept: Spooled) -> list[Node]:
         """Return the files of this name that have these very bytes, and that were not there before."""
-        size = note["bytes"] if note.get("size") is None else note["size"]
-        if note.get("missing") or size > note["bytes"]:
+        note, size, found = kept.note, _size(kept), []
+        if note.missing or size > kept.bytes:
             return []
-        name, found = names.meant(note["path"], note.get("name")), []
+        name = names.meant(note.path, note.name)
         for node in [*parent.children.values(), *parent.unlisted.values()]:
             entry = node.entry
             if entry is None or not node.on_server or entry.name != name or _was_there(entry, note):
                 continue
             await self._sources.measure(node, surely=True)
-            if node.entry is not None and node.entry.size == size and await self._same(node, note):
+            if node.entry is not None and node.entry.size == size and await self._same(node, kept):
                 found.append(node)
         return found
 
-    async def _same(self, node: Node, note: Note) -> bool:
-        reader, spool = self._sources.reader(node), self._spool.reopen(note)
+    async def _same(self, node: Node, kept: Spooled) -> bool:
+        reader, spool = self._sources.reader(node), self._spool.reopen(kept)
         try:
             for start in range(0, reader.size, COMPARED):
                 theirs = await reader.read(start, COMPARED)
@@ -347,7 +346,7 @@ class Outbox:
 
 def _place(parent: Folder, note: Note) -> Node | None:
     """Return what a save is saved over: the file that it was begun on, also where its path went with its twins."""
-    number, name = (note.get("opened") or [None])[0], names.meant(note["path"], note.get("name"))
+    number, name = note.opened.id if note.opened is not None else None, names.meant(note.path, note.name)
     for node in parent.children.values():
         entry = node.entry
         if entry is not None and node.on_server and (entry.id, entry.name) == (number, name):
@@ -357,17 +356,16 @@ def _place(parent: Folder, note: Note) -> Node | None:
 
 def _was_there(entry: Entry, note: Note) -> bool:
     """Whether an entry cannot have been made by a save: going back to what an older version held is one too."""
-    opened = note.get("opened")
-    if entry.age < note.get("after", 0) or entry.id in note.get("before", []):
+    if entry.age < note.after or entry.id in note.before:
         return True
-    return bool(opened == identity(entry) and entry.version is not None)
+    return note.opened == Identity.of(entry) and entry.version is not None
 
 
-def _again(note: Note, *, insisted: bool, over: list[Any] | None) -> Note:
+def _again(note: Note, *, insisted: bool, over: Over | None) -> dict[str, Any]:
     """Return what changes in the note of a save that is to be sent once more."""
-    if is_duty(note):
-        return {"state": "replacing"}
-    news: Note = {"state": "waiting", "insisted": insisted, "over": over}
+    if note.is_duty:
+        return {"state": State.REPLACING}
+    news = {"state": State.WAITING, "insisted": insisted, "over": over}
     return {**news, "number": ORDER.next()} if insisted else news  # whoever names one makes it the latest
 
 
@@ -383,9 +381,10 @@ def _described(entry: Entry, *, begun: bool) -> str:
     return f"{size}{date}, the version that {told}"
 
 
-def _name(note: Note) -> str:
-    return str(note["file"]).rpartition("/")[2].removesuffix(".data")
+def _size(kept: Spooled) -> int:
+    """Return the size of a save in bytes: what is there, of one that was never closed."""
+    return kept.bytes if kept.note.size is None else kept.note.size
 
 
 def _last(note: Note) -> str:
-    return str(note["path"]).rpartition("/")[2]
+    return note.path.rpartition("/")[2]

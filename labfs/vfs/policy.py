@@ -10,6 +10,7 @@ from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs.drafts.scratch import is_scratch
+from labfs.write.journal import State
 
 
 def stays_local(parent: Folder, name: str, program: str = "") -> bool:
@@ -133,7 +134,7 @@ def state(node: Node) -> str | None:
     if node.is_dir or node.kind is Kind.VIEW:
         return None
     if node.stays_here:
-        return "draft" if node.writer is not None and node.writer.spool.note["state"] == "draft" else "local"
+        return State.DRAFT if node.writer is not None and node.writer.spool.note.state is State.DRAFT else State.LOCAL
     if node.writer is not None and (node.writer.dirty or node.writer.committing):
         return "uploading" if node.writer.committing else "unsaved"
     return "archived" if node.entry and node.entry.unreadable else "saved"

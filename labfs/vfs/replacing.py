@@ -8,7 +8,7 @@ the deletion is a request of its own. Before it is sent the journal says what is
 from __future__ import annotations
 
 import logging
-from typing import Any
+from pathlib import Path
 
 from labfs.backend import Entry
 from labfs.errors import LabfsError, NotFound, NotPermitted, Stale, Unavailable
@@ -16,12 +16,11 @@ from labfs.tree import names
 from labfs.tree.node import Folder, Node
 from labfs.tree.site import Site
 from labfs.tree.tree import Tree
-from labfs.vfs.pending import Waiting, identity
+from labfs.vfs.pending import Waiting
+from labfs.write.journal import Identity, Note, Spooled, State
 from labfs.write.spool import Spool, SpoolFile
 
 log = logging.getLogger(__name__)
-
-Note = dict[str, Any]
 
 
 class Replacing:
@@ -35,8 +34,8 @@ class Replacing:
     def restore(self, sites: tuple[Site, ...]) -> None:
         """Hide what an earlier mount was about to delete."""
         for site in sites:
-            for note in self._waiting.duties(site.name):
-                self._tree.doom(site.name, note["opened"][0])
+            for duty in self._waiting.duties(site.name):
+                self._tree.doom(site.name, target(duty.note).id)
 
     def owe(self, site: str, path: str, old: Entry, new: Entry, *, renamed: bool = False) -> SpoolFile | None:
         """Write down that `old` goes now that `new` has its place, or is about to be `renamed` to it.
@@ -44,10 +43,9 @@ class Replacing:
         Returns None where the disk takes no note: then it is done without one.
         """
         self._tree.doom(site, old.id)
-        what: Note = {"opened": identity(old), "arrived": new.id}
-        what.update({"renamed": True} if renamed else {"name": new.name})
+        name = None if renamed else new.name
         try:
-            return self._spool.owe(site, path, **what)
+            return self._spool.owe(site, path, Identity.of(old), new.id, renamed=renamed, name=name)
         except OSError as error:
             log.error("The end of %s is not written down: %s", old.id, error)
             return None
@@ -69,22 +67,22 @@ class Replacing:
     def follow(self, site: str, path: str, new: Entry) -> None:
         """Have what is still to be deleted about a path wait for `new`, which has been saved there since."""
         try:
-            for note in self._waiting.duties(site, path):
-                note["arrived"] = new.id
-                self._spool.mark(note)
+            for duty in self._waiting.duties(site, path):
+                self._spool.mark(duty, arrived=new.id)
+            self._waiting.forget()
         except OSError as error:  # what was saved is saved all the same
             log.error("What is still to be deleted about %s cannot be written down: %s", path, error)
 
     async def finish(self, node: Node) -> None:
         """Do now what is still to be done about a path, which is to be removed or renamed."""
-        for note in self._waiting.duties(node.site.name, node.path):
-            await self.go_on(node.parent, note)
+        for duty in self._waiting.duties(node.site.name, node.path):
+            await self.go_on(node.parent, duty)
 
-    async def go_on(self, parent: Folder, note: Note) -> None:
+    async def go_on(self, parent: Folder, kept: Spooled) -> None:
         """Do what an earlier try left to do, in a directory that was listed just now."""
-        site, number, duty = parent.site, note["opened"][0], self._spool.reopen(note)
+        site, number, duty = parent.site, target(kept.note).id, self._spool.reopen(kept)
         try:
-            old = await self._left(site, parent, note)
+            old = await self._left(site, parent, kept)
         except LabfsError as error:
             self._fail(site, number, duty, error)
             raise
@@ -112,44 +110,51 @@ class Replacing:
         if duty is None:
             return
         try:
-            arrived = self._arrived(site, str(duty.path), duty.note)
+            arrived = self._arrived(site, duty.path, duty.note)
             reason = f"its old file is still there: {error}"
-            duty.describe(state="replacing" if passing else "failed", error=reason, arrived=arrived)
+            duty.describe(state=State.REPLACING if passing else State.FAILED, error=reason, arrived=arrived)
         except OSError as failure:
             log.error("The note of %s cannot be written: %s", duty.path, failure)
         self._waiting.changed()
 
-    async def _left(self, site: Site, parent: Folder, note: Note) -> Entry | None:
+    async def _left(self, site: Site, parent: Folder, kept: Spooled) -> Entry | None:
         """Return the file that is still to be deleted; None if that is gone, or nothing else has its place."""
-        number, version, _ = note["opened"]
+        wanted = target(kept.note)
         try:
-            if not await self._is_replaced(site, parent, note):
+            if not await self._is_replaced(site, parent, kept):
                 return None
-            old = await site.backend.stat(number)
+            old = await site.backend.stat(wanted.id)
         except NotFound:
             return None
-        if old.version != version:
+        if old.version != wanted.version:
             raise Stale(f"“{old.name}” was changed by somebody else, and was not deleted.")
         if not site.may_delete:
             raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
         return old
 
-    async def _is_replaced(self, site: Site, parent: Folder, note: Note) -> bool:
+    async def _is_replaced(self, site: Site, parent: Folder, kept: Spooled) -> bool:
         """Whether another file has the place; only then the old one goes. Raises NotFound."""
-        name = names.meant(note["path"], note.get("name"))
-        arrived = self._arrived(site, note["file"], note)
+        name = names.meant(kept.note.path, kept.note.name)
+        arrived = self._arrived(site, kept.file, kept.note)
         if arrived in {entry.id for entry in parent.called(name)}:
             return True
-        if note.get("renamed"):
+        if kept.note.renamed:
             return False
         try:
             return (await site.backend.stat(arrived)).name == name  # which no list may show yet
         except NotFound:
-            if arrived == self._arrived(site, note["file"], note):
+            if arrived == self._arrived(site, kept.file, kept.note):
                 raise
             return True  # another save has taken its place meanwhile
 
-    def _arrived(self, site: Site, file: str, note: Note) -> str:
+    def _arrived(self, site: Site, file: Path, note: Note) -> str:
         """Return what has the place of a file now: it may have been saved again since `note` was read."""
-        notes = self._waiting.duties(site.name)
-        return str(next((now["arrived"] for now in notes if now["file"] == file), note["arrived"]))
+        found = [duty.note.arrived for duty in self._waiting.duties(site.name) if duty.file == file]
+        return found[0] if found and found[0] is not None else note.arrived or ""
+
+
+def target(duty: Note) -> Identity:
+    """Return the file that is to be deleted. Every duty has one (`journal.parse`)."""
+    if duty.opened is None:
+        raise ValueError("a duty without its file")
+    return duty.opened

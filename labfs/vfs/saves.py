@@ -28,7 +28,7 @@ from labfs.vfs.conflicts import unchanged
 from labfs.vfs.pending import Waiting, begun_on
 from labfs.vfs.remote import Sources
 from labfs.vfs.replacing import Replacing
-from labfs.write.journal import KILLED, NEVER_CLOSED, NEVER_NAMED
+from labfs.write.journal import KILLED, NEVER_CLOSED, NEVER_NAMED, Spooled, State
 from labfs.write.spool import Spool, SpoolFile
 from labfs.write.writer import Writer
 
@@ -63,17 +63,17 @@ class Saves:
         self._writing.add(node)
         return writer
 
-    def resume(self, node: Node, note: dict[str, Any], base: Reader | None, opened: Entry | None) -> None:
+    def resume(self, node: Node, kept: Spooled, base: Reader | None, opened: Entry | None) -> None:
         """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""
-        self._tree.set_writer(node, Writer.adopted(self.spool.reopen(note), base, opened))
+        self._tree.set_writer(node, Writer.adopted(self.spool.reopen(kept), base, opened))
         self._tree.changed(node)  # the kernel's pages are of what the server had
         self._writing.add(node)
 
     def relabel(self, node: Node, **news: Any) -> None:
         """Write down where the bytes of a file belong now that its name has changed."""
         if node.writer is not None:
-            kept = "draft" if node.writer.spool.note["state"] == "draft" else "local"
-            state = kept if node.stays_here else "writing"
+            kept = State.DRAFT if node.writer.spool.note.state is State.DRAFT else State.LOCAL
+            state = kept if node.stays_here else State.WRITING
             begun = begun_on(node.writer.opened)
             node.writer.spool.describe(**{"path": node.path, "state": state, **begun, **news})
 
@@ -81,7 +81,7 @@ class Saves:
         """Forget what was written to a file, but not the bytes of a save that failed."""
         if node.writer is not None:
             spool = node.writer.spool
-            spool.close() if spool.note["state"] == "failed" else spool.discard()
+            spool.close() if spool.note.state is State.FAILED else spool.discard()
             self._tree.set_writer(node, None)
         self._writing.discard(node)
 
@@ -155,11 +155,11 @@ class Saves:
     def _note_known(self, node: Node, writer: Writer, target: Target) -> None:
         """Write down what the server has by that name already: after a crash the rest may be ours."""
         opened, note = target.replaces, writer.spool.note
-        known = [entry.id for entry in node.parent.called(target.name) if entry != opened]
+        known = tuple(entry.id for entry in node.parent.called(target.name) if entry != opened)
         begun = begun_on(opened)
-        if known or note.get("before") or begun["opened"] != note.get("opened"):  # it was saved before, or named
+        if known or note.before or begun["opened"] != note.opened:  # it was saved before, or named
             writer.spool.describe(before=known, **begun)
-        if target.name != names.meant(note["path"], note.get("name")):
+        if target.name != names.meant(note.path, note.name):
             writer.spool.describe(name=target.name)
 
     async def _keep_backups(self, node: Node, replaced: Entry | None) -> None:
@@ -263,14 +263,14 @@ class Saves:
         self._tree.expire(node.parent)
         reason = NEVER_CLOSED[1] if writer.error is None else sentence(writer.error)
         # An upload that was broken off by a shutdown goes on with the next mount.
-        closed = not self._writers(node) or writer.spool.note["state"] == "sending"
+        closed = not self._writers(node) or writer.spool.note.state is State.SENDING
         closed = closed and not isinstance(writer.error, Unfinished)
         passing = closed and (writer.error is None or _passing(writer))
         if not writer.size and not passing:
             writer.spool.discard()
             return
         path, spool = node.path, writer.spool
-        news: dict[str, Any] = {"path": path, "state": "waiting" if passing else "failed", "error": reason}
+        news: dict[str, Any] = {"path": path, "state": State.WAITING if passing else State.FAILED, "error": reason}
         news.update(begun_on(writer.opened))  # which an earlier close of the same file may have saved
         if closed:
             self.waiting.supersede(path, spool.path)

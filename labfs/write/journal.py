@@ -1,213 +1,307 @@
-"""The journal of the spool: one note beside each file, and what is made of a directory of them.
+"""The journal of the spool: the note beside each file, its states, and what may be sent because of it.
 
-Each note is replaced as a whole, so every step is made or not made, and there is no database whose one bad page
-could cost the other saves. A reserve on the disk lets notes be written when it is full. What labfs did not write,
-or a newer one did, is told in a sentence and left alone.
+A note is JSON: `format`, and the fields of `Note` that are not as usual. What a newer labfs wrote, or what is none, is
+told in a sentence. WINDOWS.md tells what a crash leaves of each state.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Iterable
-from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from labfs.errors import FULL
+from labfs.backend import Entry, Receipt
 
 FORMAT = 1  # of the notes
-STATES = ("local", "draft", "writing", "sending", "replacing", "waiting", "failed", "saved")
-CLOSED = ("draft", "sending", "waiting", "failed", "saved")  # states of saves that were closed
 NEVER_CLOSED = ("labfs ended before it was closed", "it was still being written when labfs ended")
 NEVER_NAMED = "its program did not give it its last name before labfs ended, and may not have finished it"
 KILLED = "the program that wrote it was killed, so that it may not be whole"
 OVERTAKEN = "the file was saved again since"
-GONE = ".gone"  # of a note whose file is being removed: from then on neither is there
-RESERVE = "reserve"  # a file without use but its size
-RESERVED = 256 * 1024  # bytes for notes on a disk that is full
-GIVEN = 16 * 1024  # bytes of them at a time
-LASTING = {"synced", "error"}  # only in notes that were made to survive a power cut: what replaces them must as well
 
 
-def remove(data: Path) -> None:
-    """Delete a spool file and its note, for good: with the first step both are gone, whenever labfs dies."""
-    gone = data.with_suffix(GONE)
-    with suppress(FileNotFoundError):
-        data.with_suffix(".json").rename(gone)
-    try:
-        data.unlink(missing_ok=True)
-    except OSError:  # no file of ours: its note must go on saying so
-        with suppress(FileNotFoundError):
-            gone.rename(data.with_suffix(".json"))
-        raise
-    gone.unlink(missing_ok=True)
+class State(StrEnum):
+    """How far a save is."""
+
+    LOCAL = "local"  # stays on this machine, and ends with the mount
+    DRAFT = "draft"  # closed, and stays here until its program gives it its last name; sent if none comes
+    WRITING = "writing"  # a program has it open; after a crash it is unfinished, also what was synced of it
+    SENDING = "sending"  # closed, and on its way; whether the server has it is found out after a crash
+    WAITING = "waiting"  # to be sent as soon as the server answers
+    FAILED = "failed"  # a person decides: refused for a reason that waiting does not mend, unfinished, or overtaken
+    SAVED = "saved"  # the server has it; the file is still open
+    REPLACING = "replacing"  # a duty and no save: the file `opened` is to be deleted, now that `arrived` has its place
+
+    def may_become(self, other: State) -> bool:
+        """Whether a note in this state may be replaced by one in another."""
+        return other is self or other in TRANSITIONS[self]
 
 
-def finish_removals(directory: Path) -> None:
-    """Delete what a process that died was about to delete."""
-    for gone in directory.glob(f"*{GONE}"):
-        if not gone.with_suffix(".json").exists():
-            gone.with_suffix(".data").unlink(missing_ok=True)
-        gone.unlink(missing_ok=True)
+_OPEN = {State.LOCAL, State.DRAFT, State.WRITING}  # what a name and a close decide about
+TRANSITIONS: dict[State, set[State]] = {
+    State.LOCAL: {State.DRAFT, State.WRITING, State.FAILED},
+    State.DRAFT: {State.LOCAL, State.WRITING, State.SENDING, State.WAITING, State.FAILED},
+    State.WRITING: {State.LOCAL, State.DRAFT, State.SENDING, State.WAITING, State.FAILED},
+    State.SENDING: _OPEN | {State.SAVED, State.WAITING, State.FAILED},
+    State.WAITING: _OPEN | {State.SENDING, State.FAILED},
+    State.FAILED: _OPEN | {State.SENDING, State.WAITING, State.REPLACING},
+    State.SAVED: _OPEN | {State.SENDING},
+    State.REPLACING: {State.FAILED},
+}
+CLOSED = (State.DRAFT, State.SENDING, State.WAITING, State.FAILED, State.SAVED)  # of saves that were closed
 
 
-def write_note(path: Path, note: dict[str, Any]) -> None:
-    """Replace a note as a whole; where the disk is full, in the room that was reserved for it."""
-    while True:
-        try:
-            return _replace(path, note)
-        except OSError as error:
-            if error.errno not in FULL or not _give(path.parent / RESERVE):
-                raise
+class Identity(NamedTuple):
+    """What tells, later, whether the server still has these bytes: by the size where there is no version."""
+
+    id: str
+    version: str | None
+    size: int | None
+
+    @classmethod
+    def of(cls, entry: Entry) -> Identity:
+        return cls(entry.id, entry.version, entry.size if entry.version is None else None)
 
 
-def _replace(path: Path, note: dict[str, Any]) -> None:
-    partial = path.with_suffix(".part")
-    try:
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(note, file)
-            if note.keys() & LASTING:
-                file.flush()
-                os.fsync(file.fileno())
-        partial.rename(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+Over = Identity | tuple[()]  # what a save goes over that a person has seen: a version, or nothing
+Gap = tuple[int, int]  # `[start, stop)` in bytes
 
 
-def reserve(directory: Path) -> None:
-    """Keep some of the disk for notes, as far as it has room."""
-    with suppress(OSError):
-        fd = os.open(directory / RESERVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            if os.fstat(fd).st_size < RESERVED:
-                os.posix_fallocate(fd, 0, RESERVED)
-        finally:
-            os.close(fd)
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A multipart upload that can be gone on with: its token, the size of a part in bytes, and what is there."""
+
+    token: Any
+    step: int
+    receipts: tuple[Receipt, ...] = ()
 
 
-def _give(reserve: Path) -> bool:
-    """Free some of the reserve; False if nothing is left of it."""
-    try:
-        size = reserve.stat().st_size
-        os.truncate(reserve, max(size - GIVEN, 0))
-    except OSError:
-        return False
-    return size > 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Where the bytes of a spool file belong, and what became of them."""
+
+    site: str
+    path: str  # from the mount point
+    state: State
+    number: int = 0  # of several saves of a path the one with the highest is the latest: clocks go back
+    name: str | None = None  # the server's, where the path does not tell it
+    size: int | None = None  # in bytes, once it was closed
+    missing: tuple[Gap, ...] = ()  # what the spool lacks of the version that the save is begun on
+    opened: Identity | None = None  # that version
+    after: int = 0  # the age of that version; what is older was there before
+    before: tuple[str, ...] = ()  # ids of other files of that name that were there before
+    begun: float | None = None  # when it was sent, in seconds since 1970
+    died: bool = False  # the mount died that had sent it
+    error: str | None = None  # why it waits or failed
+    unfinished: bool = False  # never closed, so that nobody knows whether it is whole
+    overtaken: bool = False  # something newer was acknowledged since
+    insisted: bool = False  # a person named it: it is meant, and the latest
+    over: Over | None = None  # and saw that version; None: over whatever is there
+    synced: bool | None = None  # whether all of it survives a power cut; None: nobody asked for that
+    upload: Begun | None = None
+    arrived: str | None = None  # of a duty: the id of what has the place now
+    renamed: bool = False  # … by a rename, not by a save
+
+    def as_changed(self) -> Note:
+        """Return the note of bytes that are no longer those that were closed, synced, sent or decided about."""
+        return replace(
+            self,
+            synced=False,
+            upload=None,
+            size=None,
+            insisted=False,
+            over=None,
+            overtaken=False,
+        )
+
+    @property
+    def is_duty(self) -> bool:
+        """Whether a note tells of a file that is still to be deleted, since another has its place, and of no save."""
+        return self.arrived is not None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a save was never closed; one that is insisted on is meant."""
+        if self.insisted:
+            return False
+        return self.unfinished or (self.state is State.FAILED and self.error in NEVER_CLOSED)
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether something newer was acknowledged since a save; one that is insisted on is the newest."""
+        return self.overtaken and not self.insisted
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether a note was made to survive a power cut, or replaces one that was."""
+        return self.synced is not None or self.error is not None
 
 
-def known(note: dict[str, Any]) -> bool:
-    """Whether a leftover is a save that labfs understands and has the bytes of."""
-    return "site" in note
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A save or a duty in a spool directory: its note, its file, and the bytes that are there."""
+
+    note: Note
+    file: Path
+    bytes: int
+
+    def told(self) -> dict[str, Any]:
+        """Return what is told of it elsewhere, as JSON."""
+        return {**as_json(self.note), "file": str(self.file), "bytes": self.bytes}
 
 
-def unfinished(note: dict[str, Any]) -> bool:
-    """Whether a save was never closed, so that nobody knows whether it is whole; one that is insisted on is meant."""
-    if note.get("insisted"):
-        return False
-    return bool(note.get("unfinished")) or (note["state"] == "failed" and note.get("error") in NEVER_CLOSED)
+@dataclass(frozen=True, slots=True)
+class Strange:
+    """A file in a spool directory that labfs cannot make sense of, and leaves alone."""
+
+    file: Path
+    bytes: int
+    problem: str  # as a sentence
+    path: str | None = None  # where it belongs, if that much is known
+
+    def told(self) -> dict[str, Any]:
+        where = {} if self.path is None else {"path": self.path}
+        return {**where, "file": str(self.file), "state": "failed", "error": self.problem, "bytes": self.bytes}
 
 
-def overtaken(note: dict[str, Any]) -> bool:
-    """Whether something newer was acknowledged since a save; one that is insisted on is the newest."""
-    return bool(note.get("overtaken")) and not note.get("insisted")
+Leftover = Spooled | Strange
 
 
-def unasked(notes: Iterable[dict[str, Any]], *states: str) -> list[dict[str, Any]]:
-    """Return the saves in one of `states` that may be sent although nobody names them; `notes` are oldest first.
+def heard(told: dict[str, Any]) -> Leftover:
+    """Return what another process has told."""
+    file, size = Path(told["file"]), int(told["bytes"])
+    if "site" not in told:
+        return Strange(file, size, str(told["error"]), told.get("path"))
+    return Spooled(_note({key: value for key, value in told.items() if key not in ("file", "bytes")}), file, size)
+
+
+def saves(leftovers: Iterable[Leftover]) -> list[Spooled]:
+    """Return those that labfs understands."""
+    return [left for left in leftovers if isinstance(left, Spooled)]
+
+
+def unasked(leftovers: Iterable[Leftover], *states: State) -> list[Spooled]:
+    """Return the saves in one of `states` that may be sent although nobody names them; the oldest come first.
 
     This is the one rule for that. A save may be sent unasked iff it was closed, so that it is whole; nothing
     overtook it that was acknowledged since, be it a save, a rename or a removal, here or by an earlier mount;
     and it is the latest of its path. All others wait for a person to name them.
     """
-    latest: dict[str, dict[str, Any]] = {}
-    for note in notes:
-        closed = known(note) and note["state"] in CLOSED and not is_duty(note)
-        if closed and not unfinished(note) and not overtaken(note):
-            latest[note["path"]] = note
-    return [note for note in latest.values() if note["state"] in states]
+    latest: dict[str, Spooled] = {}
+    for kept in saves(leftovers):
+        note = kept.note
+        if note.state in CLOSED and not (note.is_duty or note.is_unfinished or note.is_overtaken):
+            latest[note.path] = kept
+    return [kept for kept in latest.values() if kept.note.state in states]
 
 
-def is_duty(note: dict[str, Any]) -> bool:
-    """Whether a note tells of a file that is still to be deleted, since another has its place, and of no save."""
-    return "arrived" in note
+def as_json(note: Note) -> dict[str, Any]:
+    """Return a note as JSON: what of it is not as usual."""
+    found: dict[str, Any] = {"format": FORMAT}
+    for field in fields(Note):
+        value = getattr(note, field.name)
+        if value != field.default or (field.name == "synced" and value is False):
+            found[field.name] = value
+    if note.upload is not None:
+        begun = note.upload
+        receipts = [[receipt.number, receipt.tag, receipt.size] for receipt in begun.receipts]
+        found["upload"] = {"token": begun.token, "step": begun.step, "receipts": receipts}
+    return found
 
 
-def leftovers(directory: Path) -> list[dict[str, Any]]:
-    """Return the notes of all files in a spool directory, with `file` and `bytes`, oldest first.
-
-    Of what nobody understands there is a sentence in `error`, and no `site`.
-    """
-    stems = {path.stem for kind in ("*.data", "*.json") for path in directory.glob(kind)}
-    found = []
-    for stem in stems - {path.stem for path in directory.glob(f"*{GONE}")}:
-        data = directory / f"{stem}.data"
-        try:
-            there = data.lstat()
-        except OSError:
-            there = None
-        note = _leftover(data, there)
-        if note is not None:
-            found.append((note.get("number") or 0, there.st_mtime_ns if there else 0, stem, note))
-    return [note for *_, note in sorted(found, key=lambda item: item[:3])]
-
-
-def _leftover(data: Path, there: os.stat_result | None) -> dict[str, Any] | None:
-    note: dict[str, Any] = {}
+def parse(text: str) -> Note | str:
+    """Return a note, or what is wrong with it as a sentence."""
     try:
-        note = json.loads(data.with_suffix(".json").read_text())
-        reason = _objection(note)
-    except FileNotFoundError:
-        if there is None:
-            return None  # removed just now
-        reason = "its note is missing, so nobody knows where it belongs; its bytes are there"
-    except (OSError, ValueError, RecursionError) as error:
-        unread = isinstance(error, OSError)
-        reason = f"its note {'cannot be read' if unread else 'is damaged'}, but its bytes are there"
-    if there is None:
-        over = reason is None and note["state"] in ("local", "saved")  # it died while it removed both
-        reason = None if over else "its bytes are gone from the disk; only their note is left"
-    elif not stat.S_ISREG(there.st_mode):
-        kind = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link"}.get(stat.S_IFMT(there.st_mode), "a device")
-        reason = f"it is {kind} and no file of labfs, which leaves it alone"
-    size = there.st_size if there is not None and stat.S_ISREG(there.st_mode) else 0
-    if reason is None:
-        return {**note, "file": str(data), "bytes": size}
-    where = {"path": note["path"]} if isinstance(note, dict) and isinstance(note.get("path"), str) else {}
-    return {**where, "file": str(data), "state": "failed", "error": reason, "bytes": size}
+        told = json.loads(text)
+        written = told.get("format", FORMAT) if isinstance(told, dict) else None
+        if isinstance(written, int) and written > FORMAT:
+            return f"a newer labfs wrote its note (format {written}): use that one, or export the bytes"
+        if isinstance(written, int):
+            return _note(told)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return "its note is damaged, but its bytes are there"
 
 
-def _objection(note: Any) -> str | None:
-    """Return why a note cannot be followed, as a sentence."""
-    written = note.get("format", FORMAT) if isinstance(note, dict) else None
-    if isinstance(written, int) and written > FORMAT:
-        return f"a newer labfs wrote its note (format {written}): use that one, or export the bytes"
-    if not isinstance(written, int) or not _sound(note):
-        return "its note is damaged, but its bytes are there"
-    return None
+def place(text: str) -> str | None:
+    """Return where a file belongs by a note that cannot be followed."""
+    try:
+        return _text(json.loads(text)["path"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
-def _sound(note: dict[str, Any]) -> bool:
-    """Whether a note holds what it must, and what it may hold is of the right kind."""
-    texts = all(isinstance(note.get(key), str) for key in ("state", "site", "path")) and note["state"] in STATES
-    counts = [note.get(key) or 0 for key in ("size", "after", "number")]
-    numbers = all(isinstance(count, int) and count >= 0 for count in counts)
-    missing = note.get("missing", [])
-    pairs = isinstance(missing, list) and all(_is_range(pair) for pair in missing)
-    rest = isinstance(note.get("upload"), dict | None) and isinstance(note.get("opened"), list | None)
-    words = all(isinstance(note.get(key, ""), str) for key in ("error", "arrived", "name"))
-    known_ids = isinstance(note.get("before", []), list)
-    duty = not (is_duty(note) or note["state"] == "replacing") or bool(note.get("arrived") and note.get("opened"))
-    return texts and numbers and pairs and rest and words and known_ids and duty
-
-
-def _is_range(pair: Any) -> bool:
-    return (
-        isinstance(pair, list)
-        and len(pair) == 2
-        and all(isinstance(number, int) for number in pair)
-        and 0 <= pair[0] <= pair[1]
+def _note(told: dict[str, Any]) -> Note:
+    """Return a note from its JSON. Raises ValueError, TypeError or KeyError for what is none."""
+    note = Note(
+        site=_text(told["site"]),
+        path=_text(told["path"]),
+        state=State(told["state"]),
+        number=_count(told.get("number")),
+        name=_text_or_none(told.get("name")),
+        size=None if told.get("size") is None else _count(told["size"]),
+        missing=tuple(map(_gap, told.get("missing") or ())),
+        opened=_identity(told.get("opened")),
+        after=_count(told.get("after")),
+        before=tuple(map(str, told.get("before") or ())),
+        begun=None if told.get("begun") is None else float(told["begun"]),
+        died=bool(told.get("died")),
+        error=_text_or_none(told.get("error")),
+        unfinished=bool(told.get("unfinished")),
+        overtaken=bool(told.get("overtaken")),
+        insisted=bool(told.get("insisted")),
+        over=seen_version(told.get("over")),
+        synced=None if told.get("synced") is None else bool(told["synced"]),
+        upload=_begun(told.get("upload")),
+        arrived=_text_or_none(told.get("arrived")),
+        renamed=bool(told.get("renamed")),
     )
+    if (note.is_duty or note.state is State.REPLACING) and (note.arrived is None or note.opened is None):
+        raise ValueError("a duty without its files")
+    return note
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value or 0, int) or (value or 0) < 0:
+        raise ValueError(value)
+    return int(value or 0)
+
+
+def _gap(pair: Any) -> Gap:
+    start, stop = map(_count, pair)
+    if start > stop:
+        raise ValueError(pair)
+    return start, stop
+
+
+def _identity(value: Any) -> Identity | None:
+    if not isinstance(value, list | tuple | None):
+        raise TypeError(value)
+    return Identity(*[*value, None, None][:3]) if value else None
+
+
+def seen_version(value: Any) -> Over | None:
+    """Return, from JSON, what a save goes over. Raises TypeError."""
+    return None if value is None else _identity(value) or ()
+
+
+def _begun(told: Any) -> Begun | None:
+    """Return an upload to go on with; None for one that cannot be: another is begun then."""
+    if not isinstance(told, dict | None):
+        raise TypeError(told)
+    try:
+        return Begun(told["token"], int(told["step"]), tuple(Receipt(*r) for r in told["receipts"])) if told else None
+    except (KeyError, TypeError, ValueError):
+        return None

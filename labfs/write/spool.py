@@ -1,24 +1,7 @@
 """Bytes of files that are being written: on disk, private, kept until a server has them.
 
-Each file is a pair in the spool directory, `NAME.data` and `NAME.json`: the second says where the bytes
-belong and how far they are, so that nobody needs labfs's memory to know it. A pair is removed by `discard`
-and nothing else. The notes are the journal (`journal`). Their states:
-
-    local      stays on this machine, and ends with the mount
-    draft      closed, and stays on this machine until its program gives it its last name; sent if none comes
-    writing    a program has it open; after a crash it is unfinished, also what was synced of it
-    sending    closed, and on its way; whether the server has it is found out after a crash
-    waiting    to be sent as soon as the server answers
-    failed     a person decides: refused for a reason that waiting does not mend, `unfinished`, or `overtaken`
-    saved      the server has it; the file is still open
-
-A pair without bytes is a duty (`replacing`): the file `opened` is still to be deleted, now that `arrived` has
-its place. It is replacing, or failed where a person must decide.
-
-What is sent without being asked for by name is decided by `journal.unasked`, and what a crash or a lost answer
-leaves of each state is told in WINDOWS.md.
-
-Of several saves of a path the one with the highest number in its note is the latest: clocks go back.
+Each file is a pair in the spool directory (`pairs`): its bytes, and a note (`journal`) that says where they belong and
+how far they are, so that nobody needs labfs's memory to know it. A pair is removed by `discard` and nothing else.
 """
 
 from __future__ import annotations
@@ -29,10 +12,9 @@ import logging
 import os
 import secrets
 import time
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -40,67 +22,24 @@ from typing import Any
 from labfs.errors import DiskFailed, disk_errors
 from labfs.write.journal import (
     CLOSED,
-    FORMAT,
     NEVER_CLOSED,
     NEVER_NAMED,
     OVERTAKEN,
-    finish_removals,
-    is_duty,
-    known,
-    leftovers,
-    remove,
-    reserve,
+    Gap,
+    Identity,
+    Leftover,
+    Note,
+    Spooled,
+    State,
+    Strange,
+    saves,
     unasked,
-    unfinished,
-    write_note,
 )
+from labfs.write.pairs import finish_removals, leftovers, remove, reserve, write_note
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1024 * 1024
-# In the note of bytes that are no longer those that were closed, synced, sent in part, or decided about.
-CHANGED = {"synced": False, "upload": None, "size": None, "insisted": False, "over": None, "overtaken": False}
-
-
-class Ranges:
-    """A set of offsets, as sorted half-open ranges that neither touch nor overlap."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._stops: list[int] = []
-
-    def add(self, start: int, stop: int) -> None:
-        if start >= stop:
-            return
-        low = bisect_left(self._stops, start)
-        high = bisect_right(self._starts, stop)
-        if low < high:
-            start = min(start, self._starts[low])
-            stop = max(stop, self._stops[high - 1])
-        self._starts[low:high] = [start]
-        self._stops[low:high] = [stop]
-
-    def cut(self, size: int) -> None:
-        """Forget every offset from `size` on."""
-        keep = bisect_left(self._starts, size)
-        del self._starts[keep:], self._stops[keep:]
-        if keep and self._stops[-1] > size:
-            self._stops[-1] = size
-
-    def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of `[start, stop)` that are not in the set."""
-        index = bisect_right(self._stops, start)
-        while start < stop:
-            if index == len(self._starts) or self._starts[index] >= stop:
-                yield start, stop
-                return
-            if self._starts[index] > start:
-                yield start, self._starts[index]
-            start = self._stops[index]
-            index += 1
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(zip(self._starts, self._stops, strict=True))
 
 
 class Order:
@@ -123,14 +62,14 @@ class SpoolFile:
     `note` says where the bytes belong and what became of them; it lies beside them on disk.
     """
 
-    def __init__(self, path: Path, note: dict[str, Any], fd: int = -1) -> None:
+    def __init__(self, path: Path, note: Note, fd: int = -1) -> None:
         self.path = path
         self.note = note
         self._fd = fd
         self._noting = Lock()  # a sync writes the note in a thread
 
     @classmethod
-    def create(cls, path: Path, note: dict[str, Any]) -> SpoolFile:
+    def create(cls, path: Path, note: Note) -> SpoolFile:
         with disk_errors():
             file = cls(path, note, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         try:
@@ -141,11 +80,18 @@ class SpoolFile:
         return file
 
     def describe(self, **news: Any) -> None:
-        """Write the note anew, with some of it changed."""
-        if "state" in news and "number" in self.note:
-            news["number"] = ORDER.next()
+        """Write the note anew, with some of it changed: fields of `Note`. A new state makes it the latest."""
+        if "state" in news:
+            news = {"number": ORDER.next(), **news}
         with self._noting, disk_errors():
-            self.note = {**self.note, **news}
+            self.note = _changed(self.note, news)
+            write_note(self.path.with_suffix(".json"), self.note)
+
+    def unsettle(self, missing: tuple[Gap, ...]) -> None:
+        """Write the note anew for bytes that are being changed, some of which are `missing`."""
+        state = self.note.state if self.note.state is State.FAILED else State.WRITING
+        with self._noting, disk_errors():
+            self.note = replace(self.note.as_changed(), state=state, missing=missing, number=ORDER.next())
             write_note(self.path.with_suffix(".json"), self.note)
 
     @property
@@ -198,9 +144,7 @@ class SpoolFile:
 
     def copy(self) -> SpoolFile:
         """Return a second file with the same bytes, which is being written, whatever this one is."""
-        note = {**self.note, **CHANGED, "state": "writing"}
-        if "number" in note:
-            note["number"] = ORDER.next()
+        note = replace(self.note.as_changed(), state=State.WRITING, number=ORDER.next())
         twin = SpoolFile.create(_new(self.path.parent), note)
         try:
             size, offset = os.fstat(self.fd).st_size, 0
@@ -261,23 +205,25 @@ class Spool:
             raise PermissionError(errno.EPERM, "it belongs to another user", str(directory))
         directory.chmod(0o700)
         self.directory = directory
-        ORDER.latest = max(ORDER.latest, *(note.get("number") or 0 for note in self.leftovers()), 0)
+        ORDER.latest = max(ORDER.latest, *(kept.note.number for kept in saves(self.leftovers())), 0)
         reserve(self.directory)
 
     def create(self, site: str, path: str, *, local: bool = False, lacks: int = 0, **more: Any) -> SpoolFile:
         """Make an empty spool file for bytes that belong at `path` of `site`, or nowhere but here.
 
-        `lacks` is the size in bytes of the version on the server that still lends its bytes to this one.
+        `lacks` is the size in bytes of the version on the server that still lends its bytes to this one; `more` are
+        fields of its note.
         """
         reserve(self.directory)
-        state = "local" if local else "writing"
-        note = {"format": FORMAT, "number": ORDER.next(), "site": site, "path": path, "state": state, **more}
-        return SpoolFile.create(_new(self.directory), {**note, "missing": [[0, lacks]]} if lacks else note)
+        missing = ((0, lacks),) if lacks else ()
+        state = State.LOCAL if local else State.WRITING
+        note = Note(site=site, path=path, state=state, number=ORDER.next(), missing=missing)
+        return SpoolFile.create(_new(self.directory), replace(note, **more))
 
-    def owe(self, site: str, path: str, **what: Any) -> SpoolFile:
-        """Write down a duty: a file that is still to be deleted, now that another has its place at `path`."""
-        note = {"format": FORMAT, "number": ORDER.next(), "site": site, "path": path, "state": "replacing", **what}
-        return SpoolFile.create(_new(self.directory), note)
+    def owe(self, site: str, path: str, opened: Identity, arrived: str, **more: Any) -> SpoolFile:
+        """Write down a duty: the file `opened` is still to be deleted, now that `arrived` has its place at `path`."""
+        note = Note(site=site, path=path, state=State.REPLACING, number=ORDER.next(), opened=opened, arrived=arrived)
+        return SpoolFile.create(_new(self.directory), replace(note, **more))
 
     def adopt(self) -> None:
         """Take over what an earlier process left: what was closed is sent if nothing overtook it."""
@@ -285,50 +231,58 @@ class Spool:
         for partial in self.directory.glob("*.part"):
             if partial.with_suffix(".data").exists():  # it died while it wrote a note; the one before is there
                 partial.unlink(missing_ok=True)
-        notes = self.leftovers()
-        latest = {note["file"] for note in unasked(notes, *CLOSED)}
-        for note in notes:
+        left = self.leftovers()
+        latest = {kept.file for kept in unasked(left, *CLOSED)}
+        for one in left:
             try:
-                self._adopt(note, overtaken=note["state"] in CLOSED and note["file"] not in latest)
+                if isinstance(one, Spooled):
+                    self._adopt(one, overtaken=one.note.state in CLOSED and one.file not in latest)
+                else:
+                    self._look_at(one)
             except OSError as error:
-                log.error("%s cannot be taken over: %s", note["file"], error)
+                log.error("%s cannot be taken over: %s", one.file, error)
 
-    def _adopt(self, note: dict[str, Any], *, overtaken: bool) -> None:
-        data, state = Path(note["file"]), note["state"]
-        if not known(note):
-            begun = not note["bytes"] and data.is_file() and not os.path.lexists(data.with_suffix(".json"))
-            if begun and not data.is_symlink():
-                remove(data)  # it died before it wrote a note
-            else:
-                log.warning("%s: %s", data, note["error"])
-        elif state in ("local", "saved") or (state in ("draft", "writing") and not note["bytes"]):
-            remove(data)
-        elif state == "draft" and note.get("unfinished"):
-            self.mark(note, state="failed", error=NEVER_NAMED)
-        elif state == "draft" and not overtaken:
-            self.mark(note, state="waiting", error="labfs ended before it was given its last name")
-        elif state == "writing":
-            self.mark(note, state="failed", error=NEVER_CLOSED[0], unfinished=True)
-        elif state in ("draft", "sending", "waiting") and overtaken:
-            self.mark(note, state="failed", error=OVERTAKEN, overtaken=True)
-        elif state == "failed" and overtaken and not is_duty(note) and not unfinished(note):
-            self.mark(note, overtaken=True)
-        elif state == "sending":
-            self.mark(note, state="waiting", error="labfs ended before it was saved", died=True)
+    @staticmethod
+    def _look_at(strange: Strange) -> None:
+        data = strange.file
+        begun = not strange.bytes and data.is_file() and not os.path.lexists(data.with_suffix(".json"))
+        if begun and not data.is_symlink():
+            remove(data)  # it died before it wrote a note
+        else:
+            log.warning("%s: %s", data, strange.problem)
 
-    def mark(self, note: dict[str, Any], **news: Any) -> None:
-        """Change the note of a file that nobody has open."""
-        kept = {key: value for key, value in note.items() if key not in ("file", "bytes")}
-        if os.path.exists(note["file"]):  # else it was discarded meanwhile
+    def _adopt(self, kept: Spooled, *, overtaken: bool) -> None:
+        note = kept.note
+        match note.state:
+            case State.LOCAL | State.SAVED:
+                remove(kept.file)
+            case State.DRAFT | State.WRITING if not kept.bytes:
+                remove(kept.file)
+            case State.DRAFT if note.unfinished:
+                self.mark(kept, state=State.FAILED, error=NEVER_NAMED)
+            case State.DRAFT if not overtaken:
+                self.mark(kept, state=State.WAITING, error="labfs ended before it was given its last name")
+            case State.WRITING:
+                self.mark(kept, state=State.FAILED, error=NEVER_CLOSED[0], unfinished=True)
+            case State.DRAFT | State.SENDING | State.WAITING if overtaken:
+                self.mark(kept, state=State.FAILED, error=OVERTAKEN, overtaken=True)
+            case State.FAILED if overtaken and not (note.is_duty or note.is_unfinished):
+                self.mark(kept, overtaken=True)
+            case State.SENDING:
+                self.mark(kept, state=State.WAITING, error="labfs ended before it was saved", died=True)
+
+    def mark(self, kept: Spooled, **news: Any) -> None:
+        """Change the note of a file that nobody has open; `news` are fields of `Note`."""
+        if kept.file.exists():  # else it was discarded meanwhile
             with disk_errors():
-                write_note(Path(note["file"]).with_suffix(".json"), {**kept, **news})
+                write_note(kept.file.with_suffix(".json"), _changed(kept.note, news))
 
-    def reopen(self, note: dict[str, Any]) -> SpoolFile:
+    def reopen(self, kept: Spooled) -> SpoolFile:
         """Return a file that an earlier save left, to go on with it."""
-        kept = {key: value for key, value in note.items() if key not in ("file", "bytes")}
-        return SpoolFile(Path(note["file"]), kept)
+        return SpoolFile(kept.file, kept.note)
 
-    def leftovers(self) -> list[dict[str, Any]]:
+    def leftovers(self) -> list[Leftover]:
+        """Return what lies in the directory, the oldest first."""
         return leftovers(self.directory)
 
     def free(self) -> int:
@@ -339,3 +293,12 @@ class Spool:
 
 def _new(directory: Path) -> Path:
     return directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}.data"
+
+
+def _changed(note: Note, news: dict[str, Any]) -> Note:
+    """Return a note with some of its fields changed."""
+    changed = replace(note, **news)
+    changed = replace(changed, state=State(changed.state))
+    if not note.state.may_become(changed.state):
+        log.error("%s of %s became %s; this is a mistake in labfs", note.state, note.path, changed.state)
+    return changed

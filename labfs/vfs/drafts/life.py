@@ -10,7 +10,7 @@ to the outbox, and an empty file that its system cannot take goes nowhere. Which
     PRIVATE     so long, and as long as the program runs that made it, a day at most
     SPILLED     as long as that program runs, a day at most
 
-A draft is a file that stays here (`Kind.SCRATCH`) with a note in the state `draft`, so that a crash loses none.
+A draft is a file that stays here (`Kind.SCRATCH`) with a note in the state `DRAFT`, so that a crash loses none.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from labfs.vfs import policy
 from labfs.vfs.drafts.signs import MARKS, Draft, Known, Maker, judge
 from labfs.vfs.remote import Sources
 from labfs.vfs.saves import Saves
+from labfs.write.journal import State
 from labfs.write.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -46,17 +47,17 @@ DATED_S = 60.0  # a file with an older date than that when it is closed is a cop
 
 
 @dataclass(slots=True)
-class Kept:
+class Closed:
     """A draft that was closed: what kind it is, who made it, and when it was used last."""
 
-    kind: Draft
+    draft: Draft
     maker: Maker
     used: float
 
     def over(self, now: float, seconds: float) -> bool:
         """Whether its time is over; `seconds` is what most kinds have."""
         idle = now - self.used
-        match self.kind:
+        match self.draft:
             case Draft.EMPTY | Draft.UNFINISHED:
                 return False
             case Draft.TEMPORARY:
@@ -91,7 +92,7 @@ class Drafts:
         self._sources = sources
         self._made: WeakKeyDictionary[Node, tuple[Draft | None, Maker]] = WeakKeyDictionary()
         self._folders: WeakKeyDictionary[Folder, Maker] = WeakKeyDictionary()
-        self._kept: dict[Node, Kept] = {}
+        self._kept: dict[Node, Closed] = {}
         self._removals: list[Removal] = []
         self._news = trio.Event()
 
@@ -133,8 +134,8 @@ class Drafts:
 
     def _keep(self, node: Node, writer: Writer, kind: Draft) -> None:
         self._tree.stay(node)
-        self._kept[node] = Kept(kind, self._made[node][1], trio.current_time())
-        writer.describe(state="draft", unfinished=kind is Draft.UNFINISHED)
+        self._kept[node] = Closed(kind, self._made[node][1], trio.current_time())
+        writer.describe(state=State.DRAFT, unfinished=kind is Draft.UNFINISHED)
         self._tell()
 
     def _kind(self, node: Node, writer: Writer) -> Draft | None:
@@ -149,7 +150,7 @@ class Drafts:
 
     def aside(self, node: Node, maker: Maker) -> None:
         """Take note of a file of the server that a program moved aside to put another in its place."""
-        self._kept[node] = Kept(Draft.TEMPORARY, maker, trio.current_time())
+        self._kept[node] = Closed(Draft.TEMPORARY, maker, trio.current_time())
         self._tell()
 
     def moved(self, node: Node) -> None:
@@ -159,9 +160,9 @@ class Drafts:
             return
         kept.used = trio.current_time()
         if self._in_folder(node) or self.known.kind(node.name) is Draft.UNFINISHED:
-            kept.kind = Draft.UNFINISHED
+            kept.draft = Draft.UNFINISHED
         if node.writer is not None:
-            node.writer.describe(state="draft", unfinished=kept.kind is Draft.UNFINISHED)
+            node.writer.describe(state=State.DRAFT, unfinished=kept.draft is Draft.UNFINISHED)
 
     def used(self, node: Node) -> None:
         if node in self._kept:
@@ -281,13 +282,13 @@ class Drafts:
                     await self._carry_out(removal)
             for node, kept in list(self._kept.items()):
                 with _no_mistake(node.path):
-                    if kept.kind not in (Draft.EMPTY, Draft.UNFINISHED) and not self._saves.open(node):
+                    if kept.draft not in (Draft.EMPTY, Draft.UNFINISHED) and not self._saves.open(node):
                         await self.publish(node)
         for node, kept in list(self._kept.items()):
             self.forget(node)
-            if kept.kind is not Draft.EMPTY and node.writer is not None and not node.unlinked:
+            if kept.draft is not Draft.EMPTY and node.writer is not None and not node.unlinked:
                 self._tree.leave(node)
-                await self._saves.leave(node, unfinished=kept.kind is Draft.UNFINISHED or self._saves.open(node))
+                await self._saves.leave(node, unfinished=kept.draft is Draft.UNFINISHED or self._saves.open(node))
 
     # -- removals --------------------------------------------------------------------------------------
 

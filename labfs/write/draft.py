@@ -1,0 +1,210 @@
+"""The bytes of one file while it is written: what is in the spool, over what the version underneath lends.
+
+All writes go to the spool, and none ever waits for the network. What was not written yet comes from the
+version that was opened, which is read when it is needed: for a reader at once, for the commit in one go.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import trio
+
+from labfs.backend import Buffer
+from labfs.errors import Malformed, TimedOut
+from labfs.read.reader import Reader
+from labfs.write.journal import State
+from labfs.write.ranges import Ranges
+from labfs.write.spool import SpoolFile
+
+FILLED = 1024 * 1024  # bytes of the opened version that are copied at a time
+PROVED_ALONG = 64 * 1024 * 1024  # bytes that are read for their proof alone, at most, where more is not needed
+ENDED = (State.DRAFT, State.SAVED, State.SENDING, State.WAITING)  # in which a spool holds what was closed
+
+
+class Draft:
+    """What is written to a file, over what `base` reads; that is None where nothing of it is there, or wanted."""
+
+    def __init__(self, spool: SpoolFile, base: Reader | None) -> None:
+        self.spool = spool
+        self.error: Exception | None = None  # why the last commit failed
+        self.size = base.size if base else 0
+        self.modified_ns = time.time_ns()
+        self._lost: list[tuple[int, int]] = []  # ranges of writes that failed and were not made good since
+        self._refused = False  # a length that was not made good since
+        self._why_lost: Exception | None = None
+        self._changes = 0 if base else 1  # a new file is one, also while it is empty
+        self._saved = 0  # the change up to which the server has the file
+        self._base = base
+        self._base_stop = self.size  # what lies beyond is not the opened version's any more
+        self._written = Ranges()
+        self._commits = 0  # begun
+        self._sending: SpoolFile | None = None  # must not change while it is read by a commit
+        self._copy = trio.Lock()
+
+    def go_on(self) -> None:
+        """Take over what an earlier save left in the spool; `base` reads the bytes that it lacks. Raises Malformed."""
+        note, there = self.spool.note, os.stat(self.spool.path).st_size
+        missing = sorted(note.missing)
+        if missing and note.size is None:
+            raise Malformed("Nobody knows which bytes of the file it changed; what was written is kept.")
+        self.size = needed = there if note.size is None else note.size
+        for start, stop in reversed(missing):
+            needed = start if start < needed <= stop else needed
+        if there < needed:
+            raise Malformed("Some of its bytes did not reach the disk before the machine stopped.")
+        position = 0
+        for start, stop in missing:
+            self._written.add(position, start)
+            position = stop
+        self._written.add(position, self.size)
+        self._base_stop = max((stop for _, stop in missing), default=0)
+        self._changes += 1
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is something that the server does not have."""
+        return self._changes != self._saved
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that was written is here."""
+        return not self._lost and not self._refused
+
+    def touch(self) -> None:
+        """Count a change, so that the file is saved although no byte of it is new."""
+        self._changes += 1
+        note = self.spool.note
+        told = note.state in ENDED or (note.state is State.FAILED and note.size is not None)
+        if self._sending is not self.spool and (told or note.synced or note.upload):
+            # What was closed or synced is no whole file any more, and parts that a server has are not of this one.
+            self.spool.unsettle(((0, self._base_stop),) if self._base else ())
+        self.error = None
+        self.modified_ns = time.time_ns()
+
+    def void(self) -> None:
+        """Give up all changes: something else has taken the file's place."""
+        self._saved = self._changes
+
+    async def read(self, start: int, size: int) -> Buffer:
+        """Return the bytes `[start, start + size)`, fewer only at the end."""
+        stop = min(start + size, self.size)
+        if start >= stop:
+            return b""
+        base, data = self._base, self.spool.read(start, stop)
+        gaps = list(self._written.gaps(start, min(stop, self._base_stop)))
+        if base is None or not gaps:
+            return data
+        whole = bytearray(data)
+        for low, high in gaps:
+            whole[low - start : high - start] = await base.read(low, high - low)
+        return whole
+
+    async def write(self, offset: int | None, data: bytes) -> int:
+        """Write at `offset`, or at the end where it is None. Raises OSError when the disk is full."""
+        await self._separate()
+        offset = self.size if offset is None else offset
+        self.spool.write(offset, data)
+        self._written.add(offset, offset + len(data))
+        self.size = max(self.size, offset + len(data))
+        self._make_good(offset, offset + len(data))
+        self.touch()
+        return len(data)
+
+    def lose(self, offset: int, size: int, error: BaseException) -> None:
+        """Take note that a write failed: what lacks its bytes is not the file, and not saved as if it were."""
+        late = TimedOut("Some of what was written came too late, and is missing.")
+        self._lost.append((offset, offset + size))
+        self._why_lost = error if isinstance(error, Exception) else late
+        if self._sending is not self.spool:
+            self.spool.cut(self.size)
+        self.touch()
+
+    def refuse(self, error: Exception) -> None:
+        """Take note that a length was refused: whoever only closes now does not know that; whoever goes on does."""
+        self._refused, self._why_lost = True, error
+        self.touch()
+
+    def _make_good(self, start: int, stop: int | None = None) -> None:
+        """Take note that what was lost in a range has been written, or cut off, after all."""
+        end = float("inf") if stop is None else stop
+        left = [(low, min(high, start)) for low, high in self._lost if low < start]
+        self._lost = left + [(int(max(low, end)), high) for low, high in self._lost if high > end]
+        self._refused = False
+
+    async def truncate(self, size: int) -> None:
+        await self._separate()
+        self._make_good(size)
+        if size == self.size and not (size == 0 and self._base):
+            return
+        self.spool.truncate(size)
+        self._written.cut(size)
+        self._base_stop = min(self._base_stop, size)
+        self.size = size
+        self.touch()
+
+    async def _separate(self) -> None:
+        """Leave the bytes that a commit is sending alone: change a copy of them instead."""
+        if self._sending is not self.spool:
+            return
+        async with self._copy:
+            while self._sending is self.spool:
+                commit, twin = self._commits, await trio.to_thread.run_sync(self.spool.copy)
+                if self._sending is self.spool and self._commits == commit:
+                    self.spool = twin
+                else:  # the commit ended meanwhile, and what it sent is nobody else's any more
+                    twin.discard()
+
+    def _check_whole(self) -> None:
+        """Raises what made a write fail."""
+        if not self.whole and self._why_lost is not None:
+            raise self._why_lost
+
+    async def sync(self) -> None:
+        """Make what was written so far survive a power cut on this machine. Raises what made a write fail."""
+        self._check_whole()
+        changes = self._changes
+        await trio.to_thread.run_sync(partial(self.keep, synced=True))
+        if self._changes != changes:  # written to meanwhile, which the note does not tell
+            self.spool.describe(synced=False)
+
+    def describe(self, **news: Any) -> None:
+        """Write the note with what the spool still lacks of the file."""
+        missing = tuple(self._written.gaps(0, self._base_stop)) if self._base else ()
+        self.spool.describe(missing=missing, size=self.size, **news)
+
+    def keep(self, **news: Any) -> None:
+        """Write the note, and all of the file to the disk. Blocks."""
+        self.describe(**news)
+        self.spool.sync()
+
+    async def fill(self) -> None:
+        """Copy what the opened version still lends into the spool, but over nothing that was written.
+
+        What is copied counts as written once all of it is there: a version that proves to be damaged in the end
+        has lent nothing. So it is read as a whole where that can prove it and little of it was overwritten.
+        """
+        base = self._base
+        if base is None:
+            return
+        for low, high in self._borrowed(base):
+            data = memoryview(await base.read(low, high - low))
+            for start, stop in list(self._written.gaps(low, min(high, self._base_stop))):
+                self.spool.write(start, data[start - low : stop - low])
+        self.spool.truncate(self.size)
+        self._written.add(0, self._base_stop)
+        self._base = None
+
+    def _borrowed(self, base: Reader) -> Iterator[tuple[int, int]]:
+        """Yield, in order, the ranges of the opened version that are to be read for a whole file."""
+        gaps = list(self._written.gaps(0, self._base_stop))
+        lent = sum(stop - start for start, stop in gaps)
+        if lent and base.unproved and base.size - lent <= max(lent, PROVED_ALONG):
+            gaps = [(0, base.size)]
+        for start, stop in gaps:
+            for low in range(start, stop, FILLED):
+                yield low, min(low + FILLED, stop)

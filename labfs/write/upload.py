@@ -1,0 +1,122 @@
+"""Sending a file to its server: as one body, or in parts that a later try, or a later mount, goes on with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from labfs.backend import Backend, Entry, Parts, Receipt, Source, Target, Upload
+from labfs.errors import Garbled, LabfsError, NotFound, TooLarge, Unavailable, Unsupported, ungrouped
+from labfs.write.journal import Begun
+from labfs.write.spool import SpoolFile
+
+log = logging.getLogger(__name__)
+
+PARTS_AT_ONCE = 4
+PART_TRIES = 4
+ABORT_S = 8.0  # for telling the server to forget an upload
+
+
+class Transfer:
+    """One try to bring the first `size` bytes of a spool file to a server."""
+
+    def __init__(self, backend: Backend, target: Target, spool: SpoolFile, size: int) -> None:
+        self.sent = 0  # bytes that the server has
+        self._backend = backend
+        self._target = target
+        self._spool = spool
+        self._size = size
+
+    async def run(self) -> Entry:
+        """Send the file; return what it is on the server. On any way out but Unavailable nothing stays there."""
+        can, rules = self._backend.capabilities, self._backend.capabilities.parts
+        if self._size <= can.whole:
+            return await self._backend.upload(self._target, self._spool.source(0, self._size))
+        if rules is None or self._size > can.largest:
+            what = f"“{self._target.name}” has {self._size:,} bytes"
+            raise TooLarge(f"{what}; this system takes {can.largest:,} at most.")
+        upload, begun = await self._begin(rules)
+        try:
+            receipts = await self._send_parts(upload, begun)
+            return await upload.complete(receipts, self._size)
+        except Unavailable:
+            raise  # to go on with later: the server keeps what it has
+        except BaseException as error:
+            if not isinstance(error, trio.Cancelled):
+                self._spool.describe(upload=None)
+                with trio.move_on_after(ABORT_S, shield=True):
+                    await _abort(upload)
+            raise
+
+    async def _begin(self, rules: Parts) -> tuple[Upload, Begun]:
+        """Start an upload, or go on with one that an earlier try left."""
+        earlier = self._spool.note.upload
+        if earlier is not None:
+            try:
+                upload = await self._backend.resume_upload(self._target, earlier.token)
+                log.info("Going on with an upload: %d parts are there.", len(earlier.receipts))
+            except (NotFound, Unsupported, KeyError, TypeError):
+                self._spool.describe(upload=None)
+            else:
+                return upload, earlier
+        upload = await self._backend.begin_upload(self._target, self._size)
+        begun = Begun(upload.token, part_size(self._size, rules))
+        self._spool.describe(upload=begun)
+        return upload, begun
+
+    async def _send_parts(self, upload: Upload, begun: Begun) -> list[Receipt]:
+        """Send all parts but those sent earlier, a few at a time; the first one that fails stops the others."""
+        receipts = {receipt.number: receipt for receipt in begun.receipts}
+        self.sent = sum(receipt.size for receipt in begun.receipts)
+        starts = enumerate(range(0, self._size, begun.step), 1)
+        waiting = iter([(number, start) for number, start in starts if number not in receipts])
+
+        async def work() -> None:
+            for number, start in waiting:
+                source = self._spool.source(start, min(start + begun.step, self._size))
+                receipts[number] = await _put(upload, number, source)
+                self.sent += source.size
+                self._spool.describe(upload=Begun(upload.token, begun.step, tuple(receipts.values())))
+
+        with _first_error():
+            async with trio.open_nursery() as nursery:
+                for _ in range(PARTS_AT_ONCE):
+                    nursery.start_soon(work)
+        return [receipts[number] for number in sorted(receipts)]
+
+
+def part_size(size: int, rules: Parts) -> int:
+    """Return a legal part size in bytes for a file of `size` bytes: the preferred one, or larger."""
+    needed = -(-size // rules.count)
+    if needed <= rules.preferred:
+        return rules.preferred
+    mib = 1024 * 1024  # whole ones, from which a reader can guess the part size
+    return min(-(-needed // mib) * mib, rules.greatest)
+
+
+async def _put(upload: Upload, number: int, source: Source) -> Receipt:
+    for _ in range(PART_TRIES - 1):
+        try:
+            return await upload.put_part(number, source)
+        except Garbled as error:  # anything else the client has tried again already
+            log.info("Part %d again: %s", number, error)
+    return await upload.put_part(number, source)
+
+
+async def _abort(upload: Upload) -> None:
+    try:
+        await upload.abort()
+    except LabfsError as error:
+        log.warning("An upload that failed could not be withdrawn: %s", error)
+
+
+@contextmanager
+def _first_error() -> Iterator[None]:
+    """Let the error of one of several tasks out as itself, not as a group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise ungrouped(group) from None
