@@ -26,6 +26,7 @@ pytestmark = pytest.mark.mount
 
 ROW_S, FILES = 0.15, 130
 MOUNT_S, LOOK_S = 5.0, 17.5
+EACH_S = 0.0002  # for a name on its way through the kernel, while other tests run
 SOAK = os.environ.get("LABFS_SOAK") == "1"
 
 
@@ -84,6 +85,11 @@ def until_whole(path: Path, within_s: float) -> list[tuple[set[str], int, float]
         assert time.monotonic() < end, looks[-1]
         looks.append(look(path))
     return looks
+
+
+def in_time(looks: list[tuple[set[str], int, float]]) -> bool:
+    """Whether the first look, and all later ones, told something in time; names by the ten thousand take their own."""
+    return looks[0][2] < LOOK_S and all(took_s < LOOK_S + EACH_S * len(names) for names, _, took_s in looks)
 
 
 def counted(sandbox: Sandbox) -> Counter[str]:
@@ -214,7 +220,7 @@ def test_a_site_of_any_size(count: int, service: Service, running: Sandbox, tmp_
         assert look(mount.path / "portal")[2] < LOOK_S
         assert look(place)[0] == {"_attachments", "Material"}
         looks = until_whole(place / "_attachments", count / 20)
-        assert all(took_s < LOOK_S for _, _, took_s in looks)
+        assert in_time(looks), [round(took_s) for *_, took_s in looks]
         assert looks[0][0]
         assert looks[-1][0] == names
         assert counted(running)["GET /v1/attachments/{id}/"] == count + 3
