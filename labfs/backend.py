@@ -41,6 +41,27 @@ class Replace(Enum):
     NEVER = "never"
 
 
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What can be made in a directory, and what saving over a file in it means."""
+
+    kinds: frozenset[Accept] = frozenset()
+    folders: tuple[str, ...] = ()  # the only ones for files; they can be entered although nothing is in them yet
+    room: int | None = None  # how many files a directory can hold
+    replace: Replace | None = None  # where that is not the site's usual way
+
+    def __contains__(self, what: Accept) -> bool:
+        return what in self.kinds
+
+
+NOTHING = Takes()
+
+
+def takes(*kinds: Accept) -> Takes:
+    """Return that such things can be made in a directory."""
+    return Takes(frozenset(kinds))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One thing a server holds: a project, a record or an attachment."""
@@ -57,10 +78,7 @@ class Entry:
     modified_ns: int | None = None
     version: str | None = None  # changes whenever the bytes do; None where there is no such token
     checksum: str | None = None  # "md5:<hex>", or "md5-of-parts:<hex>-<count>" of unknown part size
-    accepts: frozenset[Accept] = frozenset()
-    offers: tuple[str, ...] = ()  # folders that can be entered although nothing is in them yet
-    room: int | None = None  # how many files a directory can hold
-    replace: Replace | None = None  # how saving over a file in it works, where that is not the site's usual way
+    takes: Takes = NOTHING
     unreadable: str | None = None  # why the bytes cannot be had at present, as a sentence
     read_only: str | None = None  # why nothing can be written here, or this file not changed, as a sentence
     url: str | None = None  # where a person finds it, free of secrets
@@ -100,15 +118,9 @@ class Capabilities:
     renames: bool = False  # a file's name, and its place within the site, can be changed
     replace: Replace
     whole: int  # largest file, in bytes, that goes up in one body
-    parts: Parts | None  # how larger ones go up; None: they cannot
     connections: int  # greatest number of requests at the same time
     longest_name: int = 255  # of a file, in bytes of UTF-8
     checksums_prove: bool = True  # False once a checksum of this site was seen to be none, though the bytes were right
-
-    @property
-    def largest(self) -> int:
-        """The largest file in bytes, however it goes up."""
-        return self.whole if self.parts is None else max(self.whole, self.parts.greatest * self.parts.count)
 
 
 class Source(Protocol):
@@ -192,6 +204,21 @@ class Upload(Protocol):
         ...
 
 
+class Multipart(Protocol):
+    """How larger files go up: in parts, of which nothing is visible before the end."""
+
+    @property
+    def rules(self) -> Parts: ...
+
+    async def begin(self, target: Target, size: int | None) -> Upload:
+        """Start an upload; `size` is in bytes, or None while still unknown."""
+        ...
+
+    async def resume(self, target: Target, token: str) -> Upload:
+        """Go on with an upload of an earlier process. Raises NotFound where the system has given it up."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a file is to be saved: a directory entry, sub-directories in it, and a name."""
@@ -207,6 +234,11 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+
+    @property
+    def multipart(self) -> Multipart | None:
+        """How files go up that are larger than one body may be; None: they cannot."""
+        ...
 
     @property
     def outage(self) -> str | None:
@@ -260,14 +292,6 @@ class Backend(Protocol):
         """
         ...
 
-    async def begin_upload(self, target: Target, size: int | None) -> Upload:
-        """Start a multipart upload; `size` is in bytes, or None while still unknown."""
-        ...
-
-    async def resume_upload(self, target: Target, token: str) -> Upload:
-        """Go on with an upload of an earlier process. Raises NotFound where the system has given it up."""
-        ...
-
     async def rename(self, entry: Entry, target: Target) -> Entry:
         """Give a file another name or place, its bytes untouched. Raises CrossDevice where that is no rename.
 
@@ -281,6 +305,12 @@ class Backend(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+def largest(backend: Backend) -> int:
+    """Return the largest file in bytes that a system takes, however it goes up."""
+    whole, multipart = backend.capabilities.whole, backend.multipart
+    return whole if multipart is None else max(whole, multipart.rules.greatest * multipart.rules.count)
 
 
 # -- what a request is worth: marks that go along with a task and those it begins --------------------------------

@@ -143,11 +143,11 @@ class Contract:
             return False
 
         assert await find(ground.backend.root, 0)
-        assert Accept.FILE in ground.record.accepts
+        assert Accept.FILE in ground.record.takes
 
     @pytest.mark.parametrize("count", [0, 1, 7])
     async def test_a_list_shows_each_file_once_as_stat_does(self, ground: Ground, count: int) -> None:
-        count = min(count, ground.record.room or count)
+        count = min(count, ground.record.takes.room or count)
         labels = [ground.put(f"f{index}", noise(index + 1)) for index in range(count)]
         entries = await held(ground)
         assert sorted(entry.label for entry in entries) == sorted(labels)
@@ -199,11 +199,12 @@ class Contract:
 
     @pytest.mark.parametrize("sizes", [[1], [0, 1], [0, -1], [0, 0, 5]])
     async def test_parts(self, ground: Ground, sizes: list[int]) -> None:
-        rules = ground.backend.capabilities.parts
-        if rules is None:
+        multipart = ground.backend.multipart
+        if multipart is None:
             return
+        rules = multipart.rules
         parts = [noise(rules.least + size if size <= 0 else size, seed) for seed, size in enumerate(sizes)]
-        upload = await ground.backend.begin_upload(target(ground, "big"), sum(map(len, parts)))
+        upload = await multipart.begin(target(ground, "big"), sum(map(len, parts)))
         numbers = reversed(range(1, len(parts) + 1))  # any order
         receipts = [await upload.put_part(number, Bytes(parts[number - 1])) for number in numbers]
         receipts[0] = await upload.put_part(len(parts), Bytes(parts[-1]))  # again
@@ -218,9 +219,9 @@ class Contract:
         assert ground.stored() == {at(ground, "big"): b"".join(parts)}
 
     async def test_an_abort_leaves_no_trace(self, ground: Ground) -> None:
-        if ground.backend.capabilities.parts is None:
+        if ground.backend.multipart is None:
             return
-        upload = await ground.backend.begin_upload(target(ground, "f"), None)
+        upload = await ground.backend.multipart.begin(target(ground, "f"), None)
         await upload.put_part(1, Bytes(b"x"))
         await upload.abort()
         await upload.abort()
@@ -259,7 +260,7 @@ class Contract:
             assert (entry.name, entry.folders) == (name, ground.home)
 
     async def test_making_what_is_there_is_not_silent(self, ground: Ground) -> None:
-        if Accept.DIRECTORY not in ground.backend.root.accepts:
+        if Accept.DIRECTORY not in ground.backend.root.takes:
             return
         made = await ground.backend.make(ground.backend.root, f"Made {id(ground)}")
         assert made.is_dir
@@ -300,7 +301,7 @@ class Contract:
     async def test_saving_over_a_file_does_what_the_capability_says(self, ground: Ground) -> None:
         ground.put("f", noise(1000, 1))
         (entry,) = await held(ground)
-        how = ground.record.replace or ground.backend.capabilities.replace
+        how = ground.record.takes.replace or ground.backend.capabilities.replace
         if how in (Replace.NEVER, Replace.NEWER):
             return
         saved = await ground.backend.upload(replace(target(ground, "f"), replaces=entry), Bytes(noise(2000, 2)))
@@ -315,7 +316,7 @@ class Contract:
         assert await whole(ground, await ground.backend.stat(saved.id)) == noise(2000, 2)
         assert ground.stored() == {at(ground, "f"): noise(2000, 2)}
         if how is Replace.IN_PLACE:
-            assert saved.id == entry.id or ground.record.room == 1
+            assert saved.id == entry.id or ground.record.takes.room == 1
 
     async def test_deleting_does_what_the_capability_says(self, ground: Ground) -> None:
         ground.put("f", b"x")

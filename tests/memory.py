@@ -26,19 +26,25 @@ from labfs.backend import (
     Sink,
     Source,
     Target,
+    takes,
 )
 from labfs.errors import LabfsError, NotFound, Stale
-from labfs.read.whole import Copies
 from labfs.tree.node import Node
-from labfs.tree.remembered.kept import Kept
-from labfs.tree.remembered.seen import Seen
-from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
-from labfs.vfs.vfs import Vfs
+from labfs.vfs import Storage, Vfs, assembled
 from labfs.write.spool import Spool
 
 MIB = 1024 * 1024
-RULES = Capabilities(
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts(Capabilities):
+    """The capabilities of a system in memory, and how files go up there that are larger than one body."""
+
+    parts: Parts | None = None
+
+
+RULES = Facts(
     ranged=True,
     deletable=False,
     replace=Replace.NEWER,
@@ -58,7 +64,7 @@ SYSTEMS = {
 class MemoryBackend:
     """One directory, `box`, of files. `faults` holds, by operation, errors for its next calls."""
 
-    capabilities: Capabilities = RULES
+    capabilities: Facts = RULES
     page_size: int = 3
     latency_s: float = 0.01
     files: dict[int, tuple[Entry, bytes]] = field(default_factory=dict)
@@ -76,8 +82,8 @@ class MemoryBackend:
     most_at_once: int = 0
     _ids: int = 100
 
-    root = Entry(id="", name="memory", is_dir=True, accepts=frozenset({Accept.DIRECTORY}))
-    box = Entry(id="box", name="box", is_dir=True, accepts=frozenset({Accept.FILE, Accept.FOLDER}))
+    root = Entry(id="", name="memory", is_dir=True, takes=takes(Accept.DIRECTORY))
+    box = Entry(id="box", name="box", is_dir=True, takes=takes(Accept.FILE, Accept.FOLDER))
 
     def put(self, name: str, data: bytes, folders: tuple[str, ...] = (), inside: str | None = None) -> Entry:
         """Change the server behind labfs's back."""
@@ -167,6 +173,10 @@ class MemoryBackend:
     def _saved(self, target: Target, data: bytes, inside: str | None = None) -> Entry:
         return self.put(target.name, data, target.folders, inside)
 
+    @property
+    def multipart(self) -> MemoryMultipart | None:
+        return MemoryMultipart(self) if self.capabilities.parts is not None else None
+
     async def begin_upload(self, target: Target, size: int | None) -> MemoryUpload:
         await self._call("begin")
         token = f"upload {len(self.uploads)}"
@@ -225,6 +235,22 @@ class MemoryContent:
 
 
 @dataclass
+class MemoryMultipart:
+    backend: MemoryBackend
+
+    @property
+    def rules(self) -> Parts:
+        assert self.backend.capabilities.parts is not None
+        return self.backend.capabilities.parts
+
+    async def begin(self, target: Target, size: int | None) -> MemoryUpload:
+        return await self.backend.begin_upload(target, size)
+
+    async def resume(self, target: Target, token: str) -> MemoryUpload:
+        return await self.backend.resume_upload(target, token)
+
+
+@dataclass
 class MemoryUpload:
     backend: MemoryBackend
     target: Target
@@ -269,24 +295,11 @@ async def opened(
     With `outbox` it is as the daemon makes one: what an earlier one left is sent. Listings are kept for an `account`.
     """
     path.mkdir(exist_ok=True)
-    kept = Kept(path / "kept")
-    if account is not None:
-        kept.admit("memory", account)
-    spool = Spool(path / "spool")
-    sizes, seen = Sizes(path / "sizes"), Seen(path / "seen")
-    async with trio.open_nursery() as nursery:
-        copies = Copies(nursery, path / "copies", capacity)
-        if outbox:
-            spool.adopt()
-        vfs = Vfs(nursery, [Site("memory", "memory", backend, **site)], 1 << 20, spool, sizes, seen, copies, kept)
-        if outbox:
-            nursery.start_soon(vfs.outbox.run)
-            nursery.start_soon(vfs.drafts.run)
+    storage = Storage(path, cache_bytes=1 << 20, copies_bytes=capacity, account=lambda site, salt: account)
+    spool = None if outbox else Spool(path / "spool")
+    sites = [Site("memory", "memory", backend, **site)]
+    async with assembled(sites, storage, spool=spool, tended=outbox) as vfs:
         yield vfs, await vfs.resolve(at)
-        nursery.cancel_scope.cancel()
-    sizes.close()
-    seen.close()
-    kept.close()
 
 
 mounted = partial(opened, outbox=True)

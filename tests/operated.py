@@ -22,26 +22,22 @@ from typing import Any
 
 import pyfuse3
 import trio
-from memory import MIB, SYSTEMS, MemoryBackend, told
+from memory import MIB, SYSTEMS, Facts, MemoryBackend, told
 from stage import mounted
 
 from labfs.backend import Capabilities, Entry, Parts, Replace, Target
 from labfs.errors import Unavailable
 from labfs.fuse.door import Door
-from labfs.read.whole import Copies
-from labfs.tree.remembered.seen import Seen
-from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
-from labfs.vfs import outbox
-from labfs.vfs.vfs import Vfs
-from labfs.write.spool import Spool, remove
+from labfs.vfs import Storage, Vfs, assembled, outbox
+from labfs.write.spool import remove
 
 SETTLED_S = 20.0
 BOX = "memory/box"
 VERSIONS = 3  # of a file that are kept, for want of room
 
 
-def large(can: Capabilities) -> Capabilities:
+def large(can: Facts) -> Facts:
     """Return the same system with parts for files of some MiB."""
     parts = Parts(least=MIB // 4, greatest=MIB, count=1000, preferred=MIB // 2)
     return replace(can, whole=MIB, parts=parts) if can.parts is not None else can
@@ -178,20 +174,14 @@ async def serve(mountpoint: Path, state: Path, can: Capabilities) -> None:
         system.files, system._ids = pickle.loads((state / "server").read_bytes())
     records = Records()
     logging.getLogger().addHandler(records)
-    async with trio.open_nursery() as nursery:
-        spool = Spool(state / "spool")
-        spool.adopt()
-        copies = Copies(nursery, state / "copies", 1 << 30)
-        site = Site("memory", "memory", system, may_delete=True)
-        vfs = Vfs(nursery, [site], 64 * MIB, spool, Sizes(state / "sizes"), Seen(state / "seen"), copies)
+    site, storage = Site("memory", "memory", system, may_delete=True), Storage(state, cache_bytes=64 * MIB)
+    async with trio.open_nursery() as nursery, assembled([site], storage) as vfs:
         door = Door(vfs)
         pyfuse3.init(door, str(mountpoint), {"fsname=labfs", "default_permissions", "noatime"})
         listener = Listener(vfs, door, system, state, records)
         try:
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
                 nursery.start_soon(_end, signals)
-                nursery.start_soon(vfs.outbox.run)
-                nursery.start_soon(vfs.drafts.run)
                 nursery.start_soon(listener.listen)
                 print('"ready"', flush=True)  # noqa: T201
                 await pyfuse3.main(max_tasks=10_000)

@@ -18,12 +18,8 @@ from memory import RULES, MemoryBackend
 
 from labfs.backend import Entry, Replace
 from labfs.fuse.door import Door
-from labfs.read.whole import Copies
-from labfs.tree.remembered.seen import Seen
-from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
-from labfs.vfs.vfs import Vfs
-from labfs.write.spool import Spool
+from labfs.vfs import Storage, assembled
 
 ODD_NAMES = [
     "..", ".", "", "a/b", "../../etc/passwd", "new\nline", "nul\0name", "tab\there", "x" * 1000, "é" * 300, "\udc80half",
@@ -76,15 +72,10 @@ SCENES: dict[str, Callable[[], MemoryBackend]] = {
 
 
 async def serve(mountpoint: Path, state: Path, backend: MemoryBackend) -> None:
-    async with trio.open_nursery() as nursery:
-        copies = Copies(nursery, state / "copies", 1 << 30)
-        spool, sizes = Spool(state / "spool"), Sizes(state / "sizes")
-        sites = [Site("memory", "memory", backend, may_delete=True), Site("calm", "memory", MemoryBackend())]
-        pyfuse3.init(
-            Door(Vfs(nursery, sites, 64 << 20, spool, sizes, Seen(state / "seen"), copies)),
-            str(mountpoint),
-            {"fsname=labfs"},
-        )
+    sites = [Site("memory", "memory", backend, may_delete=True), Site("calm", "memory", MemoryBackend())]
+    storage = Storage(state, cache_bytes=64 << 20)
+    async with trio.open_nursery() as nursery, assembled(sites, storage, tended=False) as vfs:
+        pyfuse3.init(Door(vfs), str(mountpoint), {"fsname=labfs"})
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             nursery.start_soon(_end, signals)
             print("ready", flush=True)  # noqa: T201

@@ -156,13 +156,13 @@ async def test_parts_are_read_back_where_tags_are_none(
 ) -> None:
     sandbox.switch(kms="silent")
     where, parts = await target(hub, folder), [noise(5 * MIB, 1), noise(70_000, 2)]
-    upload = await hub.begin_upload(where, sum(map(len, parts)))
+    upload = await hub.multipart.begin(where, sum(map(len, parts)))
     receipts = [await upload.put_part(number, Bytes(data)) for number, data in enumerate(parts, 1)]
     assert [receipt.tag for receipt in receipts] == [hashlib.md5(data).hexdigest() for data in parts]
     if broken:
         receipts[1] = Receipt(2, hashlib.md5(b"other").hexdigest(), 70_000)
     if resumed:
-        upload = await hub.resume_upload(where, upload.token)
+        upload = await hub.multipart.resume(where, upload.token)
     if broken:
         with pytest.raises(Malformed, match="other bytes"):
             await upload.complete(receipts, 5 * MIB + 70_000)
@@ -175,7 +175,7 @@ async def test_parts_are_read_back_where_tags_are_none(
 async def test_parts_are_not_read_back_where_their_tag_proves_them(
     hub: BaseSpace, folder: Folder, sandbox: Sandbox
 ) -> None:
-    upload = await hub.begin_upload(await target(hub, folder), None)
+    upload = await hub.multipart.begin(await target(hub, folder), None)
     receipt = await upload.put_part(1, Bytes(noise(1000)))
     sandbox.reset()
     await upload.complete([receipt], 1000)
@@ -186,7 +186,7 @@ async def test_parts_are_not_read_back_where_their_tag_proves_them(
 async def test_a_completion_whose_answer_was_lost_is_waited_for(
     action: str, hub: BaseSpace, folder: Folder, sandbox: Sandbox
 ) -> None:
-    upload = await hub.begin_upload(await target(hub, folder), None)
+    upload = await hub.multipart.begin(await target(hub, folder), None)
     receipt = await upload.put_part(1, Bytes(noise(1000)))
     argument = {"status": 504, "html": True, "after_s": 0.5}
     sandbox.faults(

@@ -485,7 +485,6 @@ async def test_what_the_system_cannot_do_is_refused_with_its_errno(backend: Back
     for refused, number in [
         (lambda: backend.make(backend.root, "New"), errno.EPERM),
         (lambda: backend.rename(saved, other), errno.EPERM),
-        (lambda: backend.begin_upload(other, None), errno.EOPNOTSUPP),
         (lambda: backend.upload(replace(other, parent=backend.root), Bytes(b"x")), errno.EPERM),
         (lambda: backend.upload(replace(other, parent=project), Bytes(b"x")), errno.EPERM),
         (lambda: backend.page(saved, None), errno.ENOENT),

@@ -23,14 +23,9 @@ from memory import SYSTEMS, MemoryBackend
 
 from labfs.backend import Capabilities
 from labfs.errors import LabfsError, Unavailable
-from labfs.read.whole import Copies
 from labfs.tree.node import Node
-from labfs.tree.remembered.seen import Seen
-from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
-from labfs.vfs import outbox
-from labfs.vfs.vfs import Vfs
-from labfs.write.spool import Spool
+from labfs.vfs import Storage, assembled, outbox
 
 EXAMPLES = 1500 if os.environ.get("LABFS_SOAK") else 60
 NAMES = st.sampled_from(["a", "b", "c.txt"])
@@ -68,17 +63,13 @@ class History:
         await started.wait()
 
     async def _serve(self, started: trio.Event) -> None:
-        async with trio.open_nursery() as nursery:
-            spool = Spool(self.base / "spool")
-            spool.adopt()
-            copies = Copies(nursery, self.base / "copies", 1 << 20)
-            sites = [Site("memory", "memory", self.backend, may_delete=True)]
-            self.vfs = Vfs(nursery, sites, 1 << 16, spool, Sizes(), Seen(), copies)
-            nursery.start_soon(self.vfs.outbox.run)
-            self.scope = nursery.cancel_scope
-            self.box = await self.vfs.resolve("/memory/box")
-            started.set()
-            await trio.sleep_forever()
+        sites = [Site("memory", "memory", self.backend, may_delete=True)]
+        storage = Storage(self.base, cache_bytes=1 << 16, copies_bytes=1 << 20)
+        with trio.CancelScope() as self.scope:
+            async with assembled(sites, storage) as self.vfs:
+                self.box = await self.vfs.resolve("/memory/box")
+                started.set()
+                await trio.sleep_forever()
 
     async def crash(self) -> None:
         """End the mount as `kill -9` does: nobody closes anything."""

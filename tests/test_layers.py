@@ -16,7 +16,7 @@ PRODUCT = Path(labfs.__file__).parent
 GROUND = {"backend", "errors"}
 LAW: dict[str, set[str]] = {
     "cli": {"daemon", "fuse", "write", "sandbox", "errors"},
-    "daemon": {"fuse", "vfs", "tree", "write", "read", "backends", "http", *GROUND},
+    "daemon": {"fuse", "vfs", "tree", "write", "backends", "http", *GROUND},
     "fuse": {"vfs", "tree", "errors"},
     "vfs": {"tree", "write", "read", *GROUND},
     "tree": {"write", "read", *GROUND},

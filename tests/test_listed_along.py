@@ -11,7 +11,14 @@ import trio
 import trio.testing
 from memory import RULES, MemoryBackend, opened
 
-from labfs.backend import Accept, Capabilities, Entry, Replace
+from labfs.backend import (
+    Accept,
+    Capabilities,
+    Entry,
+    Replace,
+    Takes,
+    takes,
+)
 from labfs.errors import CrossDevice, Exists, NameTooLong, NotPermitted, ReadOnly, TooLarge
 from labfs.tree.layout import DEEPEST, fold
 from labfs.tree.node import Node
@@ -20,7 +27,7 @@ from labfs.vfs.vfs import Vfs
 
 Clock = trio.testing.MockClock
 IN_PLACE = replace(RULES, replace=Replace.IN_PLACE)
-FILES = frozenset({Accept.FILE})
+FILES = takes(Accept.FILE)
 
 
 def drawer(name: str, inside: str | None = None, **more: Any) -> Entry:
@@ -42,7 +49,7 @@ async def names(vfs: Vfs, path: str) -> list[str]:
 
 async def test_one_listing_fills_every_directory_below(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = MemoryBackend(page_size=1000)
-    backend.more = [drawer("slot", "drawers/record", accepts=FILES), drawer("record"), drawer("empty")]
+    backend.more = [drawer("slot", "drawers/record", takes=FILES), drawer("record"), drawer("empty")]
     backend.put("top", b"1")
     backend.put("f", b"2", inside="drawers/slot")
     backend.put("g", b"3", ("a", "b"), inside="drawers/slot")
@@ -60,7 +67,7 @@ async def test_one_listing_fills_every_directory_below(tmp_path: Path, autojump_
 
 async def test_a_save_goes_to_the_directory_that_the_server_knows(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = MemoryBackend(page_size=1000)
-    backend.more = [drawer("record"), drawer("slot", "drawers/record", accepts=FILES)]
+    backend.more = [drawer("record"), drawer("slot", "drawers/record", takes=FILES)]
     async with opened(tmp_path, backend) as (vfs, _):
         slot = await vfs.resolve("/memory/box/record/slot")
         await save(vfs, slot, "f", b"mine")
@@ -73,7 +80,7 @@ async def test_a_save_goes_to_the_directory_that_the_server_knows(tmp_path: Path
 
 async def test_a_place_for_one_file_takes_one_and_can_be_saved_over(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = MemoryBackend(capabilities=IN_PLACE, page_size=1000)
-    backend.more = [drawer("slot", accepts=FILES, room=1)]
+    backend.more = [drawer("slot", takes=Takes(FILES.kinds, room=1))]
     async with opened(tmp_path, backend) as (vfs, _):
         slot = await vfs.resolve("/memory/box/slot")
         await save(vfs, slot, "f", b"one")

@@ -121,7 +121,7 @@ async def test_a_project_with_arms_events_and_both_kinds_of_repeats(backend: Red
     second = await poured(backend, found["1 / baseline_arm_1 / imaging-2 / image / scan.png"])
     assert first != second
     assert first[:4] == second[:4] == b"\x89PNG"
-    assert [Accept.DIRECTORY in found[path].accepts for path in ("1", "1 / baseline_arm_1", "1 / visit_arm_1")] == [
+    assert [Accept.DIRECTORY in found[path].takes for path in ("1", "1 / baseline_arm_1", "1 / visit_arm_1")] == [
         False, True, True,
     ]  # fmt: skip
 
@@ -133,7 +133,7 @@ async def test_a_repeating_form_of_a_classic_project(backend: Redcap) -> None:
         "2 / run-2", "2 / run-2 / run_table", "2 / run-2 / run_table / run.csv",
         "2 / run-3", "2 / run-3 / run_table", "2 / run-3 / run_table / run.csv",
     ]  # fmt: skip
-    assert (found["2 / raw"].room, Accept.FILE in found["2 / raw"].accepts) == (1, True)
+    assert (found["2 / raw"].takes.room, Accept.FILE in found["2 / raw"].takes) == (1, True)
 
 
 @pytest.mark.parametrize("switches", [{}, {"eav_identity_last": True}, {"record_order": "text"}, {"charset": ""}])
@@ -482,7 +482,7 @@ async def test_locked_records_and_signatures_take_nothing(backend: Redcap) -> No
     with pytest.raises(NotPermitted, match="locked"):
         await save(backend, field, "f", b"x")
     signature = await field_of(backend, "biobank", "1", "consent_signature")
-    assert (signature.accepts, signature.room) == (frozenset(), 1)
+    assert (signature.takes.kinds, signature.takes.room) == (frozenset(), 1)
     assert "signature" in str(signature.read_only)
     with pytest.raises(NotPermitted, match="signature"):
         await save(backend, signature, "f", b"x", await file_in(backend, signature))

@@ -16,7 +16,13 @@ import trio
 import trio.testing
 from memory import SYSTEMS, MemoryBackend, opened
 
-from labfs.backend import Accept, Entry, Page, Replace
+from labfs.backend import (
+    Accept,
+    Entry,
+    Page,
+    Replace,
+    Takes,
+)
 from labfs.daemon.config import SiteSettings
 from labfs.errors import LabfsError, NotYet, Unanswered, Unavailable
 from labfs.tree.listing import LONGEST_REST_S, PAUSE_S
@@ -178,7 +184,7 @@ async def test_twins_and_versions_do_not_change_by_what_is_seen_in_part(tmp_path
         backend.files[int(last.label)] = (replace(entry, age=0), data)  # the older one, though listed last
         async with opened(tmp_path / rule, backend) as (vfs, box):
             await shown(vfs, box)
-            with closing(sqlite3.connect(tmp_path / rule / "seen")) as db:
+            with closing(sqlite3.connect(tmp_path / rule / "seen.sqlite")) as db:
                 assert db.execute("SELECT count(*) FROM seen WHERE id != 'box'").fetchone() == (0,)
             backend.page_s = 100.0
             node = await vfs.lookup(box, "g")
@@ -251,18 +257,18 @@ async def test_what_is_kept_is_one_accounts_and_of_one_form(tmp_path: Path, auto
             await shown(vfs, box)
 
     await see("me")
-    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "kept.sqlite").stat().st_mode & 0o777 == 0o600
     assert await known("me")
     assert not await known("somebody else")
     assert not await known("me"), "what another account may not see is gone when it mounts"
     await see("me")
     for ruin in ("UPDATE kept SET entries = X'00'", "PRAGMA user_version = 99"):
-        with closing(sqlite3.connect(tmp_path / "kept", isolation_level=None)) as db:
+        with closing(sqlite3.connect(tmp_path / "kept.sqlite", isolation_level=None)) as db:
             db.execute(ruin)
         assert not await known("me"), ruin
         await see("me")
         assert await known("me")
-    (tmp_path / "kept").write_bytes(b"no database at all" * 1000)
+    (tmp_path / "kept.sqlite").write_bytes(b"no database at all" * 1000)
     assert not await known("me")
     await see("me")
     assert await known("me")
@@ -271,17 +277,17 @@ async def test_what_is_kept_is_one_accounts_and_of_one_form(tmp_path: Path, auto
 def test_entries_are_kept_as_they_are(tmp_path: Path) -> None:
     everything = Entry(
         id="1", name="n\udcff", is_dir=True, age=3, label="l", inside="i", complete=True, folders=("a", "b"), size=0,
-        modified_ns=0, version="", checksum="md5:0", accepts=frozenset(Accept), offers=("o",), room=1,
-        replace=Replace.NEVER, unreadable="u", read_only="r", url="https://x/",
+        modified_ns=0, version="", checksum="md5:0", takes=Takes(frozenset(Accept), ("o",), 1, Replace.NEVER),
+        unreadable="u", read_only="r", url="https://x/",
     )  # fmt: skip
     plain = Entry(id="2", name="", is_dir=False)
     for field in fields(Entry):
         assert getattr(everything, field.name) != field.default, f"{field.name}: is it kept?"
-    kept = Kept(tmp_path / "kept")
+    kept = Kept(tmp_path / "kept.sqlite")
     kept.admit("site", "me")
     kept.put("site", "box", [everything, plain])
     kept.close()
-    kept = Kept(tmp_path / "kept")
+    kept = Kept(tmp_path / "kept.sqlite")
     kept.admit("site", "me")
     found = kept.get("site", "box")
     assert found is not None

@@ -257,7 +257,7 @@ async def test_saving_over_a_file_is_allowed_where_the_system_can(
 
 async def test_a_folder_that_is_offered_can_be_entered_and_is_not_listed(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = MemoryBackend()
-    backend.box = replace(backend.box, offers=("Document", "A / B"))
+    backend.box = replace(backend.box, takes=replace(backend.box.takes, folders=("Document", "A / B")))
     async with opened(tmp_path, backend) as (vfs, box):
         assert await vfs.listing(box) == []
         folder = await vfs.lookup(box, "A %2F B")
@@ -272,7 +272,7 @@ async def test_a_folder_that_is_offered_can_be_entered_and_is_not_listed(tmp_pat
 
 async def test_the_folders_on_offer_are_the_only_ones(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = MemoryBackend()
-    backend.box = replace(backend.box, offers=("Document", "A / B"))
+    backend.box = replace(backend.box, takes=replace(backend.box.takes, folders=("Document", "A / B")))
     async with opened(tmp_path, backend) as (vfs, box):
         made = await vfs.mkdir(box, "Document")
         assert await vfs.lookup(box, "Document") is made

@@ -24,7 +24,6 @@ from labfs import __version__
 from labfs.cli.outbox import kept_in, outbox, size
 from labfs.daemon import config, control, mounts
 from labfs.errors import ConfigError, LabfsError, secrecy, sentence
-from labfs.fuse import holders
 
 END_S = 60.0  # for a daemon to end after its mount is gone
 LOG_BYTES = 5 * 1024 * 1024
@@ -236,6 +235,8 @@ def _uploads(place: mounts.Place, state: str) -> list[dict[str, Any]]:
 
 
 def _users(where: str) -> str:
+    from labfs.fuse import holders  # with which comes the whole core
+
     found = holders.using(where)
     return ", ".join(f"{h.program} (process {h.pid}, {h.path})" for h in found[:5]) or "another program"
 

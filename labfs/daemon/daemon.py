@@ -24,15 +24,9 @@ from labfs.errors import ConfigError, TimedOut, ungrouped
 from labfs.fuse import holders
 from labfs.fuse.door import Door
 from labfs.http.network import route, trust
-from labfs.read.whole import Copies
 from labfs.tree.node import Node
-from labfs.tree.remembered.kept import Kept
-from labfs.tree.remembered.seen import Seen
-from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
-from labfs.vfs.drafts.signs import Known
-from labfs.vfs.pending import LEFT
-from labfs.vfs.vfs import Vfs
+from labfs.vfs import LEFT, Storage, assembled
 from labfs.write.journal import Leftover, Spooled, State, saves, seen_version
 from labfs.write.spool import Spool
 
@@ -85,51 +79,40 @@ class Daemon:
                 await self._checks.run(nursery)
                 if self._checks.hopeless:
                     raise ConfigError(" ".join(self._checks.doubts.values()))
-                spool = self._spool()
-                doubts = [*self._checks.doubts.values(), *route.doubts(os.environ), *trust.doubts(os.environ)]
-                doubts += self._shortage(spool)
-                sizes = Sizes(self._place.directory / "sizes.sqlite")
-                copies = Copies(nursery, self._place.copies, self._config.copies_bytes)
-                seen, kept = Seen(self._place.directory / "seen.sqlite"), self._kept()
-                known, draft_s = Known(self._config.draft_names), self._config.draft_s
-                self._vfs = Vfs(
-                    nursery, sites, self._config.cache_bytes, spool, sizes, seen, copies, kept, known, draft_s
-                )
-                door = self._door = Door(self._vfs, self._place.mountpoint)
-                self._mount(door)
-                try:
-                    nursery.start_soon(self._watch_signals)
-                    nursery.start_soon(self._vfs.outbox.run)
-                    nursery.start_soon(self._vfs.drafts.run)
-                    nursery.start_soon(self._widen, door)
-                    await nursery.start(control.listen, self._place.socket, self._answer)
-                    self._announce(self._welcome(doubts))
-                    # A task waits for each request under way, also for each of many closes on a slow site.
-                    with self._serving:  # what is being saved is waited for, but not for ever
-                        await pyfuse3.main(max_tasks=10_000)
-                    await self._vfs.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
-                finally:
-                    pyfuse3.close(unmount=True)
-                    nursery.cancel_scope.cancel()
+                async with assembled(sites, self._storage()) as self._vfs:
+                    await self._serve_door(nursery)
+                nursery.cancel_scope.cancel()
         finally:
             for site in sites:
                 await site.backend.aclose()
 
-    def _spool(self) -> Spool:
+    async def _serve_door(self, nursery: trio.Nursery) -> None:
+        door = self._door = Door(self._vfs, self._place.mountpoint)
+        self._mount(door)
         try:
-            spool = Spool(self._place.spool)
-        except OSError as error:
-            where = f"labfs cannot keep what is written in {self._place.spool}"
-            raise ConfigError(f"{where}: {error.strerror}.") from error
-        spool.adopt()
-        return spool
+            nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._widen, door)
+            await nursery.start(control.listen, self._place.socket, self._answer)
+            self._announce(self._welcome())
+            # A task waits for each request under way, also for each of many closes on a slow site.
+            with self._serving:  # what is being saved is waited for, but not for ever
+                await pyfuse3.main(max_tasks=10_000)
+            await self._vfs.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
+        finally:
+            pyfuse3.close(unmount=True)
 
-    def _kept(self) -> Kept:
-        """Return the listings that the last mount left, of sites that are mounted by the same account as then."""
-        kept = Kept(self._place.directory / "kept.sqlite")
-        for settings in self._config.sites:
-            kept.admit(settings.name, settings.account(kept.salt))
-        return kept
+    def _storage(self) -> Storage:
+        config, place = self._config, self._place
+        sites = {settings.name: settings for settings in config.sites}
+        return Storage(
+            place.directory,
+            place.copies,
+            config.cache_bytes,
+            config.copies_bytes,
+            config.draft_names,
+            config.draft_s,
+            lambda site, salt: sites[site].account(salt),
+        )
 
     def _mount(self, door: Door) -> None:
         options = {"fsname=labfs", "subtype=labfs", "default_permissions", "noatime"}
@@ -158,9 +141,11 @@ class Daemon:
             return []
         return [f"only {free // 1024:,} KiB are free in {spool.directory}: what is larger cannot be saved."]
 
-    def _welcome(self, doubts: list[str]) -> str:
+    def _welcome(self) -> str:
         names = ", ".join(site.name for site in self._config.sites)
-        doubts = [*doubts, *([] if self._allow_other else _shut_out())]
+        doubts = [*self._checks.doubts.values(), *route.doubts(os.environ), *trust.doubts(os.environ)]
+        doubts += self._shortage(self._vfs.saves.spool)
+        doubts += [] if self._allow_other else _shut_out()
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
         kept = self._vfs.saves.spool.leftovers()
         if kept:

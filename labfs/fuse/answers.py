@@ -21,7 +21,7 @@ from cachetools import LRUCache
 from pyfuse3 import FUSEError, InodeT, ModeT
 
 from labfs.errors import LabfsError
-from labfs.vfs.vfs import Attributes
+from labfs.vfs import Attributes
 
 log = logging.getLogger(__name__)
 

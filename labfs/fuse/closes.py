@@ -19,7 +19,7 @@ from labfs.fuse import holders
 from labfs.fuse.inodes import Inodes
 from labfs.tree.node import Folder, Node
 from labfs.tree.tree import Tree
-from labfs.vfs.files import Files, Handle
+from labfs.vfs import Files, Handle
 
 RELEASE_S = 1.0  # for a release to follow; a descriptor that nobody sees may keep it away
 

@@ -33,8 +33,7 @@ from labfs.fuse.kernel import Kernel
 from labfs.fuse.refusals import Refusals
 from labfs.tree.names import looked_for, shown, to_be_made
 from labfs.tree.node import Folder, Kind, Node
-from labfs.vfs.files import Handle
-from labfs.vfs.vfs import Vfs
+from labfs.vfs import Handle, Vfs
 
 log = logging.getLogger(__name__)
 BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}

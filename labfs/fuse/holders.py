@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from labfs.vfs.drafts.signs import Maker
+from labfs.vfs import Maker
 
 MOST_OPEN = 256  # descriptors of a process that are looked at
 FLAGS, EXIT_CODE = 9, 52  # fields of /proc/PID/stat

@@ -137,7 +137,7 @@ class Tree:
 
     def _offered(self, parent: Folder, name: str) -> Node | None:
         """Return a folder that the system has room for, although nothing is in it yet."""
-        if parent.entry is None or names.original(name) not in parent.entry.offers:
+        if parent.entry is None or names.original(name) not in parent.entry.takes.folders:
             return None
         parent.unlisted[name] = Folder(name, parent, Kind.SERVER)
         return parent.unlisted[name]

@@ -287,7 +287,7 @@ class Outbox:
             try:
                 below = await self._tree.child(folder, name)
             except NotFound:
-                if folder.is_root or Accept.FOLDER not in folder.entity.accepts:
+                if folder.is_root or Accept.FOLDER not in folder.entity.takes:
                     raise NotFound(f"The directory of {whole} is not on the server any more.") from None
                 below = self._tree.add_folder(folder, name)
             if not isinstance(below, Folder):

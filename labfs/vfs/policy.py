@@ -5,7 +5,7 @@ A refusal carries the sentence that says why.
 
 from __future__ import annotations
 
-from labfs.backend import Accept, Entry, Replace
+from labfs.backend import Accept, Entry, Replace, largest
 from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
@@ -33,14 +33,14 @@ def why_read_only(node: Node) -> str | None:
     if node.entry is not None and not node.is_dir and node.entry.read_only:
         return node.entry.read_only
     entry = node.folder.entity
-    if entry.read_only or not entry.accepts:
+    if entry.read_only or not entry.takes.kinds:
         return entry.read_only or f"Nothing can be written in “{entry.name}”."
     return None
 
 
 def takes_files(parent: Folder) -> bool:
     """Whether files can be made in a directory."""
-    return why_read_only(parent) is None and Accept.FILE in parent.entity.accepts
+    return why_read_only(parent) is None and Accept.FILE in parent.entity.takes
 
 
 def check_writable(node: Node) -> None:
@@ -68,7 +68,7 @@ def check_replaces(node: Node) -> None:
 
 
 def _replace(node: Node) -> Replace:
-    return node.parent.entity.replace or node.site.backend.capabilities.replace
+    return node.parent.entity.takes.replace or node.site.backend.capabilities.replace
 
 
 def deletes_old(node: Node) -> bool:
@@ -85,14 +85,14 @@ def check_size(node: Node, size: int) -> None:
     """Raises TooLarge for more bytes than the system takes in one file."""
     if node.stays_here:
         return
-    most = node.site.backend.capabilities.largest
+    most = largest(node.site.backend)
     if size > most:
         raise TooLarge(f"{node.site.name} takes files of {most:,} bytes at most, and so not “{node.name}”.")
 
 
 def check_room(parent: Folder, name: str) -> None:
     """Raises NoRoom where a directory holds as many files as it can."""
-    room = parent.entity.room
+    room = parent.entity.takes.room
     if room is None or parent.in_scratch:
         return
     there = [child.name for child in parent.children.values() if not (child.is_dir or child.stays_here)]
@@ -110,7 +110,7 @@ def check_holds(parent: Folder, what: Accept, name: str) -> None:
     most = parent.site.backend.capabilities.longest_name
     if what is Accept.FILE and len(name.encode()) > most:
         raise NameTooLong(f"{parent.site.name} takes file names of {most} bytes at most.")
-    if what not in entry.accepts:
+    if what not in entry.takes:
         kind = "Files" if what is Accept.FILE else "Directories"
         raise NotPermitted(f"{kind} cannot be made in {parent.path}, and so not “{name}”.")
     _check_offered(parent, entry, what, name)
@@ -120,12 +120,12 @@ def _check_offered(parent: Folder, entry: Entry, what: Accept, name: str) -> Non
     """Raises NotPermitted for what lies outside the folders that an entry offers: they are the only ones, one deep."""
     folders = parent.folders
     possible = {
-        Accept.FOLDER: not folders and names.original(name) in entry.offers,
-        Accept.FILE: len(folders) == 1 and folders[0] in entry.offers,
+        Accept.FOLDER: not folders and names.original(name) in entry.takes.folders,
+        Accept.FILE: len(folders) == 1 and folders[0] in entry.takes.folders,
         Accept.DIRECTORY: True,
     }
-    if entry.offers and not possible[what]:
-        offered = ", ".join(f"“{names.safe(folder)}”" for folder in entry.offers)
+    if entry.takes.folders and not possible[what]:
+        offered = ", ".join(f"“{names.safe(folder)}”" for folder in entry.takes.folders)
         raise NotPermitted(f"Files are saved in one of the folders of {parent.home.path} and nowhere else: {offered}.")
 
 

@@ -176,7 +176,7 @@ class Vfs:
             folder = self.tree.add_folder(parent, name, Kind.SCRATCH)
             self.drafts.made_folder(folder, maker)
             return folder
-        if parent.entry is None or Accept.DIRECTORY not in parent.entry.accepts:
+        if parent.entry is None or Accept.DIRECTORY not in parent.entry.takes:
             policy.check_holds(parent, Accept.FOLDER, name)
             return self.tree.add_folder(parent, name)
         policy.check_holds(parent, Accept.DIRECTORY, name)

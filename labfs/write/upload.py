@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import trio
 
-from labfs.backend import Backend, Entry, Parts, Receipt, Source, Target, Upload
+from labfs.backend import Backend, Entry, Multipart, Parts, Receipt, Source, Target, Upload, largest
 from labfs.errors import Garbled, LabfsError, NotFound, TooLarge, Unavailable, Unsupported, ungrouped
 from labfs.write.journal import Begun
 from labfs.write.spool import SpoolFile
@@ -32,13 +32,13 @@ class Transfer:
 
     async def run(self) -> Entry:
         """Send the file; return what it is on the server. On any way out but Unavailable nothing stays there."""
-        can, rules = self._backend.capabilities, self._backend.capabilities.parts
-        if self._size <= can.whole:
+        multipart, most = self._backend.multipart, largest(self._backend)
+        if self._size <= self._backend.capabilities.whole:
             return await self._backend.upload(self._target, self._spool.source(0, self._size))
-        if rules is None or self._size > can.largest:
+        if multipart is None or self._size > most:
             what = f"“{self._target.name}” has {self._size:,} bytes"
-            raise TooLarge(f"{what}; this system takes {can.largest:,} at most.")
-        upload, begun = await self._begin(rules)
+            raise TooLarge(f"{what}; this system takes {most:,} at most.")
+        upload, begun = await self._begin(multipart)
         try:
             receipts = await self._send_parts(upload, begun)
             return await upload.complete(receipts, self._size)
@@ -51,19 +51,19 @@ class Transfer:
                     await _abort(upload)
             raise
 
-    async def _begin(self, rules: Parts) -> tuple[Upload, Begun]:
+    async def _begin(self, multipart: Multipart) -> tuple[Upload, Begun]:
         """Start an upload, or go on with one that an earlier try left."""
         earlier = self._spool.note.upload
         if earlier is not None:
             try:
-                upload = await self._backend.resume_upload(self._target, earlier.token)
+                upload = await multipart.resume(self._target, earlier.token)
                 log.info("Going on with an upload: %d parts are there.", len(earlier.receipts))
             except (NotFound, Unsupported, KeyError, TypeError):
                 self._spool.describe(upload=None)
             else:
                 return upload, earlier
-        upload = await self._backend.begin_upload(self._target, self._size)
-        begun = Begun(upload.token, part_size(self._size, rules))
+        upload = await multipart.begin(self._target, self._size)
+        begun = Begun(upload.token, part_size(self._size, multipart.rules))
         self._spool.describe(upload=begun)
         return upload, begun
 

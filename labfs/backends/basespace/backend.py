@@ -17,7 +17,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from labfs.backend import Accept, Capabilities, Content, Entry, Page, Parts, Replace, Source, Target, Upload
+from labfs.backend import (
+    Accept,
+    Capabilities,
+    Content,
+    Entry,
+    Page,
+    Replace,
+    Source,
+    Target,
+    takes,
+)
 from labfs.backends.basespace import entries
 from labfs.backends.basespace.entries import API, PAGE, Json, response_of
 from labfs.backends.basespace.saving import Began, Saving
@@ -37,7 +47,6 @@ CAPABILITIES = Capabilities(
     deletable=False,
     replace=Replace.NEWER,
     whole=5 * MIB,
-    parts=Parts(least=5 * MIB, greatest=25 * MIB, count=10_000, preferred=8 * MIB),
     connections=16,
 )
 
@@ -71,7 +80,11 @@ class BaseSpace:
 
     @property
     def root(self) -> Entry:
-        return Entry(id="", name=self._client.site, is_dir=True, accepts=frozenset({Accept.DIRECTORY}))
+        return Entry(id="", name=self._client.site, is_dir=True, takes=takes(Accept.DIRECTORY))
+
+    @property
+    def multipart(self) -> Saving:
+        return self._saving
 
     @property
     def outage(self) -> str | None:
@@ -203,12 +216,6 @@ class BaseSpace:
 
     async def upload(self, target: Target, source: Source) -> Entry:
         return await self._saving.upload(target, source)
-
-    async def begin_upload(self, target: Target, size: int | None) -> Upload:
-        return await self._saving.begin(target)
-
-    async def resume_upload(self, target: Target, token: str) -> Upload:
-        return await self._saving.resume(token)
 
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”.")

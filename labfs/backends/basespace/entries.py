@@ -8,7 +8,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, cast
 
-from labfs.backend import Accept, Buffer, Entry
+from labfs.backend import (
+    NOTHING,
+    Accept,
+    Buffer,
+    Entry,
+    takes,
+)
 from labfs.errors import Invalid, Malformed
 from labfs.http.client import Answer
 
@@ -29,7 +35,7 @@ def project(item: Json) -> Entry:
         age=created_ns(item),
         label=str(item["Id"]),
         modified_ns=time_ns(item),
-        accepts=frozenset({Accept.DIRECTORY}),
+        takes=takes(Accept.DIRECTORY),
         url=item.get("HrefBaseSpaceUI"),
     )
 
@@ -44,7 +50,7 @@ def app_result(item: Json) -> Entry:
         age=created_ns(item),
         label=str(item["Id"]),
         modified_ns=time_ns(item),
-        accepts=frozenset() if closed else frozenset({Accept.FILE, Accept.FOLDER}),
+        takes=NOTHING if closed else takes(Accept.FILE, Accept.FOLDER),
         read_only=f"The analysis of “{item['Name']}” is {status}: it takes no more files." if closed else None,
         url=item.get("HrefBaseSpaceUI"),
     )

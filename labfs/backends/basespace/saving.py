@@ -21,7 +21,13 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Entry, Receipt, Source, Target
+from labfs.backend import (
+    Entry,
+    Parts,
+    Receipt,
+    Source,
+    Target,
+)
 from labfs.backends.basespace import entries
 from labfs.backends.basespace.entries import API, PAGE, Json, response_of
 from labfs.backends.looking import Change, Looking, holds
@@ -42,6 +48,8 @@ from labfs.http.client import Answer, Client, Patience
 from labfs.http.contents import Presigned
 
 log = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
 
 MOST_SEEN = 200_000  # ids kept of what was listed, over all records
 PART_TRIES = 2  # of a part whose receipt has another tag than its MD5
@@ -93,6 +101,8 @@ class Began:
 
 class Saving:
     """Changes of one account. `content` returns the bytes of an entry."""
+
+    rules = Parts(least=5 * MIB, greatest=25 * MIB, count=10_000, preferred=8 * MIB)
 
     def __init__(self, client: Client, looking: Looking, content: Callable[[Entry], Presigned]) -> None:
         self.client = client
@@ -209,26 +219,26 @@ class Saving:
 
     # -- parts ---------------------------------------------------------------------------------------
 
-    async def begin(self, target: Target) -> Multipart:
+    async def begin(self, target: Target, size: int | None) -> PartUpload:
         params = {**where_of(target), "multipart": "true"}
         headers = {"Content-Type": content_type(target.name)}
         path = f"{API}/{target.parent.id}/files"
         # A repetition after a lost answer leaves a pending upload behind that nobody sees.
         answer = await self.client.call("POST", path, params=params, headers=headers, patience=Patience.PERSISTENT)
-        return Multipart(self, number_of(response_of(answer)))
+        return PartUpload(self, number_of(response_of(answer)))
 
-    async def resume(self, token: str) -> Multipart:
+    async def resume(self, target: Target, token: str) -> PartUpload:
         status = await self.status(token)
         if status not in ("pending", "uploading", "complete"):
             raise NotFound(f"This upload is {status}.")
-        return Multipart(self, token)
+        return PartUpload(self, token)
 
     async def status(self, token: str) -> str:
         answer = await self.client.call("GET", f"{API}/files/{token}")
         return str(response_of(answer).get("UploadStatus")).lower()
 
 
-class Multipart:
+class PartUpload:
     """A multipart upload under way; its token is the id of the pending file."""
 
     def __init__(self, saving: Saving, token: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from labfs.backend import Capabilities, Content, Entry, Page, Replace, Source, Target, Upload
+from labfs.backend import Capabilities, Content, Entry, Page, Replace, Source, Target
 from labfs.backends.basic import Basic
 from labfs.backends.clarity import entries
 from labfs.backends.clarity.entries import Node, checked, children, explain, ids_of, text
@@ -42,7 +42,6 @@ CAPABILITIES = Capabilities(
     deletable=True,
     replace=Replace.IN_PLACE,
     whole=USUAL_LIMIT,
-    parts=None,
     connections=CONNECTIONS,
 )
 
@@ -82,6 +81,10 @@ class Clarity:
     @property
     def root(self) -> Entry:
         return Entry(id="", name=self._client.site, is_dir=True, read_only=entries.READ_ONLY_ROOT)
+
+    @property
+    def multipart(self) -> None:
+        """A file goes up in one piece only."""
 
     @property
     def outage(self) -> str | None:
@@ -299,12 +302,6 @@ class Clarity:
             return await self._files.save(target, source)
         except ValueError as error:
             raise Malformed(f"{self._client.site} told of “{target.name}” in a form that makes no sense.") from error
-
-    async def begin_upload(self, target: Target, size: int | None) -> Upload:
-        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
-
-    async def resume_upload(self, target: Target, token: str) -> Upload:
-        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
 
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise NotPermitted(f"In {self._client.site} a file keeps its name and its place, and so does “{entry.name}”.")

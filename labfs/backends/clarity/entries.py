@@ -21,7 +21,11 @@ from xml.etree import ElementTree as ET
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from labfs.backend import Accept, Entry
+from labfs.backend import (
+    Accept,
+    Entry,
+    takes,
+)
 from labfs.errors import Malformed
 from labfs.http import texts
 from labfs.http.client import Answer
@@ -39,7 +43,7 @@ FILE_TYPES = ("ResultFile", "SharedResultFile", "SearchResultFile", "Image")
 # LIMS IDs of such artifacts, new and old, at the start of a name.
 PLACEHOLDER = re.compile(r"(92-[0-9]+|[A-Z]{1,4}[0-9]+A[0-9]+RP[0-9]+)_(.+)", re.DOTALL)
 
-FILES = frozenset({Accept.FILE})
+FILES = takes(Accept.FILE)
 BY_WORK = "Projects, samples and steps are made by lab work in Clarity"
 READ_ONLY_ROOT = f"{BY_WORK}, not here."
 READ_ONLY_PROJECT = f"{BY_WORK}; files are saved in _project, in a sample or in a step."
@@ -62,7 +66,7 @@ def project(node: Node) -> Entry:
 
 def own_files(project: str) -> Entry:
     """Return the directory of a project's own files."""
-    return Entry(id=f"projects/{project}/self", name="_project", is_dir=True, label=project, accepts=FILES)
+    return Entry(id=f"projects/{project}/self", name="_project", is_dir=True, label=project, takes=FILES)
 
 
 def sample(node: Node) -> Entry:
@@ -74,7 +78,7 @@ def sample(node: Node) -> Entry:
         age=age_of(limsid),
         label=limsid,
         modified_ns=_day_ns(text(node, "date-received")),
-        accepts=FILES,
+        takes=FILES,
     )
 
 
@@ -85,7 +89,7 @@ def step(limsid: str, kind: str) -> Entry:
         is_dir=True,
         age=age_of(limsid),
         label=limsid,
-        accepts=FILES,
+        takes=FILES,
     )
 
 

@@ -22,7 +22,18 @@ from typing import Any
 
 import trio
 
-from labfs.backend import Accept, Capabilities, Content, Entry, Page, Replace, Source, Target, Upload
+from labfs.backend import (
+    NOTHING,
+    Accept,
+    Capabilities,
+    Content,
+    Entry,
+    Page,
+    Replace,
+    Source,
+    Takes,
+    Target,
+)
 from labfs.backends.common import Settings, sift
 from labfs.backends.looking import Change, Looking, holds
 from labfs.backends.paging import Paging, Usual
@@ -66,7 +77,6 @@ CAPABILITIES = Capabilities(
     deletable=True,
     replace=Replace.BY_DELETE,
     whole=5 * GIB,  # the ceiling that the vendor documents for its own pages; none is for the API
-    parts=None,
     connections=8,
 )
 
@@ -108,6 +118,10 @@ class Odm:
     def root(self) -> Entry:
         reason = "Studies are made in ODM itself, from a table that its server can reach."
         return Entry(id="", name=self._client.site, is_dir=True, read_only=reason)
+
+    @property
+    def multipart(self) -> None:
+        """A file goes up in one piece only."""
 
     @property
     def outage(self) -> str | None:
@@ -161,8 +175,7 @@ class Odm:
             is_dir=True,
             age=number,
             label=accession,
-            accepts=frozenset({Accept.FILE, Accept.FOLDER}) if self._curator else frozenset(),
-            offers=CLASSES if self._curator else (),
+            takes=Takes(frozenset({Accept.FILE, Accept.FOLDER}), CLASSES) if self._curator else NOTHING,
             read_only=None if self._curator else 'Files are attached by curators: audience = "as-curator".',
         )
 
@@ -302,12 +315,6 @@ class Odm:
             return await holds(self.content(entry), source)
         except NotFound:
             return False
-
-    async def begin_upload(self, target: Target, size: int | None) -> Upload:
-        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
-
-    async def resume_upload(self, target: Target, token: str) -> Upload:
-        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
 
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”.")

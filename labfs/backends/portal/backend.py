@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from labfs.backend import Capabilities, Content, Entry, Page, Replace, Source, Target, Upload, is_dispensable
+from labfs.backend import Capabilities, Content, Entry, Page, Replace, Source, Target, is_dispensable
 from labfs.backends.common import Settings, sift
 from labfs.backends.portal import rows
 from labfs.backends.portal.lists import Organizations
@@ -43,7 +43,6 @@ CAPABILITIES = Capabilities(
     renames=True,
     replace=Replace.BY_DELETE,
     whole=LARGEST,
-    parts=None,
     connections=8,
     longest_name=236,  # bucket keys have 255 characters, of which `attachment_<id>/` takes up to 19
 )
@@ -84,6 +83,10 @@ class Portal:
     @property
     def root(self) -> Entry:
         return Entry(id="", name=self._client.site, is_dir=True, read_only=rows.NO_ORGANIZATIONS)
+
+    @property
+    def multipart(self) -> None:
+        """A file goes up in one piece only."""
 
     @property
     def outage(self) -> str | None:
@@ -234,12 +237,6 @@ class Portal:
 
     async def upload(self, target: Target, source: Source) -> Entry:
         return await self._saving.upload(target, source)
-
-    async def begin_upload(self, target: Target, size: int | None) -> Upload:
-        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
-
-    async def resume_upload(self, target: Target, token: str) -> Upload:
-        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
 
     async def rename(self, entry: Entry, target: Target) -> Entry:
         return await self._saving.rename(entry, target)

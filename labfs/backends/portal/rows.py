@@ -26,7 +26,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import trio
 
-from labfs.backend import Accept, Buffer, Entry, Sink
+from labfs.backend import (
+    NOTHING,
+    Accept,
+    Buffer,
+    Entry,
+    Sink,
+    takes,
+)
 from labfs.errors import Malformed, NotFound, Unanswered, Unranged
 from labfs.http.client import Answer, Client
 from labfs.http.contents import Address, Presigned, address
@@ -87,7 +94,7 @@ def place(entry_id: str | None) -> Place:
 
 
 def mine() -> Entry:
-    return Entry(id="mine", name=MINE, is_dir=True, label="mine", accepts=frozenset({Accept.FILE}))
+    return Entry(id="mine", name=MINE, is_dir=True, label="mine", takes=takes(Accept.FILE))
 
 
 def organization(item: Json) -> Entry:
@@ -110,7 +117,7 @@ def attachments(number: int, locked: str | None) -> Entry:
         is_dir=True,
         label=str(number),
         complete=True,
-        accepts=frozenset() if locked else frozenset({Accept.FILE}),
+        takes=NOTHING if locked else takes(Accept.FILE),
         read_only=locked,
     )
 
@@ -125,7 +132,7 @@ def material(item: Json, organization: int, locked: str | None) -> Entry:
         label=str(number),
         complete=True,
         modified_ns=time_ns(item.get("updated_at")),
-        accepts=frozenset() if locked else frozenset({Accept.FILE}),
+        takes=NOTHING if locked else takes(Accept.FILE),
         read_only=locked,
     )
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from labfs.backend import Buffer, Capabilities, Content, Entry, Page, Replace, Sink, Source, Target, Upload
+from labfs.backend import Buffer, Capabilities, Content, Entry, Page, Replace, Sink, Source, Target
 from labfs.backends.common import Settings
 from labfs.backends.looking import Change, Looking
 from labfs.backends.redcap import entries
@@ -43,7 +43,6 @@ CAPABILITIES = Capabilities(
     deletable=True,
     replace=Replace.IN_PLACE,
     whole=1 << 30,  # what most servers take; no call tells a server's own limit
-    parts=None,
     connections=4,
 )
 
@@ -83,6 +82,10 @@ class Redcap:
     def root(self) -> Entry:
         reason = "Projects are listed in the configuration, each with its token."
         return Entry(id="", name=self._client.site, is_dir=True, read_only=reason)
+
+    @property
+    def multipart(self) -> None:
+        """A file goes up in one piece only."""
 
     @property
     def outage(self) -> str | None:
@@ -246,12 +249,6 @@ class Redcap:
         if kind == "folder":
             return await self._saving.shelve(alias, rest[1], target, source)
         return await self._saving.fill(alias, Place(*rest), target, source)
-
-    async def begin_upload(self, target: Target, size: int | None) -> Upload:
-        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
-
-    async def resume_upload(self, target: Target, token: str) -> Upload:
-        raise Unsupported(f"{self._client.site} takes a file in one piece only.")
 
     async def rename(self, entry: Entry, target: Target) -> Entry:
         raise Unsupported(f"{self._client.site} cannot rename “{entry.name}”; save it under the other name.")

@@ -19,7 +19,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from labfs.backend import Accept, Entry, Replace
+from labfs.backend import (
+    NOTHING,
+    Accept,
+    Entry,
+    Replace,
+    Takes,
+    takes,
+)
 from labfs.errors import NotFound
 
 log = logging.getLogger(__name__)
@@ -266,7 +273,7 @@ def natural(name: str) -> tuple[int, int, str]:
 
 
 def project(alias: str) -> Entry:
-    return Entry(id=mint("project", alias), name=alias, is_dir=True, label=alias, accepts=frozenset({Accept.DIRECTORY}))
+    return Entry(id=mint("project", alias), name=alias, is_dir=True, label=alias, takes=takes(Accept.DIRECTORY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +318,7 @@ class Layout:
             label=name,
             inside=inside,
             complete=True,
-            accepts=frozenset({Accept.DIRECTORY}) if repeats else frozenset(),
+            takes=takes(Accept.DIRECTORY) if repeats else NOTHING,
             read_only=None if repeats else FIXED,
         )
 
@@ -329,9 +336,9 @@ class Layout:
                 label=file.name,
                 inside=home,
                 complete=True,
-                accepts=frozenset() if file.signature else frozenset({Accept.FILE}),
-                room=1,
-                replace=Replace.IN_PLACE,
+                takes=Takes(
+                    frozenset() if file.signature else frozenset({Accept.FILE}), room=1, replace=Replace.IN_PLACE
+                ),
                 read_only=SIGNATURE if file.signature else None,
             )
             if place in record.names:
@@ -360,8 +367,8 @@ def shelf(alias: str) -> Entry:
 
 
 def _shelf(entry_id: str, name: str, age: int, label: str) -> Entry:
-    accepts = frozenset({Accept.FILE, Accept.DIRECTORY})
-    return Entry(id=entry_id, name=name, is_dir=True, age=age, label=label, accepts=accepts, replace=Replace.BY_DELETE)
+    here = Takes(frozenset({Accept.FILE, Accept.DIRECTORY}), replace=Replace.BY_DELETE)
+    return Entry(id=entry_id, name=name, is_dir=True, age=age, label=label, takes=here)
 
 
 def shelved(alias: str, folder: int, item: Json) -> Entry:

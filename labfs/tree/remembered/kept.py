@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from labfs.backend import Accept, Entry, Replace
+from labfs.backend import Accept, Entry, Replace, Takes
 
 log = logging.getLogger(__name__)
 
@@ -141,9 +141,10 @@ _NAMES = tuple(field.name for field in fields(Entry))
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, frozenset):
-        return sorted(each.value for each in value)
-    return value.value if isinstance(value, Replace) else value
+    if isinstance(value, Takes):
+        kinds = sorted(kind.value for kind in value.kinds)
+        return [kinds, value.folders, value.room, value.replace and value.replace.value]
+    return value
 
 
 def _read(data: bytes) -> list[Entry]:
@@ -154,10 +155,9 @@ def _read(data: bytes) -> list[Entry]:
 
 def _typed(name: str, value: Any) -> Any:
     match name:
-        case "accepts":
-            return frozenset(Accept(each) for each in value)
-        case "replace":
-            return Replace(value)
-        case "folders" | "offers":
+        case "takes":
+            kinds, folders, room, replace = value
+            return Takes(frozenset(map(Accept, kinds)), tuple(folders), room, replace and Replace(replace))
+        case "folders":
             return tuple(value)
     return value

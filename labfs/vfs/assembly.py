@@ -1,0 +1,81 @@
+"""The one set-up of a core: what it keeps on this machine, and the tasks that go on behind the requests of doors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from labfs.errors import ConfigError
+from labfs.read.whole import Copies
+from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.seen import Seen
+from labfs.tree.remembered.sizes import Sizes
+from labfs.tree.site import Site
+from labfs.vfs.drafts.life import DRAFT_S
+from labfs.vfs.drafts.signs import Known
+from labfs.vfs.vfs import Vfs
+from labfs.write.spool import Spool
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where a core keeps what it must, and how much of it; sizes in bytes."""
+
+    directory: Path  # private; for one core at a time
+    copies: Path | None = None  # of whole files; usually in `directory`
+    cache_bytes: int = 128 * MIB  # in memory
+    copies_bytes: int = 1024 * MIB
+    draft_names: Sequence[str] = ()  # patterns of names that are never the last ones
+    draft_s: float = DRAFT_S  # to wait for the last name of a file
+    account: Callable[[str, bytes], str | None] = field(default=lambda site, salt: None)  # by which lists are kept
+
+    @property
+    def spool(self) -> Path:
+        return self.directory / "spool"
+
+
+@asynccontextmanager
+async def assembled(
+    sites: Sequence[Site], storage: Storage, *, spool: Spool | None = None, tended: bool = True
+) -> AsyncIterator[Vfs]:
+    """Serve sites as one tree with what is stored on this machine; what an earlier core left there is taken over.
+
+    The outbox and drafts are seen to meanwhile, unless they are not `tended`. `Vfs.finish` is for the caller, who knows
+    how long that may take. Raises ConfigError where nothing that is written can be kept.
+    """
+    spool = spool or spool_at(storage)
+    with ExitStack() as files:
+        sizes = files.enter_context(closing(Sizes(storage.directory / "sizes.sqlite")))
+        seen = files.enter_context(closing(Seen(storage.directory / "seen.sqlite")))
+        kept = files.enter_context(closing(Kept(storage.directory / "kept.sqlite")))
+        for site in sites:
+            account = storage.account(site.name, kept.salt)
+            if account is not None:
+                kept.admit(site.name, account)
+        async with trio.open_nursery() as nursery:
+            copies = Copies(nursery, storage.copies or storage.directory / "copies", storage.copies_bytes)
+            known = Known(storage.draft_names)
+            vfs = Vfs(nursery, sites, storage.cache_bytes, spool, sizes, seen, copies, kept, known, storage.draft_s)
+            if tended:
+                nursery.start_soon(vfs.outbox.run)
+                nursery.start_soon(vfs.drafts.run)
+            try:
+                yield vfs
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+def spool_at(storage: Storage) -> Spool:
+    """Return the spool, once what an earlier core left there is taken over. Raises ConfigError."""
+    try:
+        spool = Spool(storage.spool)
+    except OSError as error:
+        raise ConfigError(f"labfs cannot keep what is written in {storage.spool}: {error.strerror}.") from error
+    spool.adopt()
+    return spool
