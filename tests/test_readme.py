@@ -14,7 +14,10 @@ from labfs.cli.main import cli
 from labfs.daemon import config
 from labfs.http.network import route, trust
 
-TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+SYSTEMS = (ROOT / "labfs/backends/README.md").read_text()
+MOST_LINES = 150  # that a scientist reads to the end
 
 
 def shown(text: str) -> list[str]:
@@ -37,7 +40,7 @@ def test_the_tree_is_the_one_of_the_demo(drive: Mount) -> None:
 
 
 def test_the_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    text = re.search(r"```toml\n(.*?)```", SYSTEMS, re.DOTALL)
     assert text is not None
     (tmp_path / "token").write_text("secret")
     (tmp_path / "token").chmod(0o600)
@@ -66,7 +69,7 @@ def test_all_that_leads_to_a_site_is_named() -> None:
         *(f"{scheme}://" for scheme in route.SCHEMES),
         *config.COMMON,
     ):
-        assert f"`{word}" in TEXT or f"\n{word} = " in TEXT, word
+        assert f"`{word}" in SYSTEMS or f"\n{word} = " in SYSTEMS, word
 
 
 def test_the_commands_exist() -> None:
@@ -75,3 +78,22 @@ def test_the_commands_exist() -> None:
     assert isinstance(outbox, click.Group)
     assert {first for first, _ in named} == set(cli.commands) - {"demo"}
     assert {second for first, second in named if first == "outbox"} == set(outbox.commands)
+
+
+def test_it_is_short_and_what_it_leads_to_is_there() -> None:
+    assert len(TEXT.splitlines()) <= MOST_LINES
+    for page in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (ROOT / page).exists(), page
+    for path in re.findall(
+        r"`((?:labfs|tests|scripts)/[\w/.]+)`", TEXT + SYSTEMS + (ROOT / "SEMANTICS.md").read_text()
+    ):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_short_configuration_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    assert text is not None
+    monkeypatch.setenv("BASESPACE_TOKEN", "secret of the hub")
+    (tmp_path / "labfs.toml").write_text(text[1])
+    (site,) = config.load(tmp_path / "labfs.toml").sites
+    assert (site.name, site.kind) == ("hub", "basespace")
