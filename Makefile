@@ -21,11 +21,11 @@ bench:   ## speed beside other tools, in the same run
 
 soak:    ## 600 rounds with 300 kills, 10,000 calls, 100,000 steps on one file, a fault at every request of a 300 MB save
 	@scripts/bootstrap --soak
-	PYTHONPATH=tests .venv/bin/python -m campaign
-	LABFS_SWITCHES='{"ids": "swapped", "kms": true}' .venv/bin/pytest -q tests/test_backends.py tests/test_saving.py tests/test_semantics.py
-	LABFS_SWITCHES='{"ids": "swapped"}' .venv/bin/pytest -q tests/test_requests.py tests/test_tools.py
-	LABFS_SOAK=1 .venv/bin/pytest -v tests/test_machine.py tests/test_fsx.py tests/test_slow_sites.py tests/test_rows.py tests/test_rows_of_records.py tests/soak_fio.py \
-		tests/test_hostile.py tests/test_faults.py
+	PYTHONPATH=tests/soak:tests/support .venv/bin/python -m campaign
+	LABFS_SWITCHES='{"ids": "swapped", "kms": true}' .venv/bin/pytest -q tests/backends/test_backends.py tests/mount/test_saving.py tests/mount/test_semantics.py
+	LABFS_SWITCHES='{"ids": "swapped"}' .venv/bin/pytest -q tests/mount/test_requests.py tests/mount/test_tools.py
+	LABFS_SOAK=1 .venv/bin/pytest -v tests/mount/test_machine.py tests/mount/test_fsx.py tests/mount/test_slow_sites.py tests/mount/test_rows.py tests/mount/test_rows_of_records.py tests/soak/soak_fio.py \
+		tests/core/test_hostile.py tests/mount/test_faults.py
 
 programs: ## the editors, offices, browsers and tools that people use, saving into a mount: about half an hour
 	@scripts/bootstrap --programs

@@ -1,7 +1,7 @@
 """labfs: the files of laboratory systems as one ordinary drive, `site/project/record/attachment`.
 
-The map: each room imports only rooms below it (tests/test_layers.py holds the law), and the two columns meet at the
-waist. A read goes fuse → vfs → read, and for what is missing → backends → http. A write goes fuse → vfs → write, and
+The map: each room imports only rooms below it, and the two columns meet at the waist (tests/unit/test_layers.py holds
+the law). A read goes fuse → vfs → read, and for what is missing → backends → http. A write goes fuse → vfs → write, and
 with the close → backends → http.
 
     cli/       what is typed

@@ -3,7 +3,7 @@
 A draft is a file whose name its program is about to change or to remove again. No single sign is enough: `cp -a`,
 `tar` and `gzip` make files as mkstemp does, `samtools index` names its product after a neighbour, and scientists
 number their files. So a name counts as a draft's if two signs agree (`judge`), and nothing says that it is meant.
-The rules were chosen on the recorded calls of programs (tests/recordings), and are measured there.
+The rules were chosen on the recorded calls of programs (tests/support/recordings), and are measured there.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,35 +12,16 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from memory import RULES, MemoryBackend, mounted, told
+from memory import RULES, SYSTEMS, MemoryBackend, mounted, told
+from steps import AWAY, IN_PLACE, Slow, a_while, called, disk_full, save, states, waiting
 
 from labfs.backend import Replace
-from labfs.errors import Conflict, Denied, LabfsError, NoBytes, Unanswered, Unavailable
-from labfs.tree.node import Node
-from labfs.vfs.vfs import Vfs
-from labfs.write.spool import Spool
+from labfs.errors import Busy, Conflict, Denied, DiskFailed, LabfsError, NoBytes, Unanswered, Unavailable
+from labfs.write import spool as spools
+from labfs.write.journal import Note, State
+from labfs.write.spool import SpoolFile
 
 Clock = trio.testing.MockClock
-IN_PLACE = replace(RULES, replace=Replace.IN_PLACE)
-AWAY = Unavailable("The site is away.")
-
-
-async def save(vfs: Vfs, box: Node, name: str, data: bytes) -> None:
-    handle = await vfs.files.create(box, name, truncate=True)
-    try:
-        await vfs.files.write(handle, 0, data)
-        await vfs.files.flush(handle, shared=False)
-    finally:
-        await vfs.files.release(handle)
-
-
-async def a_while() -> None:
-    """Let ten minutes pass."""
-    await trio.sleep(600)
-
-
-def states(path: Path) -> list[str]:
-    return [note["state"] for note in told(Spool(path / "spool"))]
 
 
 async def test_what_failed_while_the_site_was_away_is_sent_when_it_answers(
@@ -298,3 +281,265 @@ async def test_a_record_that_a_crash_left_without_its_bytes_is_filled(tmp_path: 
     async with mounted(tmp_path, backend):
         await a_while()
     assert (backend.newest(), len(backend.files), states(tmp_path)) == ({"f": b"mine"}, 1, [])
+
+
+async def test_a_full_disk_does_not_end_the_outbox(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend()
+    room = False
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        disk_full(monkeypatch, until=lambda: room)
+        await a_while()
+        assert states(tmp_path) != []
+        room = True
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}
+        assert states(tmp_path) == []
+
+
+async def test_what_somebody_writes_while_a_waiting_save_is_compared_is_theirs(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend(latency_s=1.0, versionless=True)
+    backend.put("f", b"____")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        await called(backend, "read", 1)
+        handle = await vfs.files.create(box, "f", truncate=True)
+        writer = handle.node.writer
+        await vfs.files.write(handle, 0, b"newer")
+        await trio.sleep(5)
+        assert handle.node.writer is writer
+        await vfs.files.flush(handle, shared=False)
+        await vfs.files.release(handle)
+        await a_while()
+        assert backend.newest() == {"f": b"newer"}
+        assert states(tmp_path) == ["failed"]
+
+
+async def test_of_two_saves_that_wait_the_later_one_is_sent(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"old")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"first")
+        await waiting(vfs, box, backend, "f", b"second")
+        await a_while()
+        assert backend.newest() == {"f": b"second"}
+        assert [n["error"] for n in told(vfs.saves.spool)] == ["the file was saved again since"]
+
+
+async def test_of_two_saves_that_an_earlier_mount_left_the_later_one_is_sent(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    (tmp_path / "spool").mkdir()
+    for age, stem, data in [(2, "2", b"second"), (1, "1", b"first"), (0, "3", b"zeroth")]:
+        note = Note(site="memory", path="/memory/box/f", state=State.WAITING, size=len(data))
+        file = SpoolFile.create(tmp_path / "spool" / f"{stem}.data", note)
+        file.write(0, data)
+        spools.os.utime(file.path, (age, age))
+        file.close()
+    async with mounted(tmp_path, backend):
+        await a_while()
+        assert backend.newest() == {"f": b"second"}
+        assert states(tmp_path) == ["failed", "failed"]
+
+
+async def test_a_waiting_save_is_compared_with_what_is_there_now(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = Slow()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await vfs.listing(box)
+        await waiting(vfs, box, backend, "f", b"mine")
+        await vfs.listing(box)
+        await trio.sleep(6)  # a listing in between, without it
+        backend.put("f", b"mine")  # the request had been carried out after all
+        await a_while()
+        assert len(backend.files) == 1
+        assert states(tmp_path) == []
+
+
+async def test_the_kernel_forgets_its_pages_of_what_a_waiting_save_replaces(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    backend.put("f", b"old")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        node = await vfs.lookup(box, "f")
+        before = node.generation
+        await waiting(vfs, box, backend, "f", b"new")
+        await a_while()
+        assert backend.newest() == {"f": b"new"}
+        assert (await vfs.lookup(box, "f")) is node
+        assert node.generation >= before + 2, "once as the save fails, and once as it is shown again"
+
+
+async def test_looking_for_what_waits_keeps_nobody_waiting(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = Slow()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await vfs.listing(box)
+        await waiting(vfs, box, backend, "f", b"mine")
+        await vfs.listing(box)
+        await called(backend, "page", 2)
+        with trio.fail_after(2.5):
+            await vfs.listing(box)
+
+
+async def test_a_save_that_fails_while_another_is_sent_is_sent_too(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        backend.latency_s = 1.0
+        await called(backend, "page", 1)
+        await waiting(vfs, box, backend, "g", b"mine too")
+        await a_while()
+        assert backend.newest() == {"f": b"mine", "g": b"mine too"}
+
+
+async def test_what_was_removed_here_is_not_brought_back_by_a_save_that_waits(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend(capabilities=replace(IN_PLACE, deletable=True, renames=True))
+    backend.put("f", b"old")
+    backend.put("g", b"old")
+    async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):
+        for name in ("f", "g"):
+            await waiting(vfs, box, backend, name, b"mine")
+            backend.faults["upload"] = [AWAY] * 50
+        await vfs.unlink(box, "f")
+        await vfs.rename(box, "g", box, "h")
+        backend.faults.clear()
+        await a_while()
+        assert backend.newest() == {"h": b"old"}
+        assert "waiting" not in states(tmp_path)
+
+
+async def test_a_save_is_never_sent_to_the_place_of_a_directory(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(IN_PLACE)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        backend.more = [replace(backend.box, id="box f", name="f", label="101")]
+        await a_while()
+        [note] = told(vfs.saves.spool)
+        vfs.outbox.retry(Path(note["file"]).stem)
+        uploads = backend.calls["upload"]
+        await a_while()
+        assert backend.calls["upload"] == uploads
+        assert "directory" in told(vfs.saves.spool)[0]["error"]
+
+
+async def test_a_save_that_waits_deletes_nothing_where_deleting_is_off(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(SYSTEMS["by delete"])
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        backend.put("f", b"theirs")
+        await a_while()
+        [note] = told(vfs.saves.spool)
+        vfs.outbox.retry(Path(note["file"]).stem)
+        await a_while()
+        assert b"theirs" in [data for _, data in backend.files.values()]
+        assert "Deleting" in str(told(vfs.saves.spool)) or "delete" in str(told(vfs.saves.spool))
+
+
+async def test_sending_again_takes_no_bytes_from_a_file_that_is_still_there(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, ".goutputstream-AAAAAA")
+        await vfs.files.write(handle, 0, b"mine")
+        await vfs.files.release(handle)
+        backend.faults["upload"] = [Denied("no")]
+        with pytest.raises(Denied):
+            await vfs.rename(box, ".goutputstream-AAAAAA", box, "f")
+        assert vfs.outbox.retry(None) == 0
+        [note] = told(vfs.saves.spool)
+        with pytest.raises(Busy, match="AAAAAA"):
+            vfs.outbox.retry(Path(note["file"]).stem)
+        await a_while()
+        node = box.children.get(".goutputstream-AAAAAA")
+        assert node is not None
+        again = await vfs.files.open(node, read=True, write=False)
+        assert await vfs.files.read(again, 0, 10) == b"mine"
+        await vfs.files.release(again)
+        await vfs.unlink(box, node.name)
+        assert vfs.outbox.retry(None) == 1
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}
+
+
+async def test_what_a_newer_save_overtook_is_only_sent_by_name(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(SYSTEMS["in place"], versionless=True)
+    backend.put("f", b"____")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        await save(vfs, box, "f", b"newr")
+        assert states(tmp_path) == ["failed"]
+        assert vfs.outbox.retry(None) == 0
+        await a_while()
+        assert backend.newest() == {"f": b"newr"}
+        [note] = told(vfs.saves.spool)
+        assert vfs.outbox.retry(Path(note["file"]).stem) == 1
+        await a_while()
+        assert backend.newest() == {"f": b"mine"}
+
+
+async def test_a_newer_save_overtakes_one_whose_note_is_on_its_way_to_the_disk(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend(SYSTEMS["in place"], versionless=True)
+    backend.put("f", b"____")
+    written, sync = threading.Event(), SpoolFile.sync
+
+    def slow(spool: SpoolFile) -> None:
+        written.wait(5)
+        sync(spool)
+
+    monkeypatch.setattr(SpoolFile, "sync", slow)
+    async with mounted(tmp_path, backend) as (vfs, box):
+        async with trio.open_nursery() as nursery:
+
+            async def older() -> None:
+                await waiting(vfs, box, backend, "f", b"mine")
+
+            nursery.start_soon(older)
+            await called(backend, "upload", 1)
+            await trio.sleep(0.1)
+            await save(vfs, box, "f", b"newr")
+            written.set()
+        await a_while()
+        assert backend.newest() == {"f": b"newr"}
+        assert states(tmp_path) == ["failed"]
+
+
+async def test_a_save_that_arrived_is_none_that_failed(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await vfs.files.write(handle, 0, b"mine")
+
+        def broken() -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(vfs.saves.spool, "leftovers", broken)
+        vfs.saves.waiting.changed()
+        await vfs.files.flush(handle, shared=False)
+        monkeypatch.undo()
+        await vfs.files.release(handle)
+        assert backend.newest() == {"f": b"mine"}
+        assert (await vfs.lookup(box, "f")).entry is not None
+
+
+async def test_a_disk_that_takes_no_note_says_so_to_whoever_wants_a_save_sent_again(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        await waiting(vfs, box, backend, "f", b"mine")
+        disk_full(monkeypatch, until=lambda: False)
+        (note,) = told(vfs.saves.spool)
+        with pytest.raises(DiskFailed, match="is full; make room"):
+            vfs.outbox.retry(Path(note["file"]).stem)

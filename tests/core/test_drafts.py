@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 from memory import SYSTEMS, MemoryBackend, mounted, told
-from test_outbox import a_while, save, states
+from steps import a_while, save, states
 from test_windows import shown
 
 from labfs.errors import Empty, Invalid, LabfsError, NotFound, NotPermitted, Unavailable

@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 from memory import SYSTEMS, MemoryBackend, MemoryUpload, mounted, told
-from test_outbox import a_while, save, states
+from steps import a_while, save, states
 
 import labfs
 from labfs.backend import Entry, Replace

@@ -27,8 +27,8 @@ from five_stage import Lab
 from memory import SYSTEMS, mounted, opened
 from others import GROUP, OTHER_GROUP, OTHER_USER, USER, Machine, denied
 from stage import Folder, Mount, Sandbox, labfs, run, typed
+from steps import a_while, states
 from test_drafts import make, maker, system
-from test_outbox import a_while, states
 from test_slow_lists import DEADLINE_S, shown, slow
 
 from labfs.errors import LabfsError, Unavailable
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.mount
 
 Clock = trio.testing.MockClock
 MIB = 1024 * 1024
-PAGE = Path(__file__).parent.parent / "SEMANTICS.md"
+PAGE = Path(__file__).parents[2] / "SEMANTICS.md"
 FILES = "POST /v1pre3/appresults/{id}/files"
 BLOB = "GET /{blob}"
 
@@ -151,7 +151,7 @@ def test_thirty_seconds(folder: Path, behind: Folder, drive: Mount, sandbox: San
     behind.put("f", b"x")
     sandbox.reset()
     assert os.listdir(folder) == []
-    assert sandbox.requests() == {}, "the listing is believed; tests/test_vfs.py lets the 30 seconds pass"
+    assert sandbox.requests() == {}, "the listing is believed; tests/core/test_vfs.py lets the 30 seconds pass"
     drive.refresh(folder)
     assert os.listdir(folder) == ["f"]
 
@@ -509,7 +509,7 @@ def test_long_names(folder: Path, sandbox: Sandbox) -> None:
 
 def test_names_that_are_no_text(folder: Path, behind: Folder, drive: Mount) -> None:
     """Looking for a name that is not UTF-8 fails with ENOENT, making one with EILSEQ and a reason."""
-    typed = folder / os.fsdecode(b"gr\xfc\xdfe.txt")  # more of it in tests/test_names_that_are_no_text.py
+    typed = folder / os.fsdecode(b"gr\xfc\xdfe.txt")  # more of it in tests/mount/test_names_that_are_no_text.py
     fails(errno.ENOENT, os.stat, typed)
     fails(errno.EILSEQ, typed.write_bytes, b"x")
     assert "is not UTF-8" in labfs("why", typed, env=drive.env).stdout
@@ -835,7 +835,7 @@ def test_sizes_and_dates(drive: Mount, lab: Lab, folder: Path, behind: Folder) -
     lab.put("odm", "dateless.txt", b"x")
     there = at(drive, lab, "odm")
     seen = (there / "dateless.txt").stat().st_mtime
-    assert began < seen < time.time(), "tests/test_dates.py mounts again"
+    assert began < seen < time.time(), "tests/core/test_dates.py mounts again"
     (there / "saved.txt").write_bytes(b"x")
     drive.refresh(there)
     assert (there / "dateless.txt").stat().st_mtime == seen

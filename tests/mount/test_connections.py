@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import eater
 import five_stage
 import pytest
 from five_stage import SITES, Lab
@@ -28,7 +29,7 @@ class Eater:
     def __init__(self, sandbox: Sandbox) -> None:
         known = json.loads((sandbox.directory / "sandbox.json").read_text())
         self.urls: list[str] = [*known["sites"].values(), known["blobs"]]
-        command = [sys.executable, str(Path(__file__).with_name("eater.py")), *self.urls]
+        command = [sys.executable, eater.__file__, *self.urls]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.own: list[str] = json.loads(self.process.stdout.readline())

@@ -1,4 +1,4 @@
-"""Plays recorded saves (tests/scripts.py) on a directory and tells how each call ended."""
+"""Plays recorded saves (tests/support/scripts.py) on a directory and tells how each call ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reduces what strace tells of a program to events on the files of one directory (tests/recordings/README.md)."""
+"""Reduces what strace tells of a program to events on the files of one directory (tests/support/recordings/README.md)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import itertools
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labfs.backend import Entry
 from labfs.errors import LabfsError, Unavailable
+from labfs.fuse import holders
 from labfs.fuse.holders import program
 from labfs.fuse.inodes import ROOT, Inodes
 from labfs.read.blocks import Blocks
@@ -350,3 +353,16 @@ def test_a_thread_is_known_by_the_name_of_its_process() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(named).result() == program(os.getpid()) != "worker"
+
+
+def test_a_program_whose_name_was_cut_within_a_letter_may_make_files() -> None:
+    names: list[str] = []
+
+    def look() -> None:
+        ctypes.CDLL(None).prctl(15, "vierzehn Byte ü".encode()[:15], 0, 0, 0)
+        names.append(holders.program(threading.get_native_id()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert names == [holders.program(os.getpid())] != [""]

@@ -12,16 +12,21 @@ from pathlib import Path
 import five_stage
 import httpx
 import pytest
+import trio
 import trio.testing
 from five_stage import Lab
 from memory import SYSTEMS, MemoryBackend, opened
 from stage import Mount, Sandbox, run, typed
 
 from labfs.backend import dispensable
-from labfs.errors import Malformed, Unavailable
+from labfs.errors import (
+    Malformed,
+    Unavailable,
+)
 from labfs.http.client import Client
 from labfs.tree.listings import LISTING_S
 from labfs.tree.measuring import GIVEN_UP_S, LISTED_S
+from labfs.tree.remembered.sizes import Sizes
 
 Clock = trio.testing.MockClock
 
@@ -148,3 +153,16 @@ def test_a_file_whose_bytes_fail_delays_no_listing(lab: Lab, drive: Mount, sandb
         sandbox.faults()
         drive.refresh(place)
         assert (place / "broken.bin").read_bytes() == b"12345", site
+
+
+def test_sizes_that_cannot_be_remembered_are_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "sizes"
+    path.write_bytes(b"no database at all, but as long as one might be" * 100)
+    entry = MemoryBackend().put("f", b"bytes")
+    sizes = Sizes(path)
+    sizes.set("site", entry, 5)
+    assert sizes.get("site", entry) == 5
+    sizes._db.execute("DROP TABLE sizes")
+    assert sizes.get("site", entry) is None
+    sizes.set("site", entry, 5)
+    sizes.close()

@@ -14,7 +14,7 @@ from labfs.cli.main import cli
 from labfs.daemon import config
 from labfs.http.network import route, trust
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
 SYSTEMS = (ROOT / "labfs/backends/README.md").read_text()
 MOST_LINES = 150  # that a scientist reads to the end

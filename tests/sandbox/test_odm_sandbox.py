@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import odm_stage
 import pytest
 from odm_stage import CELLS, DRAFT, EMPTY, GUT, LARGE, MANY, NULL_TITLE, PDF, Service, names, opened, quick, refused
 from stage import Sandbox
@@ -301,7 +302,7 @@ def test_the_generated_client_lists_reads_imports_and_deletes(odm: Service, odm_
     before = odm.blobs()
     command = [
         odm_programs / "python",
-        Path(__file__).with_name("odm_client.py"),
+        Path(odm_stage.__file__).with_name("odm_client.py"),
         odm.url,
         odm.tokens["token"],
         odm.tokens["access_token"],

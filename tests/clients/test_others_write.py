@@ -20,7 +20,7 @@ from stage import Mount, Sandbox, run
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(600)]  # the first run installs the clients
 
-SCRIPTS = Path(__file__).parent / "clients"
+SCRIPTS = Path(__file__).parent
 THEIRS, OURS = "Zählung 7.bin", "plate 9.bin"
 FIELDS = {THEIRS: "counts", OURS: "variants"}  # of REDCap, where one holds one file
 BELIEVED_S = 0.0

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from memory import RULES, MemoryBackend, mounted
 from redcap_stage import Redcap, opened
 from stage import Mount, Sandbox
+from steps import AWAY, contents
 from test_proof import Line, each
 
 from labfs.backend import Entry, Replace, Sink
-from labfs.errors import LabfsError, Stale
+from labfs.errors import (
+    LabfsError,
+    Stale,
+    Unavailable,
+)
 from labfs.read import whole
 from labfs.read.blocks import Blocks
 from labfs.read.digests import SPAN
 from labfs.read.reader import Readers
 from labfs.read.whole import Copies
+
+Clock = trio.testing.MockClock
 
 DATA = random.Random(1).randbytes(3 * SPAN + 1234)
 WHOLE = replace(RULES, ranged=False, measured=False, replace=Replace.IN_PLACE)
@@ -280,3 +290,50 @@ async def test_another_server_by_the_same_name_has_other_bytes(tmp_path: Path) -
             handle = await vfs.files.open(node, read=True, write=False)
             assert bytes(await vfs.files.read(handle, 0, 10_000)) == data
             await vfs.files.release(handle)
+
+
+async def test_a_cache_that_is_cleared_under_a_mount_is_made_anew(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend(capabilities=WHOLE)
+    backend.put("f", b"bytes")
+    backend.put("g", b"more")
+    async with mounted(tmp_path, backend) as (vfs, _):
+        assert await contents(vfs, "/memory/box/f") == b"bytes"
+        shutil.rmtree(tmp_path / "copies")
+        assert await contents(vfs, "/memory/box/g") == b"more"
+
+
+async def test_a_copy_that_cannot_be_removed_ends_nothing(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend(capabilities=WHOLE)
+    backend.put("f", b"bytes")
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    async with mounted(tmp_path, backend) as (vfs, _):
+        node = await vfs.resolve("/memory/box/f")
+        backend.faults["pour"] = [AWAY]
+        with monkeypatch.context() as patch, trio.fail_after(60):
+            patch.setattr(Path, "unlink", refused)
+            with pytest.raises(Unavailable):
+                await vfs.files.open(node, read=True, write=False)
+        assert await contents(vfs, "/memory/box/f") == b"bytes"
+
+
+async def test_a_copy_that_is_closed_lends_no_bytes_of_another_file(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        backend = MemoryBackend(capabilities=WHOLE)
+        entry = backend.put("f", b"bytes")
+        copies = Copies(nursery, tmp_path, 1 << 20)
+        copy = copies.open(None, backend.content(entry))
+        assert await copy.whole() == 5
+        assert bytes(await copy.read(0, 5)) == b"bytes"
+        copy._close()
+        with pytest.raises(FileNotFoundError):
+            copy._lend(0, 5)
+        kept = copies.open(("site", entry.id, "v"), backend.content(entry))
+        await kept.read(0, 5)
+        (path,) = tmp_path.iterdir()
+        path.write_bytes(b"by")  # the disk lost some
+        assert bytes(await kept.read(0, 5)) == b"bytes"

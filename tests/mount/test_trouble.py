@@ -21,10 +21,10 @@ import pytest
 import trio
 import trio.testing
 from memory import MemoryBackend, told
+from memory import mounted as in_memory
 from redcap_stage import Redcap, opened
 from stage import Folder, Mount, Sandbox, labfs, mounted, run, typed, until
-from test_outbox import AWAY, a_while, save, states
-from test_outbox import mounted as in_memory
+from steps import AWAY, a_while, save, states
 
 from labfs.backend import Target
 from labfs.backends import KINDS

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from memory import RULES, SYSTEMS, MemoryBackend, mounted, opened
-from test_outbox import Clock, save
+from steps import save
 from test_windows import shown
 
 from labfs.backend import Entry, Page
 from labfs.tree.remembered.seen import Seen
+
+Clock = trio.testing.MockClock
 
 BY_DELETE = SYSTEMS["by delete"]
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 from memory import SYSTEMS, mounted, told
-from test_outbox import AWAY, a_while, save, states
+from steps import AWAY, a_while, save, states
 from test_windows import Breaking, Step, died, row, settled, shown, system
 
 from labfs.backend import Entry, Source, Target

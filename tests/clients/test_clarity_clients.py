@@ -12,7 +12,7 @@ import pytest
 from clarity_stage import PROJECT, SAMPLE, STEP, Clarity
 from stage import Sandbox
 
-SCRIPTS = Path(__file__).parent / "clients"
+SCRIPTS = Path(__file__).parent
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Recordings of what programs do to the files of a directory (tests/recordings/README.md), read as events."""
+"""Recordings of what programs do to the files of a directory (tests/support/recordings/README.md), read as events."""
 
 from __future__ import annotations
 
