@@ -10,6 +10,8 @@ Obligations on every backend:
   change whose answer was lost is looked for before it is sent again;
 * names are given as the system shows them; making them safe is the core's work;
 * sizes are bytes, ranges half-open `[start, stop)`, times nanoseconds since 1970 UTC.
+
+Tests: backends/test_backends.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Facts used here, with their sources: RFC 7617 names no encoding but UTF-8, which a server may announce; servers of
 before read Latin-1 (Tomcat up to version 7, Jetty up to 9.2), and refuse what they misread as they refuse a wrong
 password. Several refusals in a row lock an account, so that the other reading is tried once for a password.
+
+Tests: unit/test_credentials.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What all backends share: what one is built from, and lists in which some rows make no sense."""
+"""What all backends share: what one is built from, and lists in which some rows make no sense.
+
+Tests: backends/test_backends.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ it gave up waiting. So looks go on for that long where no answer of the service 
 said that it failed. What is sent a second time may end as two: the surplus is taken away where that is possible.
 
 A look that fails tells nothing: nothing is sent again before one has told that nothing is there.
+
+Tests: unit/test_looking, backends/test_lost_answers.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Of a page that is long in coming nothing can be shown, and its server looks like one that fell silent; many small ones
 are slow where rows cost nothing.
+
+Tests: mount/test_rows.
 """
 
 from __future__ import annotations

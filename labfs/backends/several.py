@@ -1,4 +1,7 @@
-"""Doing the same for several things, a few at a time."""
+"""Doing the same for several things, a few at a time.
+
+Tests: mount/test_rows_of_records.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """The tour: a sandbox, a mount of it, and what a scientist does with ordinary tools, told as it happens.
 
 Each stop is one lab system: look, read, save, and then ask the system itself, without labfs, for what was saved.
+
+Tests: mount/test_demo.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The command line: what is typed ⇄ what the modules below do. Every failure is one plain sentence.
 
 Exit status 0 only when a command did what it says.
+
+Tests: mount/test_cli.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The commands of `labfs outbox`: what could not be saved, and the only ways out of it."""
+"""The commands of `labfs outbox`: what could not be saved, and the only ways out of it.
+
+Tests: mount/test_cli, mount/test_recovery.
+"""
 
 from __future__ import annotations
 

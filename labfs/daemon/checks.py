@@ -3,6 +3,8 @@
 A site that is slow or away never fails a mount, also if it is the only one: it may answer later, and until then what
 was listed last is shown. Only where waiting mends nothing (a wrong token, an address behind which something else is)
 a mount with no other site is refused, while whoever typed the command is there to read why.
+
+Tests: mount/test_five_sites.
 """
 
 from __future__ import annotations

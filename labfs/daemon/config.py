@@ -2,6 +2,8 @@
 
 Secrets are read when they are needed and never kept in a setting's text form: `repr` of a setting shows
 none. A file that holds a literal secret must be readable by its owner alone.
+
+Tests: mount/test_cli, unit/test_credentials.
 """
 
 from __future__ import annotations

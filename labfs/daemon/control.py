@@ -2,6 +2,8 @@
 
 A socket's path may have 107 bytes at most, and a state directory's can be longer: both sides go through
 the descriptor of the directory.
+
+Tests: mount/test_cli.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ White space around a secret is a copy's or an editor's, and goes, from a file in
 A password that stands in the configuration itself keeps its blanks: somebody put them between quotes. What cannot be
 sent is told by the key that it belongs to, and never by its value; that is also so for what stands where the name
 of a variable or of a file should.
+
+Tests: unit/test_credentials.
 """
 
 from __future__ import annotations

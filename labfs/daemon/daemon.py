@@ -1,4 +1,7 @@
-"""One mount being served: put together, announced, watched, ended with nothing left behind."""
+"""One mount being served: put together, announced, watched, ended with nothing left behind.
+
+Tests: mount/test_cli, mount/test_trouble.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The mount table of this machine, and the private state that belongs to one mount point."""
+"""The mount table of this machine, and the private state that belongs to one mount point.
+
+Tests: unit/test_mounts, mount/test_cli.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Why something failed, in a plain sentence, remembered by path for whoever asks afterwards."""
+"""Why something failed, in a plain sentence, remembered by path for whoever asks afterwards.
+
+Tests: mount/test_trouble.
+"""
 
 from __future__ import annotations
 

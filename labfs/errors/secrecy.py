@@ -4,6 +4,8 @@ The first line of defence is that nobody puts one there: `http.failures` passes 
 request, and `repr` of what holds a secret shows none. This is the second: a server can send a token back, and a
 mistake of ours prints whatever an exception says. So known secrets are taken out in every form that a request gives
 them, and addresses lose what signs them.
+
+Tests: mount/test_secrets, unit/test_credentials.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The kernel asks a second time for what failed: a page of a read-ahead by itself, a name whose entry it wanted to
 renew. Two full deadlines would then pass in one call of a program. So a failure that took long is remembered for
 a moment, and its repetition is answered with it at once.
+
+Tests: mount/test_patience.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ After a close that failed: who looks next waits for the release that follows, an
 
 The kernel answers close() when the flush is answered and sends the release after that. In between the file still
 shows what could not be saved, with its length, though the program has been told that it was not.
+
+Tests: mount/test_saving, mount/test_semantics.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ What a file system means is decided in `vfs`. Here is only what the kernel makes
 * every answer has a deadline below the 20 s that the kernel's freezer waits, except where bytes are saved;
 * a flush comes for each close of each duplicate of a descriptor: only the last one is a save;
 * the kernel may keep its pages of a file exactly as long as the version is the same.
+
+Tests: mount/test_semantics, mount/test_machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""An open directory, as its reading goes on while names in it change."""
+"""An open directory, as its reading goes on while names in it change.
+
+Tests: mount/test_semantics.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ A shell redirection duplicates its descriptor and hands it to children, and the 
 every close of every copy. Only the last one means that the file is finished. `/proc/PID/fdinfo` shows the
 other copies (its `ino` line needs Linux 5.14). Nothing here touches the mount itself: that would be a
 request to ourselves, and a deadlock.
+
+Tests: unit/test_units, mount/test_semantics.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A number is a hash of what the node is (site and server id), so that it is the same after a remount. It
 belongs to the node for as long as that lives, whether or not the kernel holds a reference, also when a
 save gives the file a new id on the server: so one number never means two nodes.
+
+Tests: unit/test_units.
 """
 
 from __future__ import annotations

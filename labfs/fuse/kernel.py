@@ -2,6 +2,8 @@
 
 An invalidation blocks until the kernel has let go, for which it may need answers from us: all run in threads.
 That of attributes alone takes no lock that a request holds, and is safe before the answer to any.
+
+Tests: core/test_replaced, mount/test_fsx.
 """
 
 from __future__ import annotations

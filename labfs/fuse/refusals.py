@@ -2,6 +2,8 @@
 
 pyfuse3 answers ENOSYS to what it finds no handler for, which says that the kernel is too new for us. EPERM is what
 symlink(2), link(2) and mknod(2) document for a file system without these.
+
+Tests: mount/test_semantics.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The circuit breaker of one origin: while it is silent, requests fail at once instead of waiting in turn."""
+"""The circuit breaker of one origin: while it is silent, requests fail at once instead of waiting in turn.
+
+Tests: unit/test_client.
+"""
 
 from __future__ import annotations
 

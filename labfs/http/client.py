@@ -3,6 +3,8 @@
 With `download`, `failures` and `network` the only product modules that know httpx. API calls and uploads run on trio;
 file bytes come down through `download`. Credentials go to the site's own origin and nowhere else: bytes are fetched
 by a client without any, and redirects are followed by hand (httpx would carry an `x-access-token` header along).
+
+Tests: unit/test_client.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Object stores give that header back as it was put in beside the file, to clients that accept no coding as well (S3
 and GCS user metadata), and web servers derive it from the name of a file (`AddEncoding x-gzip .gz`). Such a body is
 the file. One that something packs on its way, although asked not to, is not: its length is another one.
+
+Tests: mount/test_codings.
 """
 
 from __future__ import annotations

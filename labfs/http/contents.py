@@ -1,6 +1,8 @@
 """The contents of files: behind a site's own address, with its credentials, or behind one that is signed and expires.
 
 A signed address is asked for once, kept until near its end, and asked for again on 403.
+
+Tests: unit/test_client, backends/test_backends.
 """
 
 from __future__ import annotations

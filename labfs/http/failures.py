@@ -1,4 +1,7 @@
-"""What a failed request means: HTTP statuses and the errors of both HTTP libraries → `labfs.errors`."""
+"""What a failed request means: HTTP statuses and the errors of both HTTP libraries → `labfs.errors`.
+
+Tests: unit/test_client.
+"""
 
 from __future__ import annotations
 

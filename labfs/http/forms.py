@@ -1,6 +1,8 @@
 """A multipart/form-data body around a file that stays on disk: rewindable, and of known length.
 
 Field order is kept, since some services read their bodies as they come (ODM multipart uploads reference).
+
+Tests: backends/test_texts.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ What is as large as the smallest that was refused is not sent. In between, a try
 not known; what is larger is held back once, with a sentence, and sent when it is tried again. A refusal of a body so
 small that no server can mean it, a firewall's or a mistake's, teaches nothing; and what was learnt is forgotten after
 a while, since limits are raised.
+
+Tests: unit/test_client.
 """
 
 from __future__ import annotations

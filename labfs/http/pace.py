@@ -2,6 +2,8 @@
 
 Some services ban an address that asks too often, and only an administrator lifts the ban. So a request
 waits for its turn here rather than for a refusal there: no second at the server holds more than it allows.
+
+Tests: unit/test_client.
 """
 
 from __future__ import annotations

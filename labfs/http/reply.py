@@ -1,4 +1,7 @@
-"""One whole answer of a service: what it says of itself, of the time, and of the file that it is about."""
+"""One whole answer of a service: what it says of itself, of the time, and of the file that it is about.
+
+Tests: unit/test_client.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 A byte that fits into no encoding becomes half a surrogate pair, as PEP 383 has it for names of files: a name with
 one can be shown (`names` escapes it), told from others, and sent back as the byte that it was.
+
+Tests: backends/test_texts.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A key names the file's version, so bytes of two versions can never mix: a changed file has other keys.
 However many ask for a missing block, it is fetched once; the fetch belongs to the cache and not to the
 one who asked first, who may be cancelled without harm to the others.
+
+Tests: unit/test_units.
 """
 
 from __future__ import annotations

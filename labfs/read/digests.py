@@ -9,6 +9,8 @@ beside its MD5, takes 0.65 s of CPU instead of 0.62, and through a mount no diff
 A copy on disk carries its digests at its own end, so that one rename puts both where they belong:
 
     the bytes · 16 bytes a block · magic, size, block size, digest of all this and of the copy's name
+
+Tests: core/test_proof.
 """
 
 from __future__ import annotations

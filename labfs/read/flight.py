@@ -1,4 +1,7 @@
-"""One does it, many wait: work under way that belongs to nobody who waits for it, and so goes on when one gives up."""
+"""One does it, many wait: work under way that belongs to nobody who waits for it, and so goes on when one gives up.
+
+Tests: unit/test_flight.
+"""
 
 from __future__ import annotations
 

@@ -31,6 +31,8 @@ is none, and only a header or an upload of one's own tells. When a whole read do
   proved. If it ended without an answer, the next whole read is the second download.
 * Checksums of this site have matched and nothing says otherwise: the file is damaged, also when two downloads
   agree, as they do when it is the store that lost bytes. EIO.
+
+Tests: core/test_proof.
 """
 
 from __future__ import annotations

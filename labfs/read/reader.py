@@ -3,6 +3,8 @@
 Decisions: one block is one ranged GET, so there is nothing to coalesce; read-ahead is the same request
 made early; a reader is bound to the version that was opened and never sees another. Every block that arrives
 is compared with what is known of it before it enters the cache, so that nothing wrong can be served from there.
+
+Tests: unit/test_reader, core/test_proof.
 """
 
 from __future__ import annotations

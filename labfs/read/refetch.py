@@ -2,6 +2,8 @@
 
 Always in other ranges than the first time: what spoils every answer in the same place, or keeps giving the same
 wrong one to the same question, spoils other bytes then, and two answers that agree are worth something.
+
+Tests: core/test_proof.
 """
 
 from __future__ import annotations

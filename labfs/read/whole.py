@@ -9,6 +9,8 @@ removed at the next start.
 What lies on a disk is not believed as it lies there. A digest a block is made as the bytes arrive, kept at the
 end of the copy (digests.py says how), and compared whenever bytes are lent. A copy that is damaged, cut, or of
 another labfs is removed and fetched again; nobody hears of it but the log.
+
+Tests: core/test_copies, core/test_whole_files.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Strict as the real one: a signature for each object, an end to its life, no `Authorization` besides it. A token
 in a header or a field that the store does not know is nothing to it.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
 """
 
 from __future__ import annotations

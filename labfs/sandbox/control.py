@@ -1,6 +1,8 @@
 """The control origin: counters, faults and switches, for tests and for whoever develops a client.
 
 `faults.py` has a table of the faults; a service's switches are the fields of its dataclass of that name.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
 """
 
 from __future__ import annotations

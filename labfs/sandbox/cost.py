@@ -1,6 +1,8 @@
 """What a request costs a service: seconds for each row that its answer needs, on so many workers.
 
 A request whose client has gone is carried out to its end all the same, and keeps its worker until then.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
 """
 
 from __future__ import annotations

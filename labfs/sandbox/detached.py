@@ -1,4 +1,7 @@
-"""Requests that a service carries out without their client: the body is kept, the answer is not passed on."""
+"""Requests that a service carries out without their client: the body is kept, the answer is not passed on.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
+"""
 
 from __future__ import annotations
 

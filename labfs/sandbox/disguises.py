@@ -1,5 +1,7 @@
 """Answers that are not what their headers call them: stored bytes by the name of a coding, bytes packed on their way,
 and text that is none.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
 """
 
 from __future__ import annotations

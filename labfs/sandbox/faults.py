@@ -25,6 +25,8 @@ to be of that kind.
 An answer is {"status": 504} or 504 for an error in the service's own form, {"status": 502, "html": true} for a page
 of something in between, {"reset": true} or "reset"; 504 where none is given. The body of the request has arrived
 whole before the client gets it. `GET /requests` counts what the client got, and in `late` what is yet to be done.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
 """
 
 from __future__ import annotations

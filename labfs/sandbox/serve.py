@@ -1,4 +1,7 @@
-"""Several applications, each on a loopback port of its own, in one event loop."""
+"""Several applications, each on a loopback port of its own, in one event loop.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a stand-in service must be, so that the sandbox can serve, seed and describe it."""
+"""What a stand-in service must be, so that the sandbox can serve, seed and describe it.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
+"""
 
 from __future__ import annotations
 

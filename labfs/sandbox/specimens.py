@@ -1,4 +1,7 @@
-"""Small lab files that are valid: what a sandbox is filled with so that real tools can open them."""
+"""Small lab files that are valid: what a sandbox is filled with so that real tools can open them.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
+"""
 
 from __future__ import annotations
 

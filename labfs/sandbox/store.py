@@ -1,6 +1,8 @@
 """What the stand-in services know: rows in SQLite, bytes in files, both in one directory.
 
 State survives a restart. Statements are short and on a local disk, so they run where they are called.
+
+Tests: sandbox/test_sandbox_faults, sandbox/test_cost.
 """
 
 from __future__ import annotations

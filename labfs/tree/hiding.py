@@ -2,6 +2,8 @@
 
 A program that moves a file aside, or removes it to make it anew, has the name free until then. If nothing takes it,
 the file is there again.
+
+Tests: core/test_drafts.
 """
 
 from __future__ import annotations

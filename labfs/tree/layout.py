@@ -4,6 +4,8 @@ A system lists a directory as a flat set of entries. Those that lie in sub-direc
 folded into folders here, and those that belong to a directory that was listed along (`Entry.inside`) go
 into that one. Where a system keeps every upload to a path, the newest one has the name and the older ones
 answer to the unlisted name `name [id]`. Nothing is lost: what claims an impossible place is at the top.
+
+Tests: core/test_listed_along, unit/test_units.
 """
 
 from __future__ import annotations

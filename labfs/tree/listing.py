@@ -3,6 +3,8 @@
 A server may take long over a list, and goes on with it when nobody listens any more. So a listing belongs to
 nobody who waits for it, what it has found so far can be shown before its end, and after one that was given up in
 silence the server is left alone for a while.
+
+Tests: core/test_slow_lists.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Directories being listed: when, for whom, what is shown meanwhile, and what there is to say about it.
 
 A listing runs in the tree's nursery and belongs to nobody who waits for it: a long one is there for the next.
+
+Tests: core/test_slow_lists.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A size is worth little waiting: its request is made once more at most, and one file whose bytes cannot be had
 delays neither its folder nor the next one that shows it. Opening the file asks with the usual patience.
+
+Tests: unit/test_measuring.
 """
 
 from __future__ import annotations

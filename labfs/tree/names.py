@@ -7,6 +7,8 @@ name longer than 255 bytes is cut before its extension, and marked with `~` and 
 
 Of several equal names the one that was seen first keeps the plain one, of those seen together the oldest; the
 others get ` [id]` before the extension.
+
+Tests: unit/test_units.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A node keeps its identity while listings come and go, so that a door can hang an inode number or an open file on
 it; what the server says about it is its `entry`. Everybody may read a node. Only modules of this room write to one:
 others use the verbs of `Tree` (tests/unit/test_layers.py).
+
+Tests: core/test_vfs.
 """
 
 from __future__ import annotations

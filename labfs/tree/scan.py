@@ -1,4 +1,7 @@
-"""Reading a whole list, page by page: what was found so far, and going on where it broke off."""
+"""Reading a whole list, page by page: what was found so far, and going on where it broke off.
+
+Tests: core/test_hostile, core/test_slow_lists.
+"""
 
 from __future__ import annotations
 

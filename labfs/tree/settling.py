@@ -1,4 +1,7 @@
-"""Making a directory's nodes what a listing says, and keeping those that are still there."""
+"""Making a directory's nodes what a listing says, and keeping those that are still there.
+
+Tests: core/test_vfs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A site of a mount: its name in the tree, its backend, and what this mount may do to it."""
+"""A site of a mount: its name in the tree, its backend, and what this mount may do to it.
+
+Tests: core/test_vfs.
+"""
 
 from __future__ import annotations
 

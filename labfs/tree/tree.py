@@ -5,6 +5,8 @@ paths) exists as long as something is in it, or while this mount made it. A dire
 listed along with it has an entry of its own, but is listed anew with the one above.
 
 The verbs below `looking` are the only writes to a node from outside this room.
+
+Tests: core/test_vfs.
 """
 
 from __future__ import annotations

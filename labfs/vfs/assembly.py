@@ -1,4 +1,7 @@
-"""The one set-up of a core: what it keeps on this machine, and the tasks that go on behind the requests of doors."""
+"""The one set-up of a core: what it keeps on this machine, and the tasks that go on behind the requests of doors.
+
+Tests: core/test_histories, mount/test_cli.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Whether a save would destroy what somebody else saved meanwhile: asked just before it is sent."""
+"""Whether a save would destroy what somebody else saved meanwhile: asked just before it is sent.
+
+Tests: core/test_vfs, core/test_crossing.
+"""
 
 from __future__ import annotations
 

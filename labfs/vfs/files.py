@@ -3,6 +3,8 @@
 A file that is being written has one writer, shared by all its handles, and everybody on this machine
 reads from it. When the last handle that could write is closed the writer goes: its bytes are on the
 server then, or in the outbox (`saves`).
+
+Tests: core/test_vfs.
 """
 
 from __future__ import annotations

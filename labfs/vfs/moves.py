@@ -2,6 +2,8 @@
 
 A local file that gets an ordinary name is saved under it: the rename is the save. A file of a server is renamed
 where its system can; what had the name before is deleted afterwards.
+
+Tests: core/test_moves, core/test_drafts.
 """
 
 from __future__ import annotations

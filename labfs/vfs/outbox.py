@@ -3,6 +3,8 @@
 Nothing is sent twice without looking: an answer may have been lost, and then the server has the file. Nothing
 is sent over a newer save, made here or by somebody else. And nothing is given up after so many tries: what
 waits, waits; what was refused for good is left to a person (`labfs outbox`).
+
+Tests: core/test_outbox, core/test_windows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The saves in the spool that wait for their server or for a person, known by path."""
+"""The saves in the spool that wait for their server or for a person, known by path.
+
+Tests: core/test_outbox, core/test_crossing.
+"""
 
 from __future__ import annotations
 

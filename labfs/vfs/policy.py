@@ -1,6 +1,8 @@
 """What may be done where: questions about nodes, answered without asking any server.
 
 A refusal carries the sentence that says why.
+
+Tests: core/test_vfs, core/test_listed_along.
 """
 
 from __future__ import annotations

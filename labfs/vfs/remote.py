@@ -1,4 +1,7 @@
-"""What a server holds of a node, ready to be read: with its true size, learnt if no listing told it."""
+"""What a server holds of a node, ready to be read: with its true size, learnt if no listing told it.
+
+Tests: core/test_replaced.
+"""
 
 from __future__ import annotations
 

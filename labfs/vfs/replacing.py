@@ -3,6 +3,8 @@
 Where saving over a file means a new entity and the end of the old one, and where a name is moved over another,
 the deletion is a request of its own. Before it is sent the journal says what is still to be done (a duty: see
 `spool`). Until it is done the old file is shown to nobody here, and whoever tends the outbox goes on with it.
+
+Tests: core/test_windows.
 """
 
 from __future__ import annotations

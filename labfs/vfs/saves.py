@@ -6,6 +6,8 @@ a rename that gives a local file an ordinary name, the outbox, and the end of a 
 What makes it one upload: a file that is being written has one writer, shared by all its handles; a writer sends
 what changed since its last commit, one commit at a time; a save that took a file's place names that file, so that a
 system replaces it and whoever looks next opens the new one.
+
+Tests: core/test_saves, core/test_windows.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 It ties the tree to the open files and holds the rules between them: looking, making, removing and
 renaming. What cannot be done is refused with the errno and the sentence that say why.
+
+Tests: core/test_vfs.
 """
 
 from __future__ import annotations

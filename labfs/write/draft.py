@@ -2,6 +2,8 @@
 
 All writes go to the spool, and none ever waits for the network. What was not written yet comes from the
 version that was opened, which is read when it is needed: for a reader at once, for the commit in one go.
+
+Tests: core/test_spool.
 """
 
 from __future__ import annotations

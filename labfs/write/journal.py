@@ -2,6 +2,8 @@
 
 A note is JSON: `format`, and the fields of `Note` that are not as usual. What a newer labfs wrote, or what is none, is
 told in a sentence. WINDOWS.md tells what a crash leaves of each state.
+
+Tests: core/test_windows, core/test_crossing.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Each note is replaced as a whole, so every step is made or not made, and there is no database whose one bad page
 could cost the other saves. A reserve on the disk lets notes be written when it is full. What labfs did not write,
 or a newer one did, is left alone.
+
+Tests: core/test_spool, core/test_windows.
 """
 
 from __future__ import annotations

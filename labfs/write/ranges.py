@@ -1,4 +1,7 @@
-"""A set of offsets in a file."""
+"""A set of offsets in a file.
+
+Tests: unit/test_units.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Each file is a pair in the spool directory (`pairs`): its bytes, and a note (`journal`) that says where they belong and
 how far they are, so that nobody needs labfs's memory to know it. A pair is removed by `discard` and nothing else.
+
+Tests: core/test_spool.
 """
 
 from __future__ import annotations

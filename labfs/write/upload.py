@@ -1,4 +1,7 @@
-"""Sending a file to its server: as one body, or in parts that a later try, or a later mount, goes on with."""
+"""Sending a file to its server: as one body, or in parts that a later try, or a later mount, goes on with.
+
+Tests: core/test_spool, core/test_vfs.
+"""
 
 from __future__ import annotations
 

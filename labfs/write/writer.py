@@ -1,4 +1,7 @@
-"""One file being written: clean → dirty → committing → clean, or failed."""
+"""One file being written: clean → dirty → committing → clean, or failed.
+
+Tests: core/test_saves, core/test_windows.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import pytest
 import labfs
 
 PRODUCT = Path(labfs.__file__).parent
+TESTS = Path(__file__).parents[1]
 
 # room → rooms that it may import; arrows point down only
 GROUND = {"backend", "errors"}
@@ -253,3 +254,13 @@ def test_nobody_writes_to_a_note_and_it_is_no_dictionary() -> None:
                 and node.annotation is not None
             ):
                 assert "dict" not in ast.unparse(node.annotation), f"{name}:{node.lineno}"
+
+
+def test_each_module_says_where_its_tests_are() -> None:
+    for name, path in MODULES_BY_NAME.items():
+        if path.name.startswith("__"):
+            continue
+        told = (ast.get_docstring(ast.parse(path.read_text())) or "").rpartition("Tests: ")[2]
+        assert told.endswith("."), name
+        for test in told.rstrip(".").split(", "):
+            assert (TESTS / f"{test}.py").exists(), f"{name} names {test}"

@@ -8,6 +8,8 @@ parts are numbered 1 to 10000, each of 5 MiB or more but the last, none above 25
 `Content-MD5` and an ETag that is the MD5 in hex (multipart upload guide). A file can be neither
 overwritten nor deleted: saving to a path again is a new file, and the newest complete one counts. Ids do not
 grow with time (recorded traffic): what is newer is told by dates of creation, which have whole seconds.
+
+Tests: backends/test_backends, backends/test_basespace_saving.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What BaseSpace says in JSON → entries. Ids are digits, times ISO 8601 in UTC with seven digits of a second."""
+"""What BaseSpace says in JSON → entries. Ids are digits, times ISO 8601 in UTC with seven digits of a second.
+
+Tests: backends/test_backends, backends/test_basespace_saving.
+"""
 
 from __future__ import annotations
 

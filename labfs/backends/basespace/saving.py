@@ -5,6 +5,8 @@ come from several allocators and dates have whole seconds (recorded traffic, wir
 upload is known by its path, its bytes and its date, and by not having been there before. The store's tag of a file
 is the MD5 of one body, or of the MD5s of the parts with their number, unless the store encrypts with managed keys:
 then it looks like one and is none, for the whole site. `Content-MD5` of a part is checked all the same.
+
+Tests: backends/test_backends, backends/test_basespace_saving.
 """
 
 from __future__ import annotations

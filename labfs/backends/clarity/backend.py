@@ -8,6 +8,8 @@ checksum nor version (schemas), so an entry has no version, and a file is taken 
 was replaced in between would be mixed and nobody could tell. A file is attached by three requests,
 replaced by sending bytes to its id again, and sent in one piece below the site's limit (vendor's scripts).
 A step's folder is named after its id and the type of the step, both of which last.
+
+Tests: backends/test_clarity_backend, mount/test_clarity_mount.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ the server's own idea of its host, which can be wrong (seen at real sites), so o
 
 A step run and a submitted sample are named `LIMSID NAME`, since neither names are unique; a file in a
 placeholder `LIMSID_NAME`, which is the vendor's own rule for files that its automation attaches.
+
+Tests: backends/test_clarity_backend, mount/test_clarity_mount.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Facts used here, with their sources: a file is attached by three requests, of which the first gives a place that no
 two files can share (glsstorage reference); sending bytes to a file again replaces them (vendor's script for
 placeholders); uploads to a completed step are refused (found by a public client's authors).
+
+Tests: backends/test_clarity_backend, mount/test_clarity_mount.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Facts used here, with their sources: a batch fails as a whole when one of its links leads nowhere
 (Introduction to Batch Resources).
+
+Tests: backends/test_clarity_backend, mount/test_clarity_mount.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ accession's bytes never change, since no route replaces them; downloads take one
 a file is imported by one form with `file` last, as a job that is polled, and the accession in the job's
 output is the only proof of success (multipart uploads and import job references). Listing studies is
 audited study by study, so nothing here lists them to answer for one.
+
+Tests: backends/test_backends, mount/test_odm.
 """
 
 from __future__ import annotations

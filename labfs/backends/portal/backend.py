@@ -11,6 +11,8 @@ file from everything that its form does not name, and a copy leaves rows without
 
 A file shows as the system links it: sequence maps in their material, all else of an organization in
 `_attachments`, and a transfer agreement (MTA) once more, read-only, in each material that uses it.
+
+Tests: backends/test_portal_backend, mount/test_portal_mount.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Its record tells all files at once and takes ten milliseconds for each (the real
 published proxy gives up, though the program goes on. The list of all organizations has the ids of its files at no
 cost, as the list of its materials has their names. So directories come first, and where the files would take long to
 be told together they are asked for one by one, the oldest first.
+
+Tests: backends/test_portal_backend, mount/test_portal_mount.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ No call tells whose a token is, and the list of all users prepares the attachmen
 others: ten milliseconds a row (the real program, measured). But every user has an organization of his own, the list
 of organizations names the members of each, and `organizations/<id>/members/` answers to members alone (its view's
 permission). A few such answers leave one user.
+
+Tests: backends/test_portal_backend, mount/test_portal_mount.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How the Portal is asked: one object, or a page of a list."""
+"""How the Portal is asked: one object, or a page of a list.
+
+Tests: backends/test_portal_backend, mount/test_portal_mount.
+"""
 
 from __future__ import annotations
 

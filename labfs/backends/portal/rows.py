@@ -12,6 +12,8 @@ objects, depending on the call. Sizes and checksums are in no answer.
 Bytes lie behind presigned addresses in production, and whole on the site's own disk in development. Addresses
 come with every row, so those of the last listings are kept for as long as they are good: else a size would
 cost two requests. Bytes of an id never change, and an address serves them until it expires.
+
+Tests: backends/test_portal_backend, mount/test_portal_mount.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Each upload is a new row, so saving over a file is: upload, check, let everything that pointed at the old row
 point at the new one. A failure takes the new row away again; the core deletes the old one.
+
+Tests: backends/test_portal_backend, mount/test_portal_mount.
 """
 
 from __future__ import annotations

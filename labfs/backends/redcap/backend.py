@@ -9,6 +9,8 @@ there without a question, and answers with nothing; no listing knows sizes, no c
 REDCapR, redcapAPI); more than 600 requests a minute get an address banned (vendor's control centre pages), so
 that the pace is 5 a second.
 The numbers of documents tell versions apart.
+
+Tests: backends/test_redcap_backend, backends/test_redcap_oddities.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ files and those validated as `signature` take no import (REDCapR, redcapAPI); fl
 and eav rows the numbers of their documents (REDCapR's baselines); the columns of events and of repeats are
 there only where a project has them, and an instance is a number, or empty on a record's base row (PyCap,
 issue 191).
+
+Tests: backends/test_redcap_backend, backends/test_redcap_oddities.
 """
 
 from __future__ import annotations

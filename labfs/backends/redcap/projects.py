@@ -4,6 +4,8 @@ Facts used here, with their sources: one flat and one eav export tell all files 
 their names and eav rows the numbers of their documents; the key must be named for rows to tell whose they
 are; whether events and repeats exist shows in the columns (PyCap, REDCapR); an export that is too large dies
 of memory, and public clients then ask for 100 records at a time (redcapAPI, redcap-toolbox).
+
+Tests: backends/test_redcap_backend, backends/test_redcap_oddities.
 """
 
 from __future__ import annotations

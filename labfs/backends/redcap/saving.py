@@ -3,6 +3,8 @@
 Facts used here, with their sources: importing into a field replaces what is there without a question, and no call has
 a precondition; an import answers with nothing, neither number nor checksum, so that what arrived is found in the list
 and compared by its bytes (PyCap, PHPCap, REDCapR); names of a repository are not unique, numbers of documents are.
+
+Tests: backends/test_redcap_backend, backends/test_redcap_oddities.
 """
 
 from __future__ import annotations

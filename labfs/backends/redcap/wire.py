@@ -5,6 +5,8 @@ errors come as a sentence in the format that was asked for, with 400 for nearly 
 redcapAPI's tests); a status of 200 is no proof, since a server under load answers with nothing, one that ran
 out of memory with a web page, and so does a login proxy (redcapAPI's news, issue 280); the name of a file
 rides in the Content-Type of its bytes (PyCap, PHPCap).
+
+Tests: backends/test_redcap_backend, backends/test_redcap_oddities.
 """
 
 from __future__ import annotations

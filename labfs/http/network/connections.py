@@ -3,6 +3,8 @@
 A VPN, a Wi-Fi or a suspended machine ends connections without a word: they take a request, and nothing answers. So a
 kept connection is granted less silence than a new one, its silence says nothing about the site, and after one failure
 all that were opened in its time are given up.
+
+Tests: mount/test_connections.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Requests over connections that may be dead: each is given up soon, and its failure told from the site's.
 
 `Lines` is for API calls and uploads; `granted` for downloads, which run in threads.
+
+Tests: mount/test_connections.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A site's own `proxy` is the whole rule for that site. Else the environment is re
 lib/url.c and lib/noproxy.c of 8.x): `http_proxy` in lower case only, since a header `Proxy` comes to CGI programs as
 HTTP_PROXY; `https_proxy` and `all_proxy` in both, lower case first; without a scheme it is http, without a port 1080,
 or 443 for https. `socks://` is what GNOME writes for a SOCKS proxy of any version: 5, which GNOME itself tries first.
+
+Tests: unit/test_routes.
 """
 
 from __future__ import annotations

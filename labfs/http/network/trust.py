@@ -3,6 +3,8 @@
 The machine's own store, and besides it what SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and a
 site's key `ca` name. All of them add and none takes away: programs disagree on which one replaces which (OpenSSL keeps
 its directory beside SSL_CERT_FILE, rustls keeps nothing, requests knows its own bundle alone); a union suits them all.
+
+Tests: unit/test_trust.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Bulk bodies come through the Rust library wherever it can go the same way. What it refuses before anything was sent is
 asked again by httpx, whose word counts: the library is stricter about certificates than OpenSSL (one that is its own
 authority, a name in the subject alone, old key exchanges), and says less about what a proxy answered.
+
+Tests: mount/test_networks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the BaseSpace stand-in answers: envelopes, errors, and how a request is read."""
+"""What the BaseSpace stand-in answers: envelopes, errors, and how a request is read.
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
+"""
 
 from __future__ import annotations
 

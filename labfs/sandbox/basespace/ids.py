@@ -7,6 +7,8 @@ handed out so far, so that equal requests get equal ids in every run.
     blocks   each id comes from the block of one of the allocators
     growing  each id is above all before it
     swapped  of two in a row below one parent, the second id is the lower one
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Pages of the BaseSpace stand-in's lists: their order, their window and their filters."""
+"""Pages of the BaseSpace stand-in's lists: their order, their window and their filters.
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
+"""
 
 from __future__ import annotations
 

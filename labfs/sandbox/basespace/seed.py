@@ -1,4 +1,7 @@
-"""What a new BaseSpace stand-in holds: believable projects, and the awkward things that real ones have."""
+"""What a new BaseSpace stand-in holds: believable projects, and the awkward things that real ones have.
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Strict where the service is strict (tokens, part numbers and sizes, MD5, states, page cap) and awkward
 where it is awkward. What no source settles is a field of `Switches`.
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the BaseSpace stand-in holds: rows, and how they are made."""
+"""What the BaseSpace stand-in holds: rows, and how they are made.
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How the BaseSpace stand-in shows its rows."""
+"""How the BaseSpace stand-in shows its rows.
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
+"""
 
 from __future__ import annotations
 

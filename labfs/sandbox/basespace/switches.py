@@ -1,4 +1,7 @@
-"""What no source settles about the service, each with the variant that is likelier."""
+"""What no source settles about the service, each with the variant that is likelier.
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
+"""
 
 from __future__ import annotations
 

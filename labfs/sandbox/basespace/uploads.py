@@ -1,4 +1,7 @@
-"""Uploads to the BaseSpace stand-in: in one body or in parts, by the rules of the vendor's guide."""
+"""Uploads to the BaseSpace stand-in: in one body or in parts, by the rules of the vendor's guide.
+
+Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
+"""
 
 from __future__ import annotations
 

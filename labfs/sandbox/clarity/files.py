@@ -1,4 +1,7 @@
-"""Files of the Clarity stand-in: attached in three requests, fetched in one."""
+"""Files of the Clarity stand-in: attached in three requests, fetched in one.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
+"""
 
 from __future__ import annotations
 

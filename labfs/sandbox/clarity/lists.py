@@ -1,4 +1,7 @@
-"""Lists of the Clarity stand-in: filters, and pages that link to the next one."""
+"""Lists of the Clarity stand-in: filters, and pages that link to the next one.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Lists of the Clarity stand-in that hold no files: plates, labs, people, types and what is configured.
 
 They hold what the rest of the stand-in speaks of, and each thing no more than its name.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
 """
 
 from __future__ import annotations

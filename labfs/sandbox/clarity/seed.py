@@ -1,4 +1,7 @@
-"""What a new Clarity stand-in holds: believable lab work, and the awkward things that real sites have."""
+"""What a new Clarity stand-in holds: believable lab work, and the awkward things that real sites have.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
+"""
 
 from __future__ import annotations
 

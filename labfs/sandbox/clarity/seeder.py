@@ -1,4 +1,7 @@
-"""The plain things that a Clarity stand-in is filled with: projects, samples, steps, placeholders, files."""
+"""The plain things that a Clarity stand-in is filled with: projects, samples, steps, placeholders, files.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Strict where the service is strict (credentials at every request, namespaces, one file an artifact, allocated
 locations, completed steps, the upload limit) and awkward where it is awkward: no size and no date of a
 file, no answer to a range, links instead of things. What no source settles is a field of `Switches`.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What the Clarity stand-in holds: rows, how they are found, and how files are attached.
 
 Bytes belong to a location, not to a file: deleting a file leaves them where they are.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
 """
 
 from __future__ import annotations

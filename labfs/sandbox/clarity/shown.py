@@ -1,4 +1,7 @@
-"""Rows of the Clarity stand-in as XML, children in the order of the vendor's schema."""
+"""Rows of the Clarity stand-in as XML, children in the order of the vendor's schema.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
+"""
 
 from __future__ import annotations
 

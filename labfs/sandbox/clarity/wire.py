@@ -1,6 +1,8 @@
 """What the Clarity stand-in speaks: XML with the vendor's prefixes, and exceptions.
 
 Only roots, `file:file`, `udf:*` and the members of a batch are in a namespace; other children are not.
+
+Tests: sandbox/test_clarity_sandbox, clients/test_clarity_clients.
 """
 
 from __future__ import annotations

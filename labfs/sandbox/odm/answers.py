@@ -1,4 +1,7 @@
-"""What the ODM stand-in answers, and how it reads what it is asked."""
+"""What the ODM stand-in answers, and how it reads what it is asked.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The inner tree of a stored file: members of an archive, groups and datasets of an HDF5 file."""
+"""The inner tree of a stored file: members of an archive, groups and datasets of an HDF5 file.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

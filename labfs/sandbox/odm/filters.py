@@ -1,4 +1,7 @@
-"""The language of `filter=` and `query=`: comparisons or words, joined by AND, OR, NOT and parentheses."""
+"""The language of `filter=` and `query=`: comparisons or words, joined by AND, OR, NOT and parentheses.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a new ODM stand-in holds: believable studies, and the awkward things that real ones have."""
+"""What a new ODM stand-in holds: believable studies, and the awkward things that real ones have.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 Strict where the service is strict (tokens, audiences, page limits, the form's order, data classes) and
 awkward where it is awkward (no sizes in lists, jobs, an index that lags). What no source settles is a
 field of `Switches`.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the ODM stand-in holds: objects under accessions, how they are found and how they are shown."""
+"""What the ODM stand-in holds: objects under accessions, how they are found and how they are shown.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What no source settles about the service, each with the variant that is likelier."""
+"""What no source settles about the service, each with the variant that is likelier.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The form that carries a file: read as it comes, its bytes straight to the disk."""
+"""The form that carries a file: read as it comes, its bytes straight to the disk.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the Portal stand-in answers: JSON, pages, errors, and the choice between JSON and HTML."""
+"""What the Portal stand-in answers: JSON, pages, errors, and the choice between JSON and HTML.
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
+"""
 
 from __future__ import annotations
 

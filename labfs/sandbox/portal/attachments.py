@@ -1,6 +1,8 @@
 """Attachments of the Portal stand-in: uploads, changes, deletions, copies, and downloads of local mode.
 
 Bytes never change: each upload is a new row. A deletion hides the row and keeps the bytes.
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The bucket is one more folder of the blob origin: it checks what S3 checks of such an address and lets the
 origin serve the bytes. The signature covers the method, so an address for GET refuses HEAD.
 Source: Amazon S3, "Authenticating Requests: Using Query Parameters".
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
 """
 
 from __future__ import annotations

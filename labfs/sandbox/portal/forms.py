@@ -1,4 +1,7 @@
-"""How the Portal stand-in reads bodies, and how it checks the fields of an attachment."""
+"""How the Portal stand-in reads bodies, and how it checks the fields of an attachment.
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The proxy is nginx as the project publishes its settings: a limit for bodies, and an end to its patience with the
 program, which knows nothing of that and carries the request out.
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a new Portal stand-in holds: three researchers, their teams and materials, and awkward things of real life."""
+"""What a new Portal stand-in holds: three researchers, their teams and materials, and awkward things of real life.
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
+"""
 
 from __future__ import annotations
 

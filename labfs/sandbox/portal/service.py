@@ -3,6 +3,8 @@
 It is what the program's source and runs of it show, its failures included: where the real program answers
 500, so does this one. `Switches.mode` chooses between production (bytes in a bucket, presigned addresses)
 and development (bytes on the server's disk).
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What the Portal stand-in holds: rows, how they are made and found, and the switches."""
+"""What the Portal stand-in holds: rows, how they are made and found, and the switches.
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
+"""
 
 from __future__ import annotations
 

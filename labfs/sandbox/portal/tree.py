@@ -1,4 +1,7 @@
-"""What leads to the attachments of the Portal stand-in: users, organizations, materials, requests, search."""
+"""What leads to the attachments of the Portal stand-in: users, organizations, materials, requests, search.
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How the rows of the Portal stand-in are shown: the keys of each form, in the order of the real ones."""
+"""How the rows of the Portal stand-in are shown: the keys of each form, in the order of the real ones.
+
+Tests: sandbox/test_portal_sandbox, sandbox/test_portal_truths.
+"""
 
 from __future__ import annotations
 

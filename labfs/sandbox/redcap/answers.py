@@ -1,4 +1,7 @@
-"""How the REDCap stand-in reads a form and writes an answer: JSON, CSV or XML, errors included."""
+"""How the REDCap stand-in reads a form and writes an answer: JSON, CSV or XML, errors included.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a project is made of: forms, fields, events, and which of them repeat."""
+"""What a project is made of: forms, fields, events, and which of them repeat.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows into a project: imports, deletions and new names of records."""
+"""Rows into a project: imports, deletions and new names of records.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""File fields: one slot a field, event and instance; and how bytes of any document leave the server."""
+"""File fields: one slot a field, event and instance; and how bytes of any document leave the server.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

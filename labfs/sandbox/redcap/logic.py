@@ -1,4 +1,7 @@
-"""The part of REDCap's filter logic that clients use: comparisons of fields, joined by `and` and `or`."""
+"""The part of REDCap's filter logic that clients use: comparisons of fields, joined by `and` and `or`.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows out of a project: who is asked for, what is shown of it, in which order."""
+"""Rows out of a project: who is asked for, what is shown of it, in which order.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

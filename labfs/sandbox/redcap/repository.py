@@ -1,4 +1,7 @@
-"""The File Repository of a project: folders and documents that belong to no record."""
+"""The File Repository of a project: folders and documents that belong to no record.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

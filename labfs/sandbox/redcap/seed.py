@@ -1,4 +1,7 @@
-"""What a new REDCap stand-in holds: believable projects, and the awkward things that real ones have."""
+"""What a new REDCap stand-in holds: believable projects, and the awkward things that real ones have.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

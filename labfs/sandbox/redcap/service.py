@@ -3,6 +3,8 @@
 Strict where the service is strict (tokens, rights, fields, error bodies in the format that was asked for,
 the limit of requests) and awkward where it is awkward: no sizes, no pages, no ranges, empty answers to
 imports. What no source settles is a field of `Switches`.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a project tells about itself: settings, dictionary, events, users, groups and its log."""
+"""What a project tells about itself: settings, dictionary, events, users, groups and its log.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the REDCap stand-in holds: tables, the log, documents, and what the sources leave open."""
+"""What the REDCap stand-in holds: tables, the log, documents, and what the sources leave open.
+
+Tests: sandbox/test_redcap_sandbox, clients/test_redcap_clients.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 `rsync`, `make` and Nextflow's `-resume` go by dates: what has not changed must have the same one in the next mount,
 and another version a newer one. Where there are no versions either, another size is another version. The version of
 a directory is what is in it.
+
+Tests: core/test_dates.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 What is kept is worth showing and proves nothing. It belongs to one account at one address: whoever mounts as
 somebody else sees none of it, and it goes when he does. Entries hold no secret and no address of bytes
 (`backend.Entry`), and an account is known by a slow digest of its secrets, salted anew for each file.
+
+Tests: core/test_slow_lists.
 """
 
 from __future__ import annotations

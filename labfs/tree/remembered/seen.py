@@ -7,6 +7,8 @@ lower one, which is the numeric order of numbers.
 
 Of several versions of one path the date decides, then the order in which they were seen; a version that was saved
 here is newer than the one it was saved over, whatever the server's clocks say.
+
+Tests: core/test_seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Sizes that a listing does not tell: learnt once, remembered by version, also by the next mount."""
+"""Sizes that a listing does not tell: learnt once, remembered by version, also by the next mount.
+
+Tests: unit/test_measuring.
+"""
 
 from __future__ import annotations
 

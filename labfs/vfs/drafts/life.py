@@ -11,6 +11,8 @@ to the outbox, and an empty file that its system cannot take goes nowhere. Which
     SPILLED     as long as that program runs, a day at most
 
 A draft is a file that stays here (`Kind.SCRATCH`) with a note in the state `DRAFT`, so that a crash loses none.
+
+Tests: core/test_drafts, mount/test_drafts_mount.
 """
 
 from __future__ import annotations

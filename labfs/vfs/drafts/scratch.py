@@ -4,6 +4,8 @@ A scratch file lives in the spool only and is never uploaded. Renaming it to an 
 its bytes are then uploaded under that name, once. The rules are narrow on purpose, since a file that
 wrongly counts as scratch would never reach the lab system: a rule that could match a scientist's own
 file also asks for the program that made it, or for the file that it stands beside.
+
+Tests: unit/test_units.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A draft is a file whose name its program is about to change or to remove again. 
 `tar` and `gzip` make files as mkstemp does, `samtools index` names its product after a neighbour, and scientists
 number their files. So a name counts as a draft's if two signs agree (`judge`), and nothing says that it is meant.
 The rules were chosen on the recorded calls of programs (tests/support/recordings), and are measured there.
+
+Tests: unit/test_signs.
 """
 
 from __future__ import annotations

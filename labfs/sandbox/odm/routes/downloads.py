@@ -1,4 +1,7 @@
-"""The bytes of an attached file: whole, or one range of them."""
+"""The bytes of an attached file: whole, or one range of them.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Attached files as a client reads about them: one, those of a study, or those that a filter finds."""
+"""Attached files as a client reads about them: one, those of a study, or those that a filter finds.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

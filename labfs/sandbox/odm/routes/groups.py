@@ -1,4 +1,7 @@
-"""What hangs below a study besides files: samples, libraries and preparations in groups, and links."""
+"""What hangs below a study besides files: samples, libraries and preparations in groups, and links.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 

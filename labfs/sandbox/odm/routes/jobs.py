@@ -1,6 +1,8 @@
 """Imports: a job is made at once, takes its time, and its object is there when it ends.
 
 Nothing runs in the background but the fetching of links: what a job has come to is told by the clock.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Every answer is 200 and JSON: `{"result": …}`, or `{"error": …}` for a method that is not there. A session lives
 in a cookie, for as long as the sandbox runs. Source: odm-sdk 1.64.1, `connection.py` and `import_ODM_data.py`.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
 """
 
 from __future__ import annotations

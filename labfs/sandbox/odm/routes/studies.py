@@ -1,4 +1,7 @@
-"""Studies: listed, searched, one with its versions, and changed."""
+"""Studies: listed, searched, one with its versions, and changed.
+
+Tests: sandbox/test_odm_sandbox, sandbox/test_odm_changes.
+"""
 
 from __future__ import annotations
 
