@@ -15,7 +15,6 @@ from labfs.errors import ConfigError
 from labfs.write.journal import NEVER_CLOSED, OVERTAKEN, Leftover, Spooled, State, Strange, heard
 from labfs.write.pairs import leftovers, remove
 
-WAITING = (State.WAITING, State.SENDING, State.REPLACING)  # states of what labfs sends or does by itself
 ENDED = (State.LOCAL, State.SAVED)  # of what nobody misses when a mount is gone
 
 
@@ -53,7 +52,7 @@ def outbox_list() -> None:
     """List them: name, size, where they belong, why they failed."""
     for place in mounts.places():
         for left in kept_in(place):
-            state = State.WAITING if _state(left) in WAITING else State.FAILED
+            state = left.note.shown if isinstance(left, Spooled) else State.FAILED
             path = left.note.path if isinstance(left, Spooled) else left.path or "?"
             click.echo(f"{left.file.stem}  {state}  {size(left.bytes)}  {path}  {_reason(left)}")
 

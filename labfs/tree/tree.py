@@ -19,9 +19,9 @@ import trio
 
 from labfs.backend import Entry
 from labfs.errors import LabfsError, NotDirectory, NotFound, Unavailable, again
-from labfs.tree import hiding, listings, names
+from labfs.tree import hiding, lister, names
+from labfs.tree.lister import Lister, remark, unknown
 from labfs.tree.listing import Known, answer_by
-from labfs.tree.listings import Listings, remark, unknown
 from labfs.tree.measuring import Measuring
 from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.remembered.kept import Kept
@@ -39,7 +39,7 @@ class Tree:
     def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen, kept: Kept) -> None:
         self._seen = seen
         self.measuring = Measuring(sizes)
-        self._listings = Listings(nursery, self.measuring, seen, kept)
+        self._lister = Lister(nursery, self.measuring, seen, kept)
         self.root = Folder("", None, Kind.SERVER)
         self.root.listed_at, self.root.known = float("inf"), Known.WHOLE
         self.root.seen_ns = seen.dates.meet("", [Entry(id="", name="", is_dir=True)]).get("")
@@ -61,8 +61,8 @@ class Tree:
             self.expire(folder)
         if container.rest.on and container.rest.error is not None and container.known is Known.NOTHING:
             raise again(container.rest.error)
-        if not listings.is_fresh(container) and not container.rest.on:
-            await self._listings.look(container)
+        if not lister.is_fresh(container) and not container.rest.on:
+            await self._lister.look(container)
         return folder.children
 
     async def whole(self, folder: Folder, patience_s: float = float("inf")) -> None:
@@ -94,7 +94,7 @@ class Tree:
 
     def remarks(self) -> list[str]:
         """Return what there is to say about all directories."""
-        return self._listings.remarks()
+        return self._lister.remarks()
 
     @staticmethod
     def incomplete(folder: Folder) -> LabfsError | None:
@@ -110,7 +110,7 @@ class Tree:
             await container.listing.landed.wait()
         if container.rest.needed and container.rest.error is not None:
             raise again(container.rest.error)
-        await self._listings.renewal(container).wait()
+        await self._lister.renewal(container).wait()
         if container.doubt is not None:
             raise Unavailable(container.doubt)
         return folder.children
@@ -126,7 +126,7 @@ class Tree:
             with trio.move_on_at(answer_by()):
                 await listing.wait()
             if not listing.landed.is_set():
-                await self._listings.show(container, listing)
+                await self._lister.show(container, listing)
         node = parent.children.get(name) or parent.unlisted.get(name)
         doubtful = container.doubt is not None or container.listing is not None or not container.is_whole
         if node is None and not container.is_root and doubtful:
@@ -155,7 +155,7 @@ class Tree:
     @staticmethod
     def expire(node: Node) -> None:
         """Have a directory, or the one that a file is in, listed anew when somebody looks next."""
-        listings.expire(node.folder)
+        lister.expire(node.folder)
 
     # -- places ----------------------------------------------------------------------------------------
 
@@ -239,11 +239,11 @@ class Tree:
 
     def doom(self, site: str, number: str) -> None:
         """Show an entry no more, since another has its place and it is about to be deleted."""
-        self._listings.doomed[site].add(number)
+        self._lister.doomed[site].add(number)
 
     def spare(self, site: str, number: str) -> None:
         """Show an entry again if it is there."""
-        self._listings.doomed[site].discard(number)
+        self._lister.doomed[site].discard(number)
 
     # -- what a node is --------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ class Tree:
     @staticmethod
     def distrust(node: Node) -> None:
         """Believe a listing that does not show what was saved here: its bytes are not there any more."""
-        listings.distrust(node)
+        lister.distrust(node)
 
     @staticmethod
     def written(node: Node) -> None:

@@ -32,7 +32,6 @@ from labfs.vfs import policy
 from labfs.vfs.drafts import signs
 from labfs.vfs.drafts.signs import NOBODY, Maker
 from labfs.vfs.files import Files
-from labfs.write.journal import State
 from labfs.write.spool import SpoolFile
 
 REPLACED_S = 10.0  # for a program to make anew what it removed in order to do so
@@ -293,5 +292,5 @@ class Moves:
         except BaseException as error:
             reason = str(error) or "the rename was interrupted"
             with suppress(OSError):  # a full disk: then its note says what it said
-                self._saves.relabel(node, state=State.FAILED, error=reason)
+                self._saves.relabel(node, reason)
             raise

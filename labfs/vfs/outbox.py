@@ -28,7 +28,7 @@ from labfs.vfs import policy
 from labfs.vfs.files import Files
 from labfs.vfs.pending import LEFT, under_way_s
 from labfs.vfs.replacing import target
-from labfs.write.journal import Identity, Note, Over, Spooled, State, saves, unasked
+from labfs.write.journal import Changes, Identity, Note, Over, Spooled, State, saves, unasked
 from labfs.write.spool import ORDER
 
 log = logging.getLogger(__name__)
@@ -363,11 +363,11 @@ def _was_there(entry: Entry, note: Note) -> bool:
     return note.opened == Identity.of(entry) and entry.version is not None
 
 
-def _again(note: Note, *, insisted: bool, over: Over | None) -> dict[str, Any]:
+def _again(note: Note, *, insisted: bool, over: Over | None) -> Changes:
     """Return what changes in the note of a save that is to be sent once more."""
     if note.is_duty:
         return {"state": State.REPLACING}
-    news = {"state": State.WAITING, "insisted": insisted, "over": over}
+    news: Changes = {"state": State.WAITING, "insisted": insisted, "over": over}
     return {**news, "number": ORDER.next()} if insisted else news  # whoever names one makes it the latest
 
 

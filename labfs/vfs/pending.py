@@ -11,18 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import trio
 
 from labfs.backend import Entry
-from labfs.write.journal import OVERTAKEN, Identity, Spooled, State, saves, unasked
+from labfs.write.journal import OVERTAKEN, Changes, Identity, Note, Spooled, State, saves, unasked
 from labfs.write.spool import Spool, SpoolFile
 
 log = logging.getLogger(__name__)
 
 LEFT = (State.WAITING, State.FAILED, State.REPLACING)  # states of what is left to do, for labfs or a person
 DYING_S = 10.0  # for which a server may be at work on a request whose sender was killed
+
+
+class BegunOn(TypedDict):
+    opened: Identity | None
+    after: int
 
 
 @dataclass
@@ -32,7 +37,7 @@ class Owed:
     spool: SpoolFile
     path: str
     keep: Callable[..., None]
-    news: dict[str, Any]  # fields of the note
+    news: Changes
 
     def told(self) -> Spooled:
         """Return the save as its note should read."""
@@ -82,9 +87,10 @@ class Waiting:
         there = [kept for kept in self.kept() if kept.note.site == site]
         return [kept for kept in there if kept.note.is_overtaken and kept.note.begun]
 
-    def waits(self, path: str) -> bool:
-        """Whether a save of this path is to be sent."""
-        return any(kept.note.path == path and kept.note.state is State.WAITING for kept in self.kept())
+    def of(self, path: str) -> Note | None:
+        """Return the note of a save of this path that is to be sent."""
+        waiting = [kept.note for kept in self.kept() if kept.note.path == path and kept.note.state is State.WAITING]
+        return waiting[-1] if waiting else None
 
     def under_way_s(self, path: str) -> float:
         """Return how long, in seconds, a save of this path by an earlier mount may still land on the server."""
@@ -94,7 +100,7 @@ class Waiting:
             log.error("The outbox cannot be read: %s", error)
             return 0.0
 
-    def owe(self, spool: SpoolFile, path: str, keep: Callable[..., None], news: dict[str, Any]) -> None:
+    def owe(self, spool: SpoolFile, path: str, keep: Callable[..., None], news: Changes) -> None:
         """Have a note that the disk refused written later."""
         self._owed.append(Owed(spool, path, keep, news))
 
@@ -135,7 +141,7 @@ class Waiting:
     def _overtake(self, kept: Spooled, reason: str) -> None:
         if kept.note.state is State.FAILED and kept.note.error is not None:
             reason = kept.note.error
-        news = {"state": State.FAILED, "overtaken": True, "insisted": False, "error": reason}
+        news: Changes = {"state": State.FAILED, "overtaken": True, "insisted": False, "error": reason}
         try:
             self._spool.mark(kept, **news)
             self.forget()
@@ -150,14 +156,8 @@ def under_way_s(kept: Spooled) -> float:
     return DYING_S - age_s if kept.note.died and 0 <= age_s < DYING_S else 0.0
 
 
-class BegunOn(TypedDict):
-    """What a note says of the version that a save is begun on."""
-
-    opened: Identity | None
-    after: int
-
-
 def begun_on(entry: Entry | None) -> BegunOn:
+    """Return what a note says of the version that a save is begun on."""
     if entry is None:
         return {"opened": None, "after": 0}
     return {"opened": Identity.of(entry), "after": entry.age}

@@ -12,7 +12,7 @@ from labfs.errors import NameTooLong, NoRoom, NotPermitted, ReadOnly, TooLarge
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs.drafts.scratch import is_scratch
-from labfs.write.journal import State
+from labfs.write.journal import Note, State
 
 
 def stays_local(parent: Folder, name: str, program: str = "") -> bool:
@@ -131,8 +131,13 @@ def _check_offered(parent: Folder, entry: Entry, what: Accept, name: str) -> Non
         raise NotPermitted(f"Files are saved in one of the folders of {parent.home.path} and nowhere else: {offered}.")
 
 
-def state(node: Node) -> str | None:
-    """Say how far a file is: local, a draft, unsaved, uploading, saved or archived."""
+def state(node: Node, kept: Note | None = None) -> str | None:
+    """Say how far a file is: local, a draft, unsaved, uploading, waiting, saved or archived.
+
+    This is what `status` and the extended attribute tell. `kept` is the note of a save of its path in the outbox.
+    """
+    if kept is not None and kept.shown is State.WAITING:
+        return State.WAITING
     if node.is_dir or node.kind is Kind.VIEW:
         return None
     if node.stays_here:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import trio
 
@@ -30,7 +29,7 @@ from labfs.vfs.conflicts import unchanged
 from labfs.vfs.pending import Waiting, begun_on
 from labfs.vfs.remote import Sources
 from labfs.vfs.replacing import Replacing
-from labfs.write.journal import KILLED, NEVER_CLOSED, NEVER_NAMED, Spooled, State
+from labfs.write.journal import KILLED, NEVER_CLOSED, NEVER_NAMED, Changes, Spooled, State
 from labfs.write.spool import Spool, SpoolFile
 from labfs.write.writer import Writer
 
@@ -71,13 +70,16 @@ class Saves:
         self._tree.changed(node)  # the kernel's pages are of what the server had
         self._writing.add(node)
 
-    def relabel(self, node: Node, **news: Any) -> None:
-        """Write down where the bytes of a file belong now that its name has changed."""
+    def relabel(self, node: Node, refused: str | None = None) -> None:
+        """Write down where the bytes of a file belong now that its name has changed, or why it was `refused`."""
         if node.writer is not None:
             kept = State.DRAFT if node.writer.spool.note.state is State.DRAFT else State.LOCAL
             state = kept if node.stays_here else State.WRITING
             begun = begun_on(node.writer.opened)
-            node.writer.spool.describe(**{"path": node.path, "state": state, **begun, **news})
+            changes: Changes = {"path": node.path, "state": state, "opened": begun["opened"], "after": begun["after"]}
+            if refused is not None:
+                changes["state"], changes["error"] = State.FAILED, refused
+            node.writer.spool.describe(**changes)
 
     def discard(self, node: Node) -> None:
         """Forget what was written to a file, but not the bytes of a save that failed."""
@@ -272,28 +274,29 @@ class Saves:
             writer.spool.discard()
             return
         path, spool = node.path, writer.spool
-        news: dict[str, Any] = {"path": path, "state": State.WAITING if passing else State.FAILED, "error": reason}
-        news.update(begun_on(writer.opened))  # which an earlier close of the same file may have saved
+        state, begun = State.WAITING if passing else State.FAILED, begun_on(writer.opened)
+        news: Changes = {"path": path, "state": state, "error": reason}
+        news["opened"], news["after"] = begun["opened"], begun["after"]  # which an earlier close may have saved
         if closed:
             self.waiting.supersede(path, spool.path)
         else:
             news["unfinished"] = True
         if not passing:
             news["insisted"] = False
-        await self._write_down(writer, news)
+        await self._write_down(writer, path, news)
         self.waiting.changed()
         if node.unlinked or node.path != path:
             self.waiting.supersede(path, None, "the file was removed or renamed since")
         log.error("%s was not saved (%s); its bytes are in %s.", node.path, reason, spool.path)
 
-    async def _write_down(self, writer: Writer, news: dict[str, Any]) -> None:
+    async def _write_down(self, writer: Writer, path: str, news: Changes) -> None:
         try:
             writer.describe(**news)  # at once: a newer save must find it
             self.waiting.forget()
             await trio.to_thread.run_sync(writer.spool.sync)
         except OSError as error:
             log.error("The note of %s cannot be written: %s", writer.spool.path, error)
-            self.waiting.owe(writer.spool, news["path"], writer.keep, news)
+            self.waiting.owe(writer.spool, path, writer.keep, news)
         writer.spool.close()
 
 

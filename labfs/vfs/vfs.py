@@ -150,7 +150,7 @@ class Vfs:
             "url": entry.url if entry else None,
             "version": entry.version if entry else None,
             "checksum": entry.checksum if entry and not node.is_root and _prove(node.site) else None,
-            "state": "waiting" if self.saves.waiting.waits(node.path) else policy.state(node),
+            "state": policy.state(node, self.saves.waiting.of(node.path)),
             "error": self.reasons.of(node.path),
         }
         return {f"user.labfs.{name}": str(value) for name, value in found.items() if value}

@@ -12,14 +12,14 @@ import os
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 import trio
 
 from labfs.backend import Buffer
 from labfs.errors import Malformed, TimedOut
 from labfs.read.reader import Reader
-from labfs.write.journal import State
+from labfs.write.journal import Changes, State
 from labfs.write.ranges import Ranges
 from labfs.write.spool import SpoolFile
 
@@ -174,12 +174,13 @@ class Draft:
         if self._changes != changes:  # written to meanwhile, which the note does not tell
             self.spool.describe(synced=False)
 
-    def describe(self, **news: Any) -> None:
+    def describe(self, **news: Unpack[Changes]) -> None:
         """Write the note with what the spool still lacks of the file."""
-        missing = tuple(self._written.gaps(0, self._base_stop)) if self._base else ()
-        self.spool.describe(missing=missing, size=self.size, **news)
+        news["missing"] = tuple(self._written.gaps(0, self._base_stop)) if self._base else ()
+        news["size"] = self.size
+        self.spool.describe(**news)
 
-    def keep(self, **news: Any) -> None:
+    def keep(self, **news: Unpack[Changes]) -> None:
         """Write the note, and all of the file to the disk. Blocks."""
         self.describe(**news)
         self.spool.sync()

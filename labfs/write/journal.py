@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from labfs.backend import Entry, Receipt
 
@@ -136,9 +136,40 @@ class Note:
         return self.overtaken and not self.insisted
 
     @property
+    def shown(self) -> State:
+        """What people are told of a save that is no living program's: it waits for its server, or for them."""
+        goes = self.state in (State.WAITING, State.SENDING, State.REPLACING)
+        return State.WAITING if goes else State.FAILED
+
+    @property
     def is_lasting(self) -> bool:
         """Whether a note was made to survive a power cut, or replaces one that was."""
         return self.synced is not None or self.error is not None
+
+
+class Changes(TypedDict, total=False):
+    """What changes in a note: some of its fields."""
+
+    path: str
+    state: State
+    number: int
+    name: str | None
+    size: int | None
+    missing: tuple[Gap, ...]
+    opened: Identity | None
+    after: int
+    before: tuple[str, ...]
+    begun: float | None
+    died: bool
+    error: str | None
+    unfinished: bool
+    overtaken: bool
+    insisted: bool
+    over: Over | None
+    synced: bool | None
+    upload: Begun | None
+    arrived: str | None
+    renamed: bool
 
 
 @dataclass(frozen=True, slots=True)

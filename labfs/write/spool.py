@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Unpack
 
 from labfs.errors import DiskFailed, disk_errors
 from labfs.write.journal import (
@@ -27,6 +27,7 @@ from labfs.write.journal import (
     NEVER_CLOSED,
     NEVER_NAMED,
     OVERTAKEN,
+    Changes,
     Gap,
     Identity,
     Leftover,
@@ -81,10 +82,10 @@ class SpoolFile:
             raise
         return file
 
-    def describe(self, **news: Any) -> None:
+    def describe(self, **news: Unpack[Changes]) -> None:
         """Write the note anew, with some of it changed: fields of `Note`. A new state makes it the latest."""
         if "state" in news:
-            news = {"number": ORDER.next(), **news}
+            news["number"] = ORDER.next()
         with self._noting, disk_errors():
             self.note = _changed(self.note, news)
             write_note(self.path.with_suffix(".json"), self.note)
@@ -210,22 +211,48 @@ class Spool:
         ORDER.latest = max(ORDER.latest, *(kept.note.number for kept in saves(self.leftovers())), 0)
         reserve(self.directory)
 
-    def create(self, site: str, path: str, *, local: bool = False, lacks: int = 0, **more: Any) -> SpoolFile:
+    def create(
+        self,
+        site: str,
+        path: str,
+        *,
+        local: bool = False,
+        lacks: int = 0,
+        opened: Identity | None = None,
+        after: int = 0,
+    ) -> SpoolFile:
         """Make an empty spool file for bytes that belong at `path` of `site`, or nowhere but here.
 
-        `lacks` is the size in bytes of the version on the server that still lends its bytes to this one; `more` are
-        fields of its note.
+        `lacks` is the size in bytes of the version on the server that still lends its bytes to this one; what the save
+        is begun on is `opened`, of the age `after`.
         """
         reserve(self.directory)
-        missing = ((0, lacks),) if lacks else ()
-        state = State.LOCAL if local else State.WRITING
-        note = Note(site=site, path=path, state=state, number=ORDER.next(), missing=missing)
-        return SpoolFile.create(_new(self.directory), replace(note, **more))
+        note = Note(
+            site=site,
+            path=path,
+            state=State.LOCAL if local else State.WRITING,
+            number=ORDER.next(),
+            missing=((0, lacks),) if lacks else (),
+            opened=opened,
+            after=after,
+        )
+        return SpoolFile.create(_new(self.directory), note)
 
-    def owe(self, site: str, path: str, opened: Identity, arrived: str, **more: Any) -> SpoolFile:
+    def owe(
+        self, site: str, path: str, opened: Identity, arrived: str, *, name: str | None, renamed: bool
+    ) -> SpoolFile:
         """Write down a duty: the file `opened` is still to be deleted, now that `arrived` has its place at `path`."""
-        note = Note(site=site, path=path, state=State.REPLACING, number=ORDER.next(), opened=opened, arrived=arrived)
-        return SpoolFile.create(_new(self.directory), replace(note, **more))
+        note = Note(
+            site=site,
+            path=path,
+            state=State.REPLACING,
+            number=ORDER.next(),
+            name=name,
+            opened=opened,
+            arrived=arrived,
+            renamed=renamed,
+        )
+        return SpoolFile.create(_new(self.directory), note)
 
     def adopt(self) -> None:
         """Take over what an earlier process left: what was closed is sent if nothing overtook it."""
@@ -273,7 +300,7 @@ class Spool:
             case State.SENDING:
                 self.mark(kept, state=State.WAITING, error="labfs ended before it was saved", died=True)
 
-    def mark(self, kept: Spooled, **news: Any) -> None:
+    def mark(self, kept: Spooled, **news: Unpack[Changes]) -> None:
         """Change the note of a file that nobody has open; `news` are fields of `Note`."""
         if kept.file.exists():  # else it was discarded meanwhile
             with disk_errors():
@@ -297,10 +324,9 @@ def _new(directory: Path) -> Path:
     return directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}.data"
 
 
-def _changed(note: Note, news: dict[str, Any]) -> Note:
+def _changed(note: Note, news: Changes) -> Note:
     """Return a note with some of its fields changed."""
     changed = replace(note, **news)
-    changed = replace(changed, state=State(changed.state))
     if not note.state.may_become(changed.state):
         log.error("%s of %s became %s; this is a mistake in labfs", note.state, note.path, changed.state)
     return changed

@@ -120,7 +120,7 @@ async def test_a_crash_after_the_server_had_it_doubles_nothing(tmp_path: Path, a
         handle = await vfs.files.create(box, "f")
         await vfs.files.write(handle, 0, b"x" * 50)
         assert handle.node.writer is not None
-        handle.node.writer.spool.describe(state="sending", size=50)
+        handle.node.writer.spool.describe(state=State.SENDING, size=50)
         backend.put("f", b"x" * 50)  # it arrived, and nobody came to write that down
     async with mounted(tmp_path, backend):
         await a_while()
@@ -275,7 +275,7 @@ async def test_a_record_that_a_crash_left_without_its_bytes_is_filled(tmp_path: 
         handle = await vfs.files.create(box, "f")
         await vfs.files.write(handle, 0, b"mine")
         assert handle.node.writer is not None
-        handle.node.writer.spool.describe(state="sending", size=4)
+        handle.node.writer.spool.describe(state=State.SENDING, size=4)
     backend.put("f", b"")  # the first of the system's steps was done
     backend.faults["pour"] = [NoBytes("Its bytes never arrived.")] * 3
     async with mounted(tmp_path, backend):

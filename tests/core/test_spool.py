@@ -17,7 +17,7 @@ from steps import AWAY, a_while, called, states
 
 from labfs.errors import LabfsError, Unavailable
 from labfs.write import spool as spools
-from labfs.write.journal import Begun
+from labfs.write.journal import Begun, State
 from labfs.write.spool import Spool, SpoolFile
 
 Clock = trio.testing.MockClock
@@ -84,7 +84,7 @@ async def test_a_copy_that_a_crash_broke_off_is_not_sent(
     spool = Spool(tmp_path / "spool")
     file = spool.create("memory", "/memory/box/f")
     file.write(0, b"x" * 100)
-    file.describe(state="sending", size=100, synced=True, upload=Begun("t", 10))
+    file.describe(state=State.SENDING, size=100, synced=True, upload=Begun("t", 10))
     monkeypatch.setattr(spools.os, "copy_file_range", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         file.copy()
@@ -103,7 +103,7 @@ async def test_a_copy_that_a_crash_broke_off_is_not_sent(
 async def test_bytes_that_the_disk_lost_are_not_sent_as_zeros(tmp_path: Path, autojump_clock: Clock) -> None:
     file = Spool(tmp_path / "spool").create("memory", "/memory/box/f")
     file.write(0, b"x" * 10)
-    file.describe(state="sending", size=50)  # the power went before the other forty were on the disk
+    file.describe(state=State.SENDING, size=50)  # the power went before the other forty were on the disk
     backend = MemoryBackend()
     async with mounted(tmp_path, backend):
         await a_while()
@@ -211,7 +211,7 @@ def test_a_note_that_was_synced_is_never_replaced_by_one_that_was_not(
     spool.describe(synced=True)
     spool.sync()
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
-    spool.describe(state="sending")
+    spool.describe(state=State.SENDING)
     spool.describe(synced=False)
     assert [name.rpartition(".")[2] for name in synced] == ["part", "part"]
 
@@ -220,7 +220,7 @@ def test_a_note_that_was_being_written_at_a_crash_leaves_nothing(tmp_path: Path)
     spool = Spool(tmp_path / "spool")
     file = spool.create("memory", "/memory/box/f")
     file.write(0, b"mine")
-    file.describe(state="sending", size=4)
+    file.describe(state=State.SENDING, size=4)
     file.path.with_suffix(".part").write_text('{"half": ')
     (spool.directory / "of somebody else.part").write_text("x")
     Spool(spool.directory).adopt()
@@ -233,7 +233,7 @@ def test_a_number_that_is_none_is_no_reason_to_fail(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     file = spool.create("memory", "/memory/box/f")
     file.write(0, b"mine")
-    file.describe(state="sending", size=4)
+    file.describe(state=State.SENDING, size=4)
     label = file.path.with_suffix(".json")
     label.write_text(label.read_text().replace(f'"number": {file.note.number}', '"number": null'))
     assert '"number": null' in label.read_text()

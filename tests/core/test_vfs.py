@@ -16,7 +16,7 @@ from memory import RULES, MemoryBackend, opened, told
 
 from labfs.backend import Replace
 from labfs.errors import Denied, Garbled, LabfsError, NotFound, NotPermitted, Stale, Unavailable
-from labfs.tree.listings import LISTING_S
+from labfs.tree.lister import LISTING_S
 from labfs.tree.node import Node
 from labfs.vfs.vfs import Vfs
 

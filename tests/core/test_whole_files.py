@@ -16,7 +16,7 @@ from memory import RULES, MemoryBackend, opened
 from labfs.backend import Replace, Sink
 from labfs.errors import NotFound, Stale, Unavailable, Unranged, WrongLength
 from labfs.read.whole import GLANCE, UNWANTED_S, Copies
-from labfs.tree.listings import LISTING_S
+from labfs.tree.lister import LISTING_S
 from labfs.vfs.vfs import Vfs
 
 Clock = trio.testing.MockClock

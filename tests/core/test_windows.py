@@ -26,6 +26,7 @@ from labfs.tree.node import Node
 from labfs.vfs.drafts.signs import Maker
 from labfs.vfs.vfs import Vfs
 from labfs.write import journal, pairs
+from labfs.write.journal import State
 from labfs.write.spool import Spool
 
 Clock = trio.testing.MockClock
@@ -292,8 +293,8 @@ async def test_what_is_done_leaves_nothing(step: str, tmp_path: Path, autojump_c
     spool = Spool(tmp_path / "spool")
     file = spool.create("memory", "/memory/box/f")
     file.write(0, b"there")
-    file.describe(state="sending")
-    file.describe(state="saved")
+    file.describe(state=State.SENDING)
+    file.describe(state=State.SAVED)
     file.close()
     if step != "note":
         file.path.with_suffix(".json").rename(file.path.with_suffix(pairs.GONE))
@@ -547,7 +548,7 @@ async def test_a_crash_right_after_a_newer_save_is_no_way_back_for_the_older(
     for state, data in [("failed", b"v2"), ("waiting", b"vx"), ("saved", b"v3")]:
         file = spool.create("memory", "/memory/box/f", opened=None, after=0)
         file.write(0, data)
-        file.describe(state="sending", size=2)
+        file.describe(state=State.SENDING, size=2)
         file.describe(state=state, error="refused")
         file.close()
     async with mounted(tmp_path, backend, may_delete=True) as (vfs, box):

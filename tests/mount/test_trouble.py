@@ -38,6 +38,7 @@ from labfs.http.failures import refusal
 from labfs.read.whole import Copies
 from labfs.write import pairs
 from labfs.write import spool as spools
+from labfs.write.journal import State
 from labfs.write.spool import Spool
 
 Clock = trio.testing.MockClock
@@ -319,7 +320,7 @@ def test_notes_have_a_reserve_on_a_disk_that_is_full(tmp_path: Path, disk: Calla
                 file.write(offset, bytes(4 * KIB))
         assert os.stat(file.path).st_blocks * 512 < 2 * MIB
     for _ in range(50):
-        file.describe(state="failed", error="x" * 1000)
+        file.describe(state=State.FAILED, error="x" * 1000)
     (note,) = told(spool)
     assert note["error"] == "x" * 1000
     assert not list(spool.directory.glob("*.part"))
@@ -338,7 +339,7 @@ def test_a_note_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(pairs.json, "dump", broken)
     with pytest.raises(DiskFailed):
-        file.describe(state="failed")
+        file.describe(state=State.FAILED)
     file.close()
     assert [note["state"] for note in told(spool)] == ["writing"]
     assert not list(tmp_path.glob("*.part"))
@@ -610,7 +611,7 @@ async def test_of_two_saves_that_wait_the_later_one_is_sent_whatever_the_clock_s
         monkeypatch.setattr(spools.ORDER, "latest", 0)  # each was left by a mount of its own
         file = Spool(tmp_path / "spool").create("memory", "/memory/box/f", opened=None, after=0)
         file.write(0, data)
-        file.describe(state="waiting", size=len(data))
+        file.describe(state=State.WAITING, size=len(data))
         file.close()
         os.utime(file.path, (now + index * days * 86400,) * 2)
     async with in_memory(tmp_path, backend):

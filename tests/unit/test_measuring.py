@@ -24,7 +24,7 @@ from labfs.errors import (
     Unavailable,
 )
 from labfs.http.client import Client
-from labfs.tree.listings import LISTING_S
+from labfs.tree.lister import LISTING_S
 from labfs.tree.measuring import GIVEN_UP_S, LISTED_S
 from labfs.tree.remembered.sizes import Sizes
 

@@ -39,8 +39,8 @@ LONGEST_BELIEVED_S = 1800.0
 LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever waits for both has his answer in time
 
 
-class Listings:
-    """The listings of a tree's directories; `nursery` runs them."""
+class Lister:
+    """Has the directories of a tree listed; `nursery` runs the listings."""
 
     def __init__(self, nursery: trio.Nursery, measuring: Measuring, seen: Seen, kept: Kept) -> None:
         self._nursery = nursery
