@@ -232,8 +232,8 @@ class Daemon:
             "listings": vfs.tree.remarks(),
             "uploads": vfs.uploads(),
             "local_files": len(vfs.saves.local()),
-            "cache": {"bytes": vfs.blocks.size, "capacity": vfs.blocks.capacity},
-            "copies": {"bytes": vfs.copies.size, "capacity": vfs.copies.capacity},
+            "cache": {"bytes": vfs.store.blocks.size, "capacity": vfs.store.blocks.capacity},
+            "copies": {"bytes": vfs.store.copies.size, "capacity": vfs.store.copies.capacity},
             "spool": {
                 "free": vfs.saves.spool.free(),
                 "kept": [left.told() for left in self._unsaved()],

@@ -39,7 +39,7 @@ SLOW_S = 1.5  # a block that takes longer means that the line is full: look less
 class Shared:
     """What the readers of one version have in common: where its bytes come from, and what is known of them."""
 
-    content: Wherever | Copy
+    content: RangedOrWhole | Copy
     proof: Proof
 
 
@@ -157,7 +157,7 @@ class Reader:
             self._blocks.start((self._key, index), self._fetch(index))
 
 
-class Wherever:
+class RangedOrWhole:
     """A content in ranges as long as the system grants them, and from a copy where or once it does not."""
 
     def __init__(
@@ -221,7 +221,7 @@ class Readers:
             return Reader(self._blocks, self._made(site, backend, entry, None, key), key, entry.size)
         version = (site, entry.id, entry.version)
         shared = self._live.get(version) or self._made(site, backend, entry, version, version)
-        if isinstance(shared.content, Wherever):
+        if isinstance(shared.content, RangedOrWhole):
             shared.content.renew()
         self._live[version] = shared
         self._kept[version] = shared, min(1 + entry.size // (1024 * BLOCK), self.KEPT)
@@ -229,17 +229,17 @@ class Readers:
 
     def _made(self, site: str, backend: Backend, entry: Entry, version: Version | None, key: Hashable) -> Shared:
         size, ranged = entry.size or 0, backend.capabilities.ranged
-        content = Wherever(backend.content(entry), self._copies, version, size, ranged=ranged)
+        content = RangedOrWhole(backend.content(entry), self._copies, version, size, ranged=ranged)
         tags = self._tags.setdefault(site, _tags(backend))
         return Shared(content, self._proof(tags, backend, entry, size, content, key))
 
     def _proof(
-        self, tags: Tags, backend: Backend, entry: Entry, size: int, content: Wherever | Copy, key: Hashable
+        self, tags: Tags, backend: Backend, entry: Entry, size: int, content: RangedOrWhole | Copy, key: Hashable
     ) -> Proof:
         def again() -> AsyncGenerator[Buffer, None]:
             """Download the file a second time, past everything that is kept of the first."""
             ranged = backend.capabilities.ranged
-            return whole(Wherever(backend.content(entry), self._copies, None, size, ranged=ranged), size, BLOCK)
+            return whole(RangedOrWhole(backend.content(entry), self._copies, None, size, ranged=ranged), size, BLOCK)
 
         def damaged() -> None:
             self._blocks.drop(key)

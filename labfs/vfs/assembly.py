@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from labfs.errors import ConfigError
-from labfs.read.whole import Copies
+from labfs.read.store import Store
 from labfs.tree.remembered.kept import Kept
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
@@ -62,9 +62,10 @@ async def assembled(
             if account is not None:
                 kept.admit(site.name, account)
         async with trio.open_nursery() as nursery:
-            copies = Copies(nursery, storage.copies or storage.directory / "copies", storage.copies_bytes)
+            copies = storage.copies or storage.directory / "copies"
+            store = Store(nursery, storage.cache_bytes, copies, storage.copies_bytes)
             known = Known(storage.draft_names)
-            vfs = Vfs(nursery, sites, storage.cache_bytes, spool, sizes, seen, copies, kept, known, storage.draft_s)
+            vfs = Vfs(nursery, sites, store, spool, sizes, seen, kept, known, storage.draft_s)
             if tended:
                 nursery.start_soon(vfs.outbox.run)
                 nursery.start_soon(vfs.drafts.run)

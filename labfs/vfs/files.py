@@ -44,10 +44,17 @@ class Files:
     """The open files of a tree; `spool` takes what is written to them."""
 
     def __init__(
-        self, tree: Tree, readers: Readers, spool: Spool, reasons: Reasons, known: Known, draft_s: float
+        self,
+        nursery: trio.Nursery,
+        tree: Tree,
+        readers: Readers,
+        spool: Spool,
+        reasons: Reasons,
+        known: Known,
+        draft_s: float,
     ) -> None:
         self.sources = Sources(tree, readers)
-        self.saves = Saves(tree, self.sources, spool, reasons, self.writers)
+        self.saves = Saves(nursery, tree, self.sources, spool, reasons, self.writers)
         self.drafts = Drafts(tree, self.saves, self.sources, known, draft_s)
         self._tree = tree
         self._handles: defaultdict[Node, set[Handle]] = defaultdict(set)

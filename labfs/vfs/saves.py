@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import trio
 
-from labfs.backend import Entry, Target
+from labfs.backend import Backend, Entry, Target
 from labfs.errors import LabfsError, Unfinished, sentence
 from labfs.errors.reasons import Reasons
 from labfs.read.reader import Reader
@@ -40,8 +40,15 @@ class Saves:
     """The files of a tree that are being written; `spool` takes their bytes, `writers` counts who may write to one."""
 
     def __init__(
-        self, tree: Tree, sources: Sources, spool: Spool, reasons: Reasons, writers: Callable[[Node], int]
+        self,
+        nursery: trio.Nursery,
+        tree: Tree,
+        sources: Sources,
+        spool: Spool,
+        reasons: Reasons,
+        writers: Callable[[Node], int],
     ) -> None:
+        self.nursery = nursery
         self.spool = spool
         self.waiting = Waiting(spool)
         self.replacing = Replacing(tree, spool, self.waiting)
@@ -51,7 +58,7 @@ class Saves:
         self._sources = sources
         self._reasons = reasons
         self._writers = writers
-        self._writing: set[Node] = set()
+        self._writing: dict[Node, _Landing] = {}
 
     # -- writers -------------------------------------------------------------------------------------
 
@@ -59,16 +66,18 @@ class Saves:
         """Begin to write a file, on top of what `base` reads or from nothing."""
         lacks, opened = base.size if base else 0, node.entry or replaces
         spool = self.spool.create(node.site.name, node.path, local=node.stays_here, lacks=lacks, **begun_on(opened))
-        writer = Writer(spool, base, opened)
+        landing = self._writing[node] = _Landing(self, node)
+        writer = landing.of(Writer(spool, base, opened, landing))
         self._tree.set_writer(node, writer)
-        self._writing.add(node)
         return writer
 
     def resume(self, node: Node, kept: Spooled, base: Reader | None, opened: Entry | None) -> None:
         """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""
-        self._tree.set_writer(node, Writer.adopted(self.spool.reopen(kept), base, opened))
+        landing = _Landing(self, node)
+        writer = Writer.adopted(self.spool.reopen(kept), base, opened, landing)
+        self._tree.set_writer(node, landing.of(writer))
         self._tree.changed(node)  # the kernel's pages are of what the server had
-        self._writing.add(node)
+        self._writing[node] = landing
 
     def relabel(self, node: Node, refused: str | None = None) -> None:
         """Write down where the bytes of a file belong now that its name has changed, or why it was `refused`."""
@@ -87,7 +96,7 @@ class Saves:
             spool = node.writer.spool
             spool.close() if spool.note.state is State.FAILED else spool.discard()
             self._tree.set_writer(node, None)
-        self._writing.discard(node)
+        self._writing.pop(node, None)
 
     def unsaved(self) -> list[Node]:
         """Return the files whose bytes no server has yet."""
@@ -116,35 +125,34 @@ class Saves:
         writer = node.writer
         if writer is None or node.stays_here or node.unlinked or not writer.dirty:
             return None, None
-        site, target = node.site, self._target(node, writer)
-        retired: tuple[Entry | None, SpoolFile | None] = None, None
-
-        async def aim() -> Target:
-            nonlocal target
-            await trio.sleep(self.waiting.under_way_s(node.path))  # what lands after this save would undo it
-            target = await unchanged(node, self._target(node, writer))
-            await self._keep_backups(node, target.replaces)
-            self._note_known(node, writer, target)
-            return target
-
-        def arrived(entry: Entry) -> None:
-            nonlocal retired
-            old = target.replaces
-            self._tree.saved(node, entry, old)
-            self.replacing.follow(site.name, node.path, entry)
-            if old is not None and old.id != entry.id and policy.deletes_old(node):
-                retired = old, self.replacing.owe(site.name, node.path, old, entry)
-
+        landing = self._writing[node]
         try:
-            entry = await writer.commit(site.backend, aim, arrived)
+            entry = await writer.commit()
         except Exception as error:
             writer.error = error
             self._reasons.note(node.path, error)
             raise
-        if entry is not None:
-            self.waiting.supersede(node.path, writer.spool.path)
-            self._reasons.forget(node.path)
-        return retired
+        if entry is None:
+            return None, None
+        self.waiting.supersede(node.path, writer.spool.path)
+        self._reasons.forget(node.path)
+        return landing.retired
+
+    async def aim(self, node: Node, writer: Writer) -> Target:
+        """Return where a file is to be saved, once everything is as the save needs it. Raises Conflict."""
+        await trio.sleep(self.waiting.under_way_s(node.path))  # what lands after this save would undo it
+        target = await unchanged(node, self._target(node, writer))
+        await self._keep_backups(node, target.replaces)
+        self._note_known(node, writer, target)
+        return target
+
+    def arrived(self, node: Node, entry: Entry, old: Entry | None) -> tuple[Entry | None, SpoolFile | None]:
+        """Show a save that the server has; return the old file if that is to be deleted now, and the duty to do it."""
+        self._tree.saved(node, entry, old)
+        self.replacing.follow(node.site.name, node.path, entry)
+        if old is None or old.id == entry.id or not policy.deletes_old(node):
+            return None, None
+        return old, self.replacing.owe(node.site.name, node.path, old, entry)
 
     async def retire(self, node: Node, old: Entry | None, duty: SpoolFile | None) -> None:
         """Delete the file whose place a save has taken. Raises what made that fail."""
@@ -260,7 +268,7 @@ class Saves:
     async def _set_aside(self, node: Node, writer: Writer) -> None:
         """Keep the bytes of a save that failed, and show again what the server has."""
         self._tree.set_writer(node, None)
-        self._writing.discard(node)
+        self._writing.pop(node, None)
         if node.entry is None:
             self._tree.detach(node)
         self._tree.changed(node)
@@ -298,6 +306,40 @@ class Saves:
             log.error("The note of %s cannot be written: %s", writer.spool.path, error)
             self.waiting.owe(writer.spool, path, writer.keep, news)
         writer.spool.close()
+
+
+class _Landing:
+    """Where one file goes: what the saves of a tree know of it, for its writer."""
+
+    def __init__(self, saves: Saves, node: Node) -> None:
+        self.retired: tuple[Entry | None, SpoolFile | None] = None, None  # whose place the last save took
+        self._saves = saves
+        self._node = node
+        self._replaces: Entry | None = None
+        self._writer: Writer | None = None
+
+    def of(self, writer: Writer) -> Writer:
+        """Be the place of what a writer sends; return it."""
+        self._writer = writer
+        return writer
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        return self._saves.nursery
+
+    @property
+    def backend(self) -> Backend:
+        return self._node.site.backend
+
+    async def aim(self) -> Target:
+        self.retired = None, None
+        assert self._writer is not None
+        target = await self._saves.aim(self._node, self._writer)
+        self._replaces = target.replaces
+        return target
+
+    def arrived(self, entry: Entry) -> None:
+        self.retired = self._saves.arrived(self._node, entry, self._replaces)
 
 
 def _passing(writer: Writer) -> bool:

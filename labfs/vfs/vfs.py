@@ -19,9 +19,7 @@ import trio
 from labfs.backend import Accept, Entry
 from labfs.errors import Exists, NotDirectory, NotEmpty, NotPermitted
 from labfs.errors.reasons import Reasons
-from labfs.read.blocks import Blocks
-from labfs.read.reader import Readers
-from labfs.read.whole import Copies
+from labfs.read.store import Store
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.remembered.kept import Kept
@@ -50,7 +48,7 @@ class Attributes:
 
 
 class Vfs:
-    """All mounted sites as one tree. At most `cache_bytes` are cached in memory, and writes go to `spool`.
+    """All mounted sites as one tree. What is read is kept in `store`, and writes go to `spool`.
 
     What goes on behind the requests (read-ahead, hashing) runs in `nursery`.
     """
@@ -59,23 +57,19 @@ class Vfs:
         self,
         nursery: trio.Nursery,
         sites: Iterable[Site],
-        cache_bytes: int,
+        store: Store,
         spool: Spool,
         sizes: Sizes,
         seen: Seen,
-        copies: Copies,
         kept: Kept | None = None,
         known: Known | None = None,
         draft_s: float = DRAFT_S,
     ) -> None:
         self.sites = tuple(sites)
         self.tree = Tree(nursery, self.sites, sizes, seen, kept or Kept())
-        self.blocks = Blocks(nursery, cache_bytes)
-        self.copies = copies
+        self.store = store
         self.reasons = Reasons()
-        self.files = Files(
-            self.tree, Readers(nursery, self.blocks, copies), spool, self.reasons, known or Known(), draft_s
-        )
+        self.files = Files(nursery, self.tree, store.readers, spool, self.reasons, known or Known(), draft_s)
         self.saves = self.files.saves
         self.drafts = self.files.drafts
         self.saves.replacing.restore(self.sites)

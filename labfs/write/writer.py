@@ -6,8 +6,8 @@ Tests: core/test_saves, core/test_windows.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 
@@ -19,20 +19,39 @@ from labfs.write.spool import SpoolFile
 from labfs.write.upload import Transfer
 
 
+class Destination(Protocol):
+    """Where the bytes of a file go, as whoever has it saved knows; tasks that send them run in `nursery`."""
+
+    @property
+    def nursery(self) -> trio.Nursery: ...
+
+    @property
+    def backend(self) -> Backend: ...
+
+    async def aim(self) -> Target:
+        """Return the place, once saving there was found to destroy nothing. Raises Conflict."""
+        ...
+
+    def arrived(self, entry: Entry) -> None:
+        """Take note that the server has all of it; nobody may look before that is known here."""
+        ...
+
+
 class Writer(Draft):
     """The bytes of one file on their way to the server. `opened` is what that had when the writing began."""
 
-    def __init__(self, spool: SpoolFile, base: Reader | None, opened: Entry | None = None) -> None:
+    def __init__(self, spool: SpoolFile, base: Reader | None, opened: Entry | None, destination: Destination) -> None:
         super().__init__(spool, base)
         self.opened = opened
+        self._destination = destination
         self.committing = False
         self._transfer: Transfer | None = None
         self._commit = trio.Lock()
 
     @classmethod
-    def adopted(cls, spool: SpoolFile, base: Reader | None, opened: Entry | None) -> Writer:
+    def adopted(cls, spool: SpoolFile, base: Reader | None, opened: Entry | None, destination: Destination) -> Writer:
         """Go on with what an earlier save left; `base` reads the bytes that the spool lacks. Raises Malformed."""
-        writer = cls(spool, base, opened)
+        writer = cls(spool, base, opened, destination)
         writer.go_on()
         return writer
 
@@ -46,12 +65,10 @@ class Writer(Draft):
         async with self._commit:
             pass
 
-    async def commit(
-        self, backend: Backend, aim: Callable[[], Awaitable[Target]], arrived: Callable[[Entry], None]
-    ) -> Entry | None:
-        """Bring the whole file to where `aim` says; None if there was nothing to do.
+    async def commit(self) -> Entry | None:
+        """Bring the whole file to its destination; None if there was nothing to do.
 
-        Returns when the server holds every byte and confirmed what it can confirm, and `arrived` was told so,
+        Returns when the server holds every byte and confirmed what it can confirm, and the destination was told so,
         before the journal calls it saved. On any other way out nothing of it stays visible there and the bytes
         stay in the spool. What is written meanwhile is not part of it, and leaves the file dirty.
         """
@@ -63,14 +80,14 @@ class Writer(Draft):
             sending: SpoolFile | None = None
             try:
                 self._check_whole()
-                target = await aim()
+                target = await self._destination.aim()
                 await self.fill()
                 sending = self._sending = self.spool
                 changes = self._changes
                 sending.describe(state=State.SENDING, size=self.size, missing=(), begun=time.time())
-                self._transfer = Transfer(backend, target, sending, self.size)
+                self._transfer = Transfer(self._destination.backend, target, sending, self.size)
                 entry = await self._transfer.run()
-                arrived(entry)
+                self._destination.arrived(entry)
             except Exception as error:
                 self.error = error
                 raise

@@ -63,8 +63,8 @@ async def test_opening_what_is_gone_goes_on_with_what_is_there(
         assert vfs.attributes(await vfs.lookup(box, "f")).size == sizes[1]
         assert backend.calls["page"] == 1
         backend.files.clear()
-        vfs.blocks.drop(("memory", node.entry.id if node.entry else "", node.entry.version if node.entry else ""))
-        vfs.copies.make_room(1 << 40)
+        vfs.store.blocks.drop(("memory", node.entry.id if node.entry else "", node.entry.version if node.entry else ""))
+        vfs.store.copies.make_room(1 << 40)
         with pytest.raises(LabfsError) as caught:
             await whole(vfs, node)
         assert caught.value.errno in (errno.ENOENT, errno.ESTALE)
