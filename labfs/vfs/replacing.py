@@ -71,7 +71,7 @@ class Replacing:
         try:
             for duty in self._waiting.duties(site, path):
                 self._spool.mark(duty, arrived=new.id)
-            self._waiting.forget()
+                self._waiting.forget()
         except OSError as error:  # what was saved is saved all the same
             log.error("What is still to be deleted about %s cannot be written down: %s", path, error)
 
@@ -100,6 +100,7 @@ class Replacing:
         self._tree.spare(site.name, number)
         if duty is not None:
             duty.discard()
+            self._waiting.forget()
 
     def _done(self, parent: Folder, old: Entry, duty: SpoolFile | None) -> None:
         self._tree.bury(parent, old)  # it may be listed for a while yet

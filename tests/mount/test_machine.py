@@ -603,6 +603,8 @@ def test_a_mount_answers_as_a_local_directory_does(system: str, tmp_path: Path) 
 
 def test_each_difference_is_told_to_users() -> None:
     """What the machine lets pass has its sentence."""
-    told = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    root = Path(__file__).parents[2]
+    pages = ("README.md", "SEMANTICS.md", "labfs/backends/README.md")
+    told = " ".join(" ".join((root / page).read_text() for page in pages).split())
     for name, sentence in {**{n: d.sentence for n, d in DIFFERENCES.items()}, **NOT_COMPARED}.items():
         assert sentence in told, name
