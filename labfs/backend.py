@@ -91,13 +91,14 @@ class Page:
     """Some of a directory's entries. `total` is the server's count of all of them, if it tells.
 
     `left_out` says how many of those that the server counted are not shown here: uploads under way, and
-    what makes no sense.
+    what makes no sense. `remark` says, as a sentence, why the directory may hold more than is listed.
     """
 
     entries: tuple[Entry, ...]
     cursor: str | None = None  # of the next page; None at the end
     total: int | None = None
     left_out: int = 0
+    remark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ class Lister:
         container.seen_ns = dates.get(directory.id)
         settle(container, layout, began, dates)
         container.known, container.doubt, container.progress, container.took_s = Known.WHOLE, None, None, took_s
+        container.remark = listing.progress.remark
         container.rest.end()
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
@@ -240,4 +241,4 @@ def remark(container: Folder) -> str | None:
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(container.kept_s))
         why = f": {container.doubt}" if container.doubt else "; it is being listed anew."
         return f"{container.path} is shown as it was listed on {date}{why}"
-    return None
+    return container.remark

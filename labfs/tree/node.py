@@ -196,6 +196,7 @@ class Folder(Node):
         "listing",
         "progress",
         "recent",
+        "remark",
         "rest",
         "stamp",
         "took_s",
@@ -218,6 +219,7 @@ class Folder(Node):
         self.gone: set[Version] = set()  # what was deleted and may be listed for a while yet
         self.stamp = 0  # grows whenever the listing is called old
         self.doubt: str | None = None  # why the listing could not be renewed
+        self.remark: str | None = None  # why there may be more than the last listing shows
 
     @classmethod
     def of_site(cls, site: Site, root: Folder) -> Folder:

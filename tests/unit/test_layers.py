@@ -39,7 +39,7 @@ LIBRARIES = {
     "certifi": {"http/network/trust"},
     "trio": {"daemon", "fuse", "vfs", "tree", "write", "read", "http", "backends"},
     "pyfuse3": {"fuse", "daemon/daemon"},
-    "cachetools": {"fuse/answers", "tree/measuring", "read", "errors/reasons"},
+    "cachetools": {"backends/basespace/datasets", "fuse/answers", "tree/measuring", "read", "errors/reasons"},
     "xxhash": {"read/digests"},
     "sqlite3": {"tree/remembered"},
     "defusedxml": {"backends/clarity"},

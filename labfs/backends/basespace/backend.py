@@ -1,6 +1,7 @@
 """Illumina BaseSpace Sequence Hub, API version v1pre3.
 
-    site → projects → app results (writable) and samples (read-only) → files, in the folders of their `Path`
+    site → projects → app results (writable), samples and datasets (read-only) → files, in the folders of their `Path`
+         → _runs    → runs (read-only) → files
 
 Facts used here, with their sources: tokens travel in `x-access-token` (API reference); file bytes come
 from a presigned address on another origin, which lives for days and answers 403 once it has expired;
@@ -31,6 +32,7 @@ from labfs.backend import (
     takes,
 )
 from labfs.backends.basespace import entries
+from labfs.backends.basespace.datasets import Datasets
 from labfs.backends.basespace.entries import API, PAGE, Json, response_of
 from labfs.backends.basespace.saving import Began, Saving
 from labfs.backends.common import Settings, sift
@@ -43,6 +45,7 @@ from labfs.http.contents import Address, Presigned, address
 log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
+LISTS = ("appresults", "samples", "datasets")  # of a project, one after the other
 
 CAPABILITIES = Capabilities(
     ranged=True,
@@ -75,6 +78,7 @@ class BaseSpace:
         self._client = client
         self.looking = Looking(client.timeout_s)
         self._saving = Saving(client, self.looking, self._bytes)
+        self._datasets = Datasets(client)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -102,24 +106,41 @@ class BaseSpace:
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:
         if parent.id == "":
-            return await self._page("users/current/projects", entries.project, cursor)
+            return await self._projects(cursor)
         kind, _, number = parent.id.partition("/")
         match kind:
             case "projects":
                 return await self._records(number, cursor)
-            case "appresults" | "samples":
+            case "appresults" | "samples" | "runs" if number:
                 return await self._files(kind, number, cursor)
+            case "datasets":
+                return await self._datasets.files(number, cursor)
+            case "runs":
+                return await self._page("users/current/runs", entries.run, cursor)
         raise NotFound(f"“{parent.name}” holds nothing that could be listed.")
 
+    async def _projects(self, cursor: str | None) -> Page:
+        """Projects, and at their end the branch of runs, which costs no request before somebody looks into it."""
+        page = await self._page("users/current/projects", entries.project, cursor)
+        if page.cursor is not None:
+            return page
+        runs = Entry(id="runs", name=entries.RUNS, is_dir=True, label="runs", read_only=entries.RUNS_FIXED)
+        return replace(page, entries=(*page.entries, runs), total=(page.total or 0) + 1)
+
     async def _records(self, project: str, cursor: str | None) -> Page:
-        """App results first, then samples: one list after the other; the cursor carries the first's count."""
+        """App results, samples, and then datasets that are neither; the cursor carries the count of those before."""
         kind, offset, before = (cursor or "appresults:0:0").split(":")
-        page = await self._page(f"projects/{project}/{kind}", entries.RECORDS[kind], offset)
+        if kind == "datasets":
+            page = await self._datasets.page(project, offset)
+        else:
+            page = await self._page(f"projects/{project}/{kind}", entries.RECORDS[kind], offset)
+            self._datasets.listed(project, page.entries, anew=cursor is None)
         if page.cursor is not None:
             return replace(page, cursor=f"{kind}:{page.cursor}:{before}")
-        if kind == "appresults":
-            return replace(page, cursor=f"samples:0:{page.total}")
-        return replace(page, total=(page.total or 0) + int(before))
+        count = (page.total or 0) + int(before)
+        if kind != LISTS[-1]:
+            return replace(page, cursor=f"{LISTS[LISTS.index(kind) + 1]}:0:{count}")
+        return replace(page, total=count)
 
     async def _files(self, kind: str, number: str, cursor: str | None) -> Page:
         page = await self._page(f"{kind}/{number}/files", entries.file, cursor, Statuses="complete")
@@ -155,10 +176,12 @@ class BaseSpace:
 
     async def stat(self, entry_id: str) -> Entry:
         kind = entry_id.partition("/")[0]
+        if kind == "datasets":
+            return await self._datasets.stat(entry_id)
         found = await self._get(entry_id)
         if kind == "files" and str(found.get("UploadStatus", "complete")).lower() != "complete":
             raise NotFound("The upload of this file is not complete.")
-        convert = {"projects": entries.project, "files": entries.file, **entries.RECORDS}.get(kind)
+        convert = {"projects": entries.project, "files": entries.file, "runs": entries.run, **entries.RECORDS}.get(kind)
         if convert is None:
             raise NotFound(f"There is no {entry_id}.")
         return convert(found)
@@ -167,7 +190,9 @@ class BaseSpace:
         return (await self.stat(entry.id)).size
 
     async def describe(self, entry: Entry) -> Mapping[str, Any]:
-        return await self._get(entry.id or "users/current")
+        if entry.id.startswith("datasets/"):
+            return await self._datasets.describe(entry.id)
+        return await self._get({"": "users/current", "runs": "users/current/runs"}.get(entry.id, entry.id))
 
     def content(self, entry: Entry) -> Content:
         return self._bytes(entry)
@@ -176,6 +201,9 @@ class BaseSpace:
         return Presigned(self._client, entry.version, lambda: self._address(entry), entry.size)
 
     async def _address(self, entry: Entry) -> Address:
+        known = self._datasets.address(entry)
+        if known is not None:
+            return known
         answer = await self._client.call("GET", f"{API}/{entry.id}/content", params={"redirect": "meta"})
         found = response_of(answer)
         url, until = found.get("HrefContent"), entries.parse_time(found.get("Expires"))

@@ -23,6 +23,14 @@ from labfs.http.client import Answer
 
 API = "v1pre3"
 PAGE = 1024  # the largest page there is
+SECOND = "v2"
+DATASET = re.compile(r"ds\.[0-9a-f]{32}")
+FIRST_KINDS = {
+    "sample": "samples",
+    "appresult": "appresults",
+}  # what a dataset's V1pre3Id begins with → a record's kind
+RUNS = "_runs"  # the branch beside the projects
+RUNS_FIXED = "Runs come from the sequencer and cannot be changed."
 CLOSED = ("complete", "aborted")  # states of an analysis after which its record takes no more files
 
 Json = dict[str, Any]
@@ -70,6 +78,40 @@ def sample(item: Json) -> Entry:
         read_only="Samples come from the sequencer and cannot be changed.",
         url=item.get("HrefBaseSpaceUI"),
     )
+
+
+def dataset(item: Json) -> Entry:
+    number = str(item["Id"])
+    if not DATASET.fullmatch(number):
+        raise ValueError("an id that no dataset has")
+    return Entry(
+        id=f"datasets/{number}",
+        name=str(item["Name"]),
+        is_dir=True,
+        age=created_ns(item),
+        label=number.removeprefix("ds.")[:8],
+        modified_ns=time_ns(item),
+        read_only="Datasets are made by analyses and cannot be changed here.",
+    )
+
+
+def run(item: Json) -> Entry:
+    return Entry(
+        id=f"runs/{int(item['Id'])}",
+        name=str(item.get("Name") or item.get("ExperimentName") or item["Id"]),
+        is_dir=True,
+        age=created_ns(item),
+        label=str(item["Id"]),
+        modified_ns=time_ns(item),
+        read_only=RUNS_FIXED,
+    )
+
+
+def first_id(item: Json) -> str | None:
+    """Return which record of the first version a dataset is, as the id of its entry; None where it tells none."""
+    kind, _, number = str(item.get("V1pre3Id") or "").partition(".")
+    found = FIRST_KINDS.get(kind.lower())
+    return f"{found}/{int(number)}" if found is not None and number.isdigit() else None
 
 
 RECORDS: dict[str, Callable[[Json], Entry]] = {"appresults": app_result, "samples": sample}

@@ -57,6 +57,8 @@ class _Seeder:
         self._project("Empty project")
         self._large()
         self._odd()
+        self._workflow()
+        self._run()
 
     def _project(self, name: str, user: int = USER) -> int:
         return self._shelf.add_project(user, name, self._later())
@@ -128,3 +130,23 @@ class _Seeder:
         for path in ("two\nlines.txt", "caf\u00e9.txt", "cafe\u0301.txt", "CAF\u00c9.txt", "100%2F.txt", " blank ",
                      "x" * 300 + ".txt", "..", "report.txt", "report.txt", "folder/report.txt", "folder"):  # fmt: skip
             self._file(record, path, f"content of {path!r}\n".encode())
+
+    def _workflow(self) -> None:
+        """What today's workflows make: biosamples, and a dataset for each lane, which only v2 lists."""
+        project = self._project("Germline biosamples")
+        for sample in ("HG001", "HG002"):
+            biosample = self._shelf.add_biosample(project, sample, self._later())
+            session = self._shelf.add_session(USER, f"FASTQ Generation {sample}", "Complete", self._later())
+            for lane in (1, 2):
+                name, created = f"{sample}_L00{lane}", self._later()
+                record = self._shelf.add_record("datasets", project, name, session, "", created, biosample)
+                self._file(record, f"{sample}_S1_L00{lane}_R1_001.fastq.gz", specimens.fastq_gz(sample, lane))
+        both = self._shelf.add_session(USER, "Germline calls", "Complete", self._later())
+        record = self._shelf.add_record("appresults", project, "HG001 calls", both, "", self._later(), biosample - 1)
+        self._file(record, "HG001.variants.vcf.gz", specimens.vcf_gz("HG001"))
+
+    def _run(self) -> None:
+        record = self._shelf.add_record("runs", None, "260301_SBX001_0042_AHFLOWCELL", None, created=self._later())
+        self._file(record, "SampleSheet.csv", b"[Header]\nFileFormatVersion,2\n")
+        self._file(record, "RunInfo.xml", b'<?xml version="1.0"?>\n<RunInfo Version="6"/>\n')
+        self._file(record, "InterOp/QMetricsOut.bin", bytes(range(256)) * 16)

@@ -33,9 +33,9 @@ from labfs.sandbox.basespace.answers import (
     refused,
     single,
     unknown,
-    v2,
 )
 from labfs.sandbox.basespace.lists import Lists
+from labfs.sandbox.basespace.second import Second
 from labfs.sandbox.basespace.shelf import OPEN_STATES, Shelf
 from labfs.sandbox.basespace.shown import Shown
 from labfs.sandbox.basespace.switches import Switches
@@ -62,6 +62,7 @@ class BaseSpace:
         self._shown = Shown(self.shelf)
         self._lists = Lists(self.shelf)
         self._uploads = Uploads(self.shelf, self._shown)
+        self._second = Second(self.shelf, self._shown, self._lists, self._user)
         blobs.refuses_tokens = lambda: self.switches.blob_tokens == "refuse"
         one, two = "/v1pre3", "/v2"
         routes = Starlette(
@@ -91,8 +92,7 @@ class BaseSpace:
                 Route(f"{two}/trash", self._trash),
                 Route(f"{two}/trash", self._empty_trash, methods=["DELETE"]),
                 Route(f"{two}/trash/{{id:int}}/restorefromtrash", self._restore, methods=["POST"]),
-                Route(f"{two}/projects/{{id:int}}/datasets", self._datasets),
-                Route(f"{two}/datasets/{{id}}/files", self._dataset_files),
+                *self._second.routes(),
             ],
             exception_handlers={Refusal: refused, HTTPException: unknown},
         )
@@ -317,21 +317,3 @@ class BaseSpace:
         self.shelf.set_removed(row["session"], False)
         self._store.run("DELETE FROM trash WHERE id = ?", row["id"])
         return Compact({})
-
-    async def _datasets(self, request: Request) -> Response:
-        self._user(request)
-        project = self.shelf.row("projects", request.path_params["id"])
-        where = "project = ? AND kind != 'runs' AND NOT removed"
-        return Compact(v2(self._lists.page(request, "records", where, (project["id"],), self._shown.dataset)))
-
-    async def _dataset_files(self, request: Request) -> Response:
-        self._user(request)
-        record = self.shelf.row("records", int(request.path_params["id"].removeprefix("ds."), 16))
-        resolved = query_of(request).get("filehrefcontentresolution", "").lower() == "true"
-
-        def item(row: Row) -> dict[str, Any]:
-            url = self.shelf.address(row)[0] if resolved else f"{request.base_url}v2/files/{row['id']}/content"
-            return {**self._shown.file(row), "HrefContent": url}
-
-        where = "record = ? AND status = 'complete'"
-        return Compact(v2(self._lists.page(request, "files", where, (record["id"],), item)))

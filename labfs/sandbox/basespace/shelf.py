@@ -38,9 +38,13 @@ CREATE TABLE IF NOT EXISTS parts (file INTEGER, number INTEGER, etag TEXT, size 
     PRIMARY KEY (file, number));
 CREATE TABLE IF NOT EXISTS properties (resource TEXT, name TEXT, type TEXT, description TEXT, content TEXT,
     PRIMARY KEY (resource, name));
+CREATE TABLE IF NOT EXISTS biosamples (id INTEGER PRIMARY KEY AUTOINCREMENT, project INTEGER, name TEXT, created REAL);
 CREATE TABLE IF NOT EXISTS trash (id INTEGER PRIMARY KEY AUTOINCREMENT, session INTEGER, deleted REAL);
 """
-COLUMNS = [(table, "made", "INTEGER") for table in ("projects", "sessions", "records", "files")]
+COLUMNS = [
+    *((table, "made", "INTEGER") for table in ("projects", "sessions", "records", "files")),
+    ("records", "biosample", "INTEGER"),
+]
 
 
 class Shelf:
@@ -84,10 +88,16 @@ class Shelf:
         return self._add("sessions", user, row)
 
     def add_record(
-        self, kind: str, project: int, name: str, session: int | None, text: str = "", created: float | None = None
-    ) -> int:
+        self, kind: str, project: int | None, name: str, session: int | None, text: str = "",
+        created: float | None = None, biosample: int | None = None,
+    ) -> int:  # fmt: skip
         row = {"kind": kind, "project": project, "session": session, "name": name, "description": text}
-        return self._add("records", project, {**row, "created": created or time.time()})
+        more = {"created": created or time.time(), "biosample": biosample}
+        return self._add("records", project or 0, {**row, **more})
+
+    def add_biosample(self, project: int, name: str, created: float | None = None) -> int:
+        sql = "INSERT INTO biosamples (project, name, created) VALUES (?, ?, ?)"
+        return self.store.run(sql, project, name, created or time.time())
 
     def add_file(
         self, record: int, path: str, blob: str, size: int, md5: str, content_type: str,

@@ -166,15 +166,9 @@ class Shown:
         if row["status"] == "pending":
             whole["HrefParts"] = f"v1pre3/files/{row['id']}/parts"
         parent = self._store.one("SELECT * FROM records WHERE id = ?", row["record"])
-        return {**whole, PARENTS[parent["kind"]]: self.record(parent)} if parent else whole
-
-    def dataset(self, row: Row) -> dict[str, Any]:
-        return {
-            "Id": f"ds.{row['id']:032x}",
-            "Name": row["name"],
-            "DateCreated": self.date(row["created"]),
-            "DatasetType": {"Id": "common.files" if row["kind"] == "appresults" else "illumina.fastq.v1.8"},
-        }
+        if parent is None or parent["kind"] not in PARENTS:
+            return whole
+        return {**whole, PARENTS[parent["kind"]]: self.record(parent)}
 
     # -- properties ----------------------------------------------------------------------------------
 

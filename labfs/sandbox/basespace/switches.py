@@ -28,6 +28,10 @@ class Switches(Cost):
     sample_sessions: bool = False  # samples in lists carry their AppSession
     property_types: str = "lower"  # or "sent": as the client wrote them
 
+    # the second version
+    v2: str = "on"  # or "absent", "forbidden", "down"
+    v2_joined: bool = True  # datasets say which record of the first version they are
+
     # making and saving
     created_status: int = 201  # of a project, a record and a simple upload
     same_path: str = "duplicate"  # or "replace" or "conflict"
