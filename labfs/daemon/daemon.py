@@ -94,9 +94,8 @@ class Daemon:
         self._mount(door)
         try:
             nursery.start_soon(self._watch_signals)
-            nursery.start_soon(self._widen, door)
             await nursery.start(control.listen, self._place.socket, self._answer)
-            self._announce(self._welcome())
+            nursery.start_soon(self._greet, door)
             # A task waits for each request under way, also for each of many closes on a slow site.
             with self._serving:  # what is being saved is waited for, but not for ever
                 await pyfuse3.main(max_tasks=10_000)
@@ -129,7 +128,8 @@ class Daemon:
         except RuntimeError as error:
             raise mounts.refusal(self._place.mountpoint, said) from error
 
-    async def _widen(self, door: Door) -> None:
+    async def _greet(self, door: Door) -> None:
+        """Say that the mount serves, once files that are opened have the read-ahead that they keep."""
         await door.greeted.wait()
         there = mounts.mounted_at(self._place.mountpoint)
         door.closers.device = there.device if there is not None else None
@@ -137,6 +137,7 @@ class Daemon:
         mounts.widen_read_ahead(self._place.mountpoint)
         if not mounts.widen_background(self._place.mountpoint):
             log.info("No more than the kernel's usual number of reads can be under way at the same time.")
+        self._announce(self._welcome())
 
     def _shortage(self, spool: Spool) -> list[str]:
         free = spool.free()

@@ -28,6 +28,7 @@ from labfs.http.client import Client
 from labfs.http.contents import Address
 from labfs.http.pace import Patience
 
+ROWS = 256  # of datasets in a page: one has 12 kB of JSON with what it came from
 ADDRESSES = 20_000  # that are remembered
 LIVES_S = 3600.0  # for which an address of a list is used: far less than the store's seven days
 PROJECTS = 64  # of which it is remembered what the first version listed
@@ -54,7 +55,7 @@ class Datasets:
         """Return datasets of a project that the first version did not list."""
         path = f"projects/{project}/datasets"
         try:
-            items, following, total = await self._page(path, cursor, SortBy="DateCreated", SortDir="Asc")
+            items, following, total = await self._page(path, cursor, ROWS, SortBy="DateCreated", SortDir="Asc")
         except Unauthorized:
             raise
         except ABSENT as error:
@@ -68,7 +69,7 @@ class Datasets:
 
     async def files(self, number: str, cursor: str | None) -> Page:
         query = {"SortBy": "Path", "filehrefcontentresolution": "true"}
-        items, following, total = await self._page(f"datasets/{number}/files", cursor, **query)
+        items, following, total = await self._page(f"datasets/{number}/files", cursor, PAGE, **query)
         good, left_out = sift(entries.file, items)
         addresses = {str(item.get("Id")): item.get("HrefContent") for item in items if isinstance(item, dict)}
         for entry in good:
@@ -90,7 +91,7 @@ class Datasets:
         """Return a dataset's own record: type, analysis, QC, total size, and the biosamples that went into it."""
         return await self._get(entry_id, {"include": "properties"})
 
-    async def _page(self, path: str, cursor: str | None, **query: str) -> tuple[list[Any], str | None, int]:
+    async def _page(self, path: str, cursor: str | None, most: int, **query: str) -> tuple[list[Any], str | None, int]:
         paging = Paging.at(cursor)
         window = {"Offset": str(paging.offset), "Limit": str(paging.rows)}
         # What there is beside it is not kept waiting for a version that is away.
@@ -100,7 +101,7 @@ class Datasets:
         total = counts.get("TotalCount") if isinstance(counts, dict) else None
         if not isinstance(items, list) or not isinstance(total, int):
             raise Malformed(f"{self._client.site} answered {path} without a list of items.")
-        return items, paging.then(len(items), total, PAGE), total
+        return items, paging.then(len(items), total, most), total
 
     async def _get(
         self, path: str, params: Mapping[str, str] | None = None, patience: Patience = Patience.PROMPT
