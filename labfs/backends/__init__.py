@@ -23,6 +23,7 @@ class Kind:
     secrets: tuple[str, ...]
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     projects: tuple[str, ...] = ()
+    api: str = ""  # the path below a site's url at which its API is
 
     def build(self, settings: Settings) -> Backend:
         """Make a site's backend; must be called where trio runs.
@@ -35,19 +36,21 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "basespace": Kind("Illumina BaseSpace Sequence Hub", "basespace", ("token",)),
-    "clarity": Kind("Illumina Clarity LIMS", "clarity", ("username", "password")),
+    "basespace": Kind("Illumina BaseSpace Sequence Hub", "basespace", ("token",), api="v1pre3"),
+    "clarity": Kind("Illumina Clarity LIMS", "clarity", ("username", "password"), api="api/v2"),
     "odm": Kind(
         "Genestack Open Data Manager",
         "odm",
         ("token",),
         {"audience": ("as-curator", "as-user"), "sign_in": ("token", "bearer")},
+        api="api/v1",
     ),
     "portal": Kind(
         "ALSF Resources Portal",
         "portal",
         ("token",),
         {"organizations": ("mine", "all"), "user_id": ()},
+        api="v1",
     ),
     "redcap": Kind("REDCap", "redcap", (), projects=("token",)),
 }

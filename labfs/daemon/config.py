@@ -135,7 +135,7 @@ def load(path: Path | None = None) -> Config:
     except UnicodeDecodeError:
         raise ConfigError(f"The configuration {path} is not UTF-8 text; save it as UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"The configuration {path} is not valid TOML: {error}.") from error
+        raise ConfigError(f"The configuration {path} is not valid TOML: {error}.{_typographic(text)}") from error
     unknown = set(data) - {"sites", "cache", "drafts"}
     if unknown:
         raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are sites, cache and drafts.")
@@ -146,6 +146,14 @@ def load(path: Path | None = None) -> Config:
     if any(_has_literal(table) for table in tables.values()):
         check_private(path)
     return Config(path, sites, *_cache_bytes(path, data.get("cache", {})), *_drafts(path, data.get("drafts", {})))
+
+
+def _typographic(text: str) -> str:
+    """Say on which line a word processor has put quotes that are none in TOML; nothing where it has not."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if any(quote in line.partition("#")[0] for quote in "“”„‘’"):
+            return f' Line {number} has typographic quotes; write " instead.'
+    return ""
 
 
 def _site(path: Path, name: str, table: Any) -> SiteSettings:
@@ -159,6 +167,8 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
         raise ConfigError(f"{where} has {given}; known are: {', '.join(KINDS)}.")
     allowed = (*COMMON, *KINDS[kind].secrets, *KINDS[kind].options, *(["projects"] if KINDS[kind].projects else []))
     for key in table:
+        if key in KINDS[kind].projects and key not in allowed:
+            raise ConfigError(f"{where}: each project has a {key} of its own; write {_example(KINDS[kind].projects)}.")
         if key not in allowed:
             raise ConfigError(f"{where} has an unknown key “{key}”; known are: {', '.join(allowed)}.")
     access = table.get("access", "write")
@@ -169,7 +179,7 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
         raise ConfigError(f"{where}: timeout_s must be a number of seconds up to 300.")
     secrets = {key: secret(where, f"sites.{name}.{key}", name, table.get(key)) for key in KINDS[kind].secrets}
     options = {key: _option(where, key, table.get(key), known) for key, known in KINDS[kind].options.items()}
-    url = _url(where, table.get("url"))
+    url = _base(_url(where, table.get("url")), KINDS[kind].api)
     projects = _projects(where, name, table.get("projects"), KINDS[kind].projects)
     proxy = plain(where, f"sites.{name}.proxy", name, table["proxy"]) if "proxy" in table else None
     if proxy is not None:
@@ -195,11 +205,15 @@ def _has_literal(table: Mapping[str, Any]) -> bool:
     return any(isinstance(value, str) for value in (*own, *members))
 
 
+def _example(keys: tuple[str, ...]) -> str:
+    return f'projects = {{ "study" = {{ {keys[0]} = {{ env = "NAME" }} }} }}'
+
+
 def _projects(where: str, site: str, tables: Any, keys: tuple[str, ...]) -> dict[str, dict[str, Secret]]:
     """Return the secrets of each project by its alias."""
     if not keys:
         return {}
-    example = f'projects = {{ "study" = {{ {keys[0]} = {{ env = "NAME" }} }} }}'
+    example = _example(keys)
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{where} names no project; add {example}.")
     found = {}
@@ -257,6 +271,12 @@ def _url(where: str, url: Any) -> str:
     if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         raise ConfigError(f"{where}: with http the credentials would travel unencrypted; use https.")
     return address
+
+
+def _base(url: str, api: str) -> str:
+    """Return the address of a server without the path of its API, which many documents print along with it."""
+    bare = url.rstrip("/")
+    return bare.removesuffix(f"/{api}") if api and bare.endswith(f"/{api}") else url
 
 
 def _drafts(path: Path, table: Any) -> tuple[float, tuple[str, ...]]:

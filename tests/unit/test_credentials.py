@@ -342,3 +342,39 @@ async def test_a_site_is_asked_once_more_at_the_first_refusal(reads: str) -> Non
             await client.call("GET", "x")
     assert len(asked) == {"utf-8": 3, "latin-1": 4, "nothing": 4}[reads]
     await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("kind", "secrets", "api"),
+    [
+        ("basespace", 'token = "secret of it"', "v1pre3"),
+        ("clarity", 'username = "u"\npassword = "secret of it"', "api/v2"),
+        ("odm", 'token = "secret of it"', "api/v1"),
+        ("portal", 'token = "secret of it"', "v1"),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "/"])
+def test_an_address_may_end_in_the_path_of_its_api(kind: str, secrets: str, api: str, end: str, tmp_path: Path) -> None:
+    path = tmp_path / "labfs.toml"
+    path.write_text(f'[sites.a]\nkind = "{kind}"\nurl = "https://lab.example/below/{api}{end}"\n{secrets}\n')
+    path.chmod(0o600)
+    assert config.load(path).sites[0].url == "https://lab.example/below"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[sites.a]\nkind = “basespace”\n", 'Line 2 has typographic quotes; write " instead.'),
+        (
+            '[sites.a]\nkind = "redcap"\nurl = "https://r.example/api/"\ntoken = "x"\n',
+            'each project has a token of its own; write projects = { "study" = { token = { env = "NAME" } } }.',
+        ),
+    ],
+)
+def test_what_to_write_instead_is_said(text: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "labfs.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert str(caught.value).endswith(sentence)
