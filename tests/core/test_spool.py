@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from steps import AWAY, a_while, called, states
 
 from labfs.errors import LabfsError, Unavailable
 from labfs.write import spool as spools
-from labfs.write.journal import Begun, State
+from labfs.write.journal import Begun, Identity, Note, Spooled, State, parse
 from labfs.write.spool import Spool, SpoolFile
 
 Clock = trio.testing.MockClock
@@ -238,3 +239,36 @@ def test_a_number_that_is_none_is_no_reason_to_fail(tmp_path: Path) -> None:
     label.write_text(label.read_text().replace(f'"number": {file.note.number}', '"number": null'))
     assert '"number": null' in label.read_text()
     assert len(told(Spool(spool.directory))) == 1
+
+
+OLDER = (
+    '{"format": 1, "number": 7, "site": "memory", "path": "/memory/box/f", "state": "waiting", "opened": ["3", "v", null],'
+    ' "after": 12, "missing": [], "synced": false, "upload": null, "size": 4, "insisted": false, "over": null,'
+    ' "overtaken": false, "before": ["1"], "begun": 1764170000.5, "error": "The site is away."}'
+)
+
+
+def test_what_an_older_labfs_wrote_is_read(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    (spool.directory / "old.data").write_bytes(b"mine")
+    (spool.directory / "old.json").write_text(OLDER)
+    (left,) = spool.leftovers()
+    assert isinstance(left, Spooled)
+    assert left.note == Note(
+        site="memory", path="/memory/box/f", state=State.WAITING, number=7, opened=Identity("3", "v", None), after=12,
+        synced=False, size=4, before=("1",), begun=1764170000.5, error="The site is away.",
+    )  # fmt: skip
+    assert parse(json.dumps(left.told())) == left.note, "what is told is what is read"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "gone"}, {"state": "replacing"}, {"site": 1}, {"path": None}, {"number": -1}, {"size": "4"},
+        {"missing": [[3, 1]]}, {"missing": [[1]]}, {"missing": 5}, {"opened": "3"}, {"upload": 3}, {"error": 4},
+        {"arrived": "3", "opened": None}, {"before": 5}, {"begun": "yesterday"},
+    ],
+)  # fmt: skip
+def test_a_note_that_makes_no_sense_is_said_to_be_damaged(change: dict[str, Any]) -> None:
+    assert parse(json.dumps({**json.loads(OLDER), **change})) == "its note is damaged, but its bytes are there"
+    assert "a newer labfs" in str(parse(json.dumps({**json.loads(OLDER), "format": 2})))
