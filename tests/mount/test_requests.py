@@ -88,6 +88,7 @@ def test_walking_a_tree_costs_its_listings(drive: Mount, sandbox: Sandbox) -> No
     counts = sandbox.requests()
     assert counts.pop("GET /v1pre3/projects/{id}/appresults") == 1
     assert counts.pop("GET /v1pre3/projects/{id}/samples") == 1
+    assert counts.pop("GET /v2/projects/{id}/datasets") == 1
     records = counts.pop("GET /v1pre3/appresults/{id}/files") + counts.pop("GET /v1pre3/samples/{id}/files")
     assert records == len([p for p in where.iterdir() if p.is_dir()])
     counts.pop("GET /v1pre3/users/current/projects", None)
@@ -122,7 +123,7 @@ def test_odd_orders_and_short_pages_lose_nothing(drive: Mount, sandbox: Sandbox)
 TABLE = """
                             basespace  clarity  odm  portal  redcap
 list the site                       1        1    1       1       0
-open a project                      2        5    2       3       2
+open a project                      3        5    2       3       2
 open a record                       1        3    1       1       2
 ls -l and stat of it                0        0    0       0       2
 read a small file                   2        1    1       1       0

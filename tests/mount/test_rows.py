@@ -148,6 +148,7 @@ def test_long_lists_are_shown_page_by_page_and_asked_for_once(running: Sandbox, 
             STUDIES: 1 + 7,  # who we are; 100 rows in 2.5 s, then what comes in 3 s
             "GET /v1pre3/projects/{id}/appresults": 1,
             "GET /v1pre3/projects/{id}/samples": 1,
+            "GET /v2/projects/{id}/datasets": 1,
             FILES: 7,
         }
 
