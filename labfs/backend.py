@@ -91,7 +91,8 @@ class Page:
     """Some of a directory's entries. `total` is the server's count of all of them, if it tells.
 
     `left_out` says how many of those that the server counted are not shown here: uploads under way, and
-    what makes no sense. `remark` says, as a sentence, why the directory may hold more than is listed.
+    what makes no sense. `remark` says, as a sentence, why the directory may hold more than is listed; where that is so
+    for a while only, the list is `lacking`, and what it does not show is not known to be absent.
     """
 
     entries: tuple[Entry, ...]
@@ -99,6 +100,7 @@ class Page:
     total: int | None = None
     left_out: int = 0
     remark: str | None = None
+    lacking: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,16 +122,18 @@ class Lister:
         until = max(began + LOOKING_S, trio.current_time() + 1.0)
         entries = await self._measuring.fill(site.key, site.backend, entries, until)
         entries = self._corrected(container, [*entries, *await self._unlisted(container, entries, began)], whole=True)
-        layout, dates = await self._laid_out(site, entries, directory)
-        container.seen_ns = dates.get(directory.id)
-        settle(container, layout, began, dates)
-        container.known, container.doubt, container.progress, container.took_s = Known.WHOLE, None, None, took_s
-        container.remark = listing.progress.remark
+        remark, lacking = listing.progress.remark, listing.progress.lacking
+        layout, dates = await self._laid_out(site, entries, None if lacking else directory)
+        container.seen_ns = container.seen_ns if lacking else dates.get(directory.id)
+        settle(container, layout, began, dates, whole=not lacking)
+        container.known, container.progress, container.took_s = Known.WHOLE, None, took_s
+        container.remark, container.doubt = remark, remark if lacking else None
         container.rest.end()
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
         self._looked.discard(container)
-        await aside(len(entries), partial(self._kept.put, site.name, directory.id, entries))
+        if not lacking:  # else what was kept before tells more
+            await aside(len(entries), partial(self._kept.put, site.name, directory.id, entries))
 
     async def _broken_off(self, container: Folder, listing: Listing, error: Unavailable, took_s: float) -> None:
         """Show what is known of a directory whose listing failed. Raises the error where that is nothing."""

@@ -22,13 +22,14 @@ class Progress:
     found: dict[tuple[str, str | None], Entry] = field(default_factory=dict)  # one file may be in several directories
     left_out: int = 0
     remark: str | None = None  # why there may be more than is listed
+    lacking: bool = False  # … and that is so for a while only
     cursor: str | None = None  # of the next page
     cursors: set[str] = field(default_factory=set)  # that were followed
 
     def add(self, page: Page, parent: Entry) -> None:
         self.found.update(((entry.id, entry.inside), _possible(entry)) for entry in page.entries)
         self.left_out += page.left_out
-        self.remark = page.remark or self.remark
+        self.remark, self.lacking = page.remark or self.remark, page.lacking or self.lacking
         if page.cursor is not None and page.cursor in self.cursors:
             raise Unavailable(f"The list of “{parent.name}” leads back to where it has been.")
         self.cursors |= {page.cursor} if page.cursor is not None else set()
@@ -36,7 +37,8 @@ class Progress:
 
     def restart(self) -> None:
         """Read the list from its beginning again; what was found is no longer known to be there."""
-        self.found, self.left_out, self.remark, self.cursor, self.cursors = {}, 0, None, None, set()
+        self.found, self.left_out, self.cursor, self.cursors = {}, 0, None, set()
+        self.remark, self.lacking = None, False
 
 
 async def scan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from labfs.backends import KINDS
 from labfs.backends.basespace import entries
 from labfs.backends.basespace.backend import BaseSpace
 from labfs.backends.common import Settings
-from labfs.errors import Unauthorized
+from labfs.http.client import Answer
 from labfs.tree.scan import Progress, scan
 
 PROJECT = "Germline biosamples"
@@ -76,12 +77,35 @@ async def test_without_the_second_version_the_first_is_left(
     assert word in remark
 
 
-async def test_a_token_that_is_none_any_more_is_said_so(hub: BaseSpace, sandbox: Sandbox) -> None:
-    there = await project(hub)
-    sandbox.faults({"service": "basespace", "route": "*/datasets", "action": "status", "argument": 401})
-    with pytest.raises(Unauthorized):
-        await scan(hub, there)
-    sandbox.calm()
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 500, 503])
+async def test_no_answer_of_the_second_version_hides_what_the_first_lists(
+    status: int, hub: BaseSpace, sandbox: Sandbox
+) -> None:
+    there, progress = await project(hub), Progress()
+    sandbox.faults(
+        {"service": "basespace", "route": "*/datasets", "action": "status", "argument": status, "times": None}
+    )
+    try:
+        assert [entry.name for entry in await scan(hub, there, progress)] == ["HG001 calls"]
+        assert (progress.remark is not None, progress.lacking) == (True, status >= 500)
+    finally:
+        sandbox.calm()
+
+
+@pytest.mark.parametrize("body", [b"<html>maintenance</html>", b"[]", b"{}", b'{"Items": 3, "Paging": {}}'])
+async def test_what_is_no_list_hides_nothing_either(
+    body: bytes, hub: BaseSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, call = await project(hub), hub._client.call
+
+    async def odd(method: str, path: str, **more: object) -> Answer:
+        answer = await call(method, path, **more)  # type: ignore[arg-type]
+        return Answer(200, answer.headers, body, answer.what) if path.startswith("v2/") else answer
+
+    monkeypatch.setattr(hub._client, "call", odd)
+    progress = Progress()
+    assert [entry.name for entry in await scan(hub, there, progress)] == ["HG001 calls"]
+    assert progress.remark is not None
 
 
 async def test_files_of_a_dataset_come_with_their_addresses(hub: BaseSpace, sandbox: Sandbox) -> None:
@@ -140,9 +164,21 @@ def test_a_project_of_today_on_a_mount(drive: Mount, sandbox: Sandbox) -> None:
     sandbox.switch(v2="down")
     try:
         drive.refresh(top)
-        assert [path.name for path in top.iterdir()] == ["HG001 calls"]
+        assert {path.name for path in top.iterdir()} == {*LANES, "HG001 calls"}, (
+            "what was there is not known to be gone"
+        )
         done = labfs("why", top, env=drive.env)
         assert "version 2" in done.stdout
+        with pytest.raises(OSError) as caught:
+            (top / "HG009_L001").stat()
+        assert caught.value.errno == errno.EIO, "nor is anything known to be absent"
+    finally:
+        sandbox.switch(v2="absent")
+    try:
+        drive.refresh(top)
+        assert [path.name for path in top.iterdir()] == ["HG001 calls"]
+        with pytest.raises(FileNotFoundError):
+            (top / "HG009_L001").stat()
     finally:
         sandbox.switch(v2="on")
         drive.refresh(top)

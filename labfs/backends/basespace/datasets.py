@@ -2,7 +2,7 @@
 
 A sample or an app result is a dataset too and says so in `V1pre3Id`; a dataset that tells none, or one that the first
 version did not list, is a record of its own (nothing is joined by a guess). Where a site has no v2, or it is not for
-this token, there are none. Where v2 is away, the rest is shown and a remark says so.
+this token, there are none. Where v2 is away the rest is shown, and what is not shown is not known to be absent.
 
 A list of a dataset's files brings the address of each (`filehrefcontentresolution`), which saves the request for it
 as long as that lives: seven days, by the recorded answers.
@@ -23,7 +23,7 @@ from labfs.backends.basespace import entries
 from labfs.backends.basespace.entries import PAGE, SECOND, Json
 from labfs.backends.common import sift
 from labfs.backends.paging import Paging
-from labfs.errors import Denied, Malformed, NotFound, Unauthorized, Unavailable, Unsupported
+from labfs.errors import LabfsError, Malformed, Unavailable
 from labfs.http.client import Client
 from labfs.http.contents import Address
 from labfs.http.pace import Patience
@@ -32,7 +32,6 @@ ROWS = 256  # of datasets in a page: one has 12 kB of JSON with what it came fro
 ADDRESSES = 20_000  # that are remembered
 LIVES_S = 3600.0  # for which an address of a list is used: far less than the store's seven days
 PROJECTS = 64  # of which it is remembered what the first version listed
-ABSENT = (NotFound, Denied, Unsupported)  # there is no v2 here, or not for this token
 
 
 class Datasets:
@@ -56,12 +55,13 @@ class Datasets:
         path = f"projects/{project}/datasets"
         try:
             items, following, total = await self._page(path, cursor, ROWS, SortBy="DateCreated", SortDir="Asc")
-        except Unauthorized:
-            raise
-        except ABSENT as error:
-            return Page((), None, 0, remark=f"This shows what API version 1 lists; version 2 is not to be had: {error}")
         except Unavailable as error:
-            return Page((), None, 0, remark=f"Datasets that only API version 2 lists are missing here: {error}")
+            remark = f"Datasets that only API version 2 lists are missing here: {error}"
+            return Page((), None, 0, remark=remark, lacking=True)
+        except (
+            LabfsError
+        ) as error:  # not here, not for this token, or a page of somebody else's: version 1 has answered
+            return Page((), None, 0, remark=f"This shows what API version 1 lists; version 2 is not to be had: {error}")
         listed = self._listed.get(project, set())
         others = [item for item in items if not isinstance(item, dict) or entries.first_id(item) not in listed]
         good, left_out = sift(entries.dataset, others)
