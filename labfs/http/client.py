@@ -17,18 +17,19 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import TypeVar, TypeVarTuple, cast
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Buffer, Sink, Source, is_dispensable, is_unhurried
+from labfs.backend import Buffer, Sink, is_dispensable, is_unhurried
 from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
 from labfs.errors.secrecy import know_headers
 from labfs.http.breaker import Breaker
-from labfs.http.download import FORM, Ask, Bulk, rust
+from labfs.http.download import Ask, Bulk, rust
+from labfs.http.exchange import LONGEST_ANSWER, Answer, Request
 from labfs.http.failures import is_page, refusal, translated
 from labfs.http.limit import Limit
 from labfs.http.network.connections import Grant, Trial, socket_options
@@ -37,18 +38,16 @@ from labfs.http.network.route import Route
 from labfs.http.network.trust import trust
 from labfs.http.network.ways import Ways
 from labfs.http.pace import Pace, Patience
-from labfs.http.reply import LONGEST_ANSWER, Answer
-from labfs.http.texts import upgraded, urlencoded
+from labfs.http.texts import upgraded
 
 log = logging.getLogger(__name__)
-__all__ = ["Answer", "Client", "Patience"]
+__all__ = ["Answer", "Client", "Patience", "Request"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
 COMPILING = 12.0  # or while they make a list: with the usual 8 s, longer than known proxies and workers are let wait
 GRACE_S = 2.0  # for an answer that has begun when patience ends
-QUESTIONS = ("GET", "HEAD")  # all other methods may change something
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
 
@@ -121,64 +120,48 @@ class Client:
 
     # -- API calls -----------------------------------------------------------------------------------
 
-    async def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        form: Mapping[str, str | list[str]] | None = None,
-        json: Any = None,
-        body: bytes | None = None,
-        source: Source | None = None,
-        headers: Mapping[str, str] | None = None,
-        patience: Patience = Patience.PROMPT,
-        repeatable: bool = True,
-        check: Callable[[Answer], None] = lambda answer: None,
-    ) -> Answer:
+    async def call(self, request: Request) -> Answer:
         """Send one request with the site's credentials and return its 2xx answer.
 
-        Tried again while `patience` lasts, where a retry can help. A request that is not `repeatable`
-        is tried again only if it surely was not carried out, else Unanswered is raised. `check` raises
-        if a 2xx answer is none after all: Unavailable has it tried again as any other. A web page is no answer to
-        a change: whatever stands between sent it, and the change may have been carried out behind it.
+        Tried again while its patience lasts, where a retry can help. Raises Unanswered where a request that is not
+        repeatable may have been carried out.
         """
-        what = f"{self.site}: {method} {urlsplit(path).path}"
+        what = f"{self.site}: {request.method} {urlsplit(request.path).path}"
+        source = request.source
         silence = self._compiling if is_unhurried() else self._usual if source is None else self._storing
         credentials: Mapping[str, str] = {}
-
-        keeps = _keeps(method, patience, repeatable=repeatable, stored=source is not None)
 
         async def once(fresh: bool) -> Answer:
             nonlocal credentials
             credentials = self._credentials()
-            address = urljoin(self.url, path) + (f"?{urlencoded(params)}" if params else "")  # which may have moved
-            content, more = (body, {}) if form is None else (urlencoded(form), FORM)
-            more = {**more, **credentials, **(headers or {})}
+            kept = request.may_be_lost and not (fresh or is_unhurried())
             async with self._slots:
                 with translated(what):
-                    request = self._lines.build_request(
-                        method, address, json=json, content=content, headers=more, timeout=silence
+                    sent = self._lines.build_request(
+                        request.method,
+                        request.address(self.url),  # which may have moved
+                        json=request.json,
+                        content=request.content,
+                        headers=request.headers_with(credentials),
+                        timeout=silence,
                     )
-                    stream(request, source)
-                    async with self._lines.sent(
-                        request, what, kept=keeps and not (fresh or is_unhurried()), hurried=source is None
-                    ) as response:
+                    stream(sent, source)
+                    async with self._lines.sent(sent, what, kept=kept, hurried=source is None) as response:
                         answer = await self._answer(response, what)
-            check(answer)
-            _check_change(method, answer)
+            request.accept(answer)
             return answer
 
         with trio.CancelScope() as scope, self.limit.learning(source.size if source else None):
             limit = None if source is not None or silence is self._compiling else scope
             try:
-                return await self._insist(self.url, once, patience, repeatable, limit)
+                return await self._insist(self.url, once, request.patience, request.repeatable, limit)
             except Unauthorized:
                 if not self._another(credentials):
                     raise
-            return await self._insist(self.url, once, patience, repeatable, limit)
+            return await self._insist(self.url, once, request.patience, request.repeatable, limit)
         assert scope.cancelled_caught
-        raise Unanswered(f"{what} did not answer within {patience * self.timeout_s:.0f} seconds.", silent=True)
+        silence_s = request.patience * self.timeout_s
+        raise Unanswered(f"{what} did not answer within {silence_s:.0f} seconds.", silent=True)
 
     async def _answer(self, response: httpx.Response, what: str) -> Answer:
         try:
@@ -231,7 +214,7 @@ class Client:
         One HEAD; where that is silent, a range of one byte, whose answer names the whole.
         """
         try:
-            answer = await self.call("HEAD", path, headers={"Accept-Encoding": "identity"})
+            answer = await self.call(Request("HEAD", path, headers={"Accept-Encoding": "identity"}))
             if answer.announced is not None:
                 return answer.announced
         except (errors.Unsupported, errors.Denied):
@@ -381,13 +364,3 @@ class Client:
     def outage(self) -> str | None:
         """Why requests are being refused at once at present, or None."""
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
-
-
-def _keeps(method: str, patience: Patience, *, repeatable: bool, stored: bool) -> bool:
-    """Whether a request may go over a kept connection: a change that may not be made twice must surely arrive."""
-    return method in QUESTIONS or (repeatable and (stored or patience is not Patience.PERSISTENT))
-
-
-def _check_change(method: str, answer: Answer) -> None:
-    if method not in QUESTIONS and is_page(answer.headers, answer.body):
-        raise Unanswered(f"{answer.what} answered with a web page; is the site under maintenance, or its url wrong?")

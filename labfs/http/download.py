@@ -28,13 +28,12 @@ from labfs.http.network.connections import Kept, Lot, Trial
 from labfs.http.network.route import Route
 from labfs.http.network.trust import Trust
 from labfs.http.network.ways import RustWays
-from labfs.http.texts import address, is_upgrade, urlencoded
+from labfs.http.texts import FORM, address, is_upgrade, urlencoded
 
 LONGEST_SKIP = 8 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
 LONGEST_REASON = 64 * 1024  # bytes of an answer that explains a refusal
 PIECE = 1024 * 1024  # bytes taken from the transport at a time
 REDIRECTS = 5
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
 MARK = "\ufeff"  # of byte order
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}  # the header of what `urlencoded` makes
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:+-]+)", re.IGNORECASE)
 
 

@@ -17,7 +17,7 @@ from labfs.backends import KINDS
 from labfs.backends.basespace import entries
 from labfs.backends.basespace.backend import BaseSpace
 from labfs.backends.common import Settings
-from labfs.http.client import Answer
+from labfs.http.client import Answer, Request
 from labfs.tree.scan import Progress, scan
 
 PROJECT = "Germline biosamples"
@@ -98,9 +98,9 @@ async def test_what_is_no_list_hides_nothing_either(
 ) -> None:
     there, call = await project(hub), hub._client.call
 
-    async def odd(method: str, path: str, **more: object) -> Answer:
-        answer = await call(method, path, **more)  # type: ignore[arg-type]
-        return Answer(200, answer.headers, body, answer.what) if path.startswith("v2/") else answer
+    async def odd(request: Request) -> Answer:
+        answer = await call(request)
+        return Answer(200, answer.headers, body, answer.what) if request.path.startswith("v2/") else answer
 
     monkeypatch.setattr(hub._client, "call", odd)
     progress = Progress()

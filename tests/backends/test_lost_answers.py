@@ -139,7 +139,7 @@ async def test_a_job_that_goes_on_is_not_asked_for_other_bytes(
         odm = stack.enter_context(quick(sandbox))
         odm.switch(job_s=1.0)
         with monkeypatch.context() as patch:
-            patch.setattr("labfs.backends.odm.backend.JOB_S", 0.2)
+            patch.setattr("labfs.backends.odm.imports.JOB_S", 0.2)
             with pytest.raises(Unavailable, match="still importing"):
                 await place.backend.upload(place.target, Bytes(noise(900)))
         entry = await place.backend.upload(place.target, Bytes(noise(900)[::-1]))

@@ -186,13 +186,16 @@ def changing() -> set[str]:
 
 
 def _changes(node: ast.AST) -> bool:
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+    if not isinstance(node, ast.Call):
+        return False
+    method = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+    if isinstance(node.func, ast.Name):
+        return node.func.id == "Request" and method in ("POST", "PUT", "PATCH", "DELETE")
+    if not isinstance(node.func, ast.Attribute):
         return False
     owner = node.func.value
     name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
-    method = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
-    through = node.func.attr in ("change", "send") and name in ("_wire", "wire", "_api", "api", "self")
-    return through or (node.func.attr == "call" and method in ("POST", "PUT", "PATCH", "DELETE"))
+    return node.func.attr in ("change", "send") and name in ("_wire", "wire", "_api", "api", "self")
 
 
 def test_the_table_names_every_request_that_changes_something() -> None:

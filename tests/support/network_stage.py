@@ -16,7 +16,7 @@ from typing import Any
 
 import trustme
 
-from labfs.http.client import Client
+from labfs.http.client import Client, Request
 
 PAST = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
 FUTURE = datetime.datetime(2090, 1, 1, tzinfo=datetime.UTC)
@@ -168,7 +168,7 @@ class Sink:
 
 
 async def _api(client: Client, url: str) -> None:
-    assert (await client.call("GET", url)).body == b"some bytes of a file"
+    assert (await client.call(Request("GET", url))).body == b"some bytes of a file"
 
 
 async def _block(client: Client, url: str) -> None:

@@ -14,7 +14,7 @@ from contract import Basket
 
 from labfs import errors
 from labfs.backend import dispensable, unhurried
-from labfs.http.client import COMPILING, Answer, Client, Patience
+from labfs.http.client import COMPILING, Answer, Client, Patience, Request
 
 Clock = trio.testing.MockClock
 Handler = Callable[[httpx.Request], Any]
@@ -53,7 +53,7 @@ OK = httpx.Response(200, json={"fine": True})
                                    httpx.RemoteProtocolError("x")])  # fmt: skip
 async def test_what_may_pass_is_tried_again(first: Any, autojump_clock: Clock) -> None:
     script = Script(first, first, OK)
-    answer = await client(script).call("GET", "v1/things")
+    answer = await client(script).call(Request("GET", "v1/things"))
     assert (answer.json(), len(script.requests)) == ({"fine": True}, 3)
     assert str(script.requests[0].url) == "https://hub.example/api/v1/things"
 
@@ -64,7 +64,7 @@ async def test_what_may_pass_is_tried_again(first: Any, autojump_clock: Clock) -
 )  # fmt: skip
 async def test_a_body_arrives_at_every_try(sent: Any, arrives: bytes, autojump_clock: Clock) -> None:
     script = Script(503, OK)
-    await client(script).call("POST", "v1/things", **sent)
+    await client(script).call(Request("POST", "v1/things", **sent))
     assert [request.content for request in script.requests] == [arrives, arrives]
 
 
@@ -76,7 +76,7 @@ async def test_a_body_arrives_at_every_try(sent: Any, arrives: bytes, autojump_c
 async def test_what_is_meant_is_not(status: int, error: type[Exception], autojump_clock: Clock) -> None:
     script = Script(status)
     with pytest.raises(error) as caught:
-        await client(script).call("GET", "v1/things")
+        await client(script).call(Request("GET", "v1/things"))
     assert len(script.requests) == 1
     assert "secret" not in str(caught.value)
 
@@ -85,20 +85,20 @@ async def test_patience_ends_below_the_kernels(autojump_clock: Clock) -> None:
     for answer in (503, httpx.ConnectError("x"), "hang"):
         began = trio.current_time()
         with pytest.raises(errors.Unavailable):
-            await client(Script(answer)).call("GET", "v1/things")
+            await client(Script(answer)).call(Request("GET", "v1/things"))
         assert trio.current_time() - began < 17
 
 
 async def test_a_wait_longer_than_patience_is_refused_at_once(autojump_clock: Clock) -> None:
     script = Script(httpx.Response(429, headers={"Retry-After": "14388"}))
     with pytest.raises(errors.Unavailable):
-        await client(script).call("GET", "v1/things")
+        await client(script).call(Request("GET", "v1/things"))
     assert trio.current_time() < 1
 
 
 async def test_the_servers_wish_is_kept(autojump_clock: Clock) -> None:
     script = Script(httpx.Response(503, headers={"Retry-After": "7"}), OK)
-    await client(script).call("GET", "v1/things")
+    await client(script).call(Request("GET", "v1/things"))
     assert 7 <= script.times[1] - script.times[0] < 8
 
 
@@ -108,10 +108,12 @@ async def test_the_servers_wish_is_kept(autojump_clock: Clock) -> None:
 async def test_what_may_have_been_carried_out_is_not_sent_twice(first: Any, again: bool, autojump_clock: Clock) -> None:
     script = Script(first, OK)
     if again:
-        await client(script).call("POST", "v1/things", json={}, repeatable=False, patience=Patience.PERSISTENT)
+        await client(script).call(Request("POST", "v1/things", json={}, repeatable=False, patience=Patience.PERSISTENT))
     else:
         with pytest.raises(errors.Unanswered):
-            await client(script).call("POST", "v1/things", json={}, repeatable=False, patience=Patience.PERSISTENT)
+            await client(script).call(
+                Request("POST", "v1/things", json={}, repeatable=False, patience=Patience.PERSISTENT)
+            )
     assert len(script.requests) == 1 + again
 
 
@@ -126,14 +128,14 @@ async def test_what_was_long_in_vain_is_not_asked_for_again_for_a_list(autojump_
     for first in (httpx.ReadTimeout("x"), 504, httpx.ReadError("x")):
         script = Slow(first, OK)
         with unhurried(), pytest.raises(errors.Unanswered):
-            await client(script, timeout_s=8.0).call("GET", "v1/list")
+            await client(script, timeout_s=8.0).call(Request("GET", "v1/list"))
         assert len(script.requests) == 1
         assert script.requests[0].extensions["timeout"]["read"] == COMPILING * 8.0
         script = Script(first, OK)
         with unhurried():
-            await client(script, timeout_s=8.0).call("GET", "v1/list")
+            await client(script, timeout_s=8.0).call(Request("GET", "v1/list"))
         with unhurried(), dispensable():
-            await client(script, timeout_s=8.0).call("GET", "v1/size")
+            await client(script, timeout_s=8.0).call(Request("GET", "v1/size"))
         assert len(script.requests) == 3
         assert script.requests[2].extensions["timeout"]["read"] == 8.0
 
@@ -143,15 +145,15 @@ async def test_a_silent_origin_is_left_alone_and_probed_later(autojump_clock: Cl
     hub = client(script)
     for _ in range(3):
         with pytest.raises(errors.Unavailable):
-            await hub.call("GET", "v1/things")
+            await hub.call(Request("GET", "v1/things"))
     asked, now = len(script.requests), trio.current_time()
     with pytest.raises(errors.Unavailable, match="has not answered since"):
-        await hub.call("GET", "v1/things")
+        await hub.call(Request("GET", "v1/things"))
     assert trio.current_time() - now < 13
     assert hub.outage is not None
     script.answers = [OK]
     await trio.sleep(21)
-    await hub.call("GET", "v1/things")
+    await hub.call(Request("GET", "v1/things"))
     assert (hub.outage, len(script.requests) > asked) == (None, True)
 
 
@@ -160,7 +162,7 @@ async def test_an_origin_that_answers_with_errors_is_not_silent(autojump_clock: 
     hub = client(script)
     for _ in range(3):
         with pytest.raises(errors.Unavailable):
-            await hub.call("GET", "v1/things")
+            await hub.call(Request("GET", "v1/things"))
     assert hub.outage is None
 
 
@@ -180,7 +182,7 @@ async def test_never_more_requests_at_once_than_agreed(autojump_clock: Clock) ->
     hub = client(Counting(OK), connections=3)
     async with trio.open_nursery() as nursery:
         for _ in range(20):
-            nursery.start_soon(hub.call, "GET", "v1/things")
+            nursery.start_soon(hub.call, Request("GET", "v1/things"))
     assert most == 3
 
 
@@ -188,13 +190,13 @@ async def test_a_cancelled_call_gives_its_place_back(autojump_clock: Clock) -> N
     script = Script("hang", OK)
     hub = client(script, connections=1)
     with trio.move_on_after(1):
-        await hub.call("GET", "v1/things")
-    assert (await hub.call("GET", "v1/things")).json() == {"fine": True}
+        await hub.call(Request("GET", "v1/things"))
+    assert (await hub.call(Request("GET", "v1/things"))).json() == {"fine": True}
 
 
 @pytest.mark.parametrize("body", [b"<html><body>Sign in</body></html>", b"", b"{", b"\xff\xfe"])
 async def test_what_is_not_json_is_told_plainly(body: bytes, autojump_clock: Clock) -> None:
-    answer = await client(Script(httpx.Response(200, content=body))).call("GET", "v1/things")
+    answer = await client(Script(httpx.Response(200, content=body))).call(Request("GET", "v1/things"))
     with pytest.raises(errors.Malformed):
         answer.json()
 
@@ -202,7 +204,7 @@ async def test_what_is_not_json_is_told_plainly(body: bytes, autojump_clock: Clo
 async def test_an_endless_answer_is_cut_off(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("labfs.http.client.LONGEST_ANSWER", 1000)
     with pytest.raises(errors.Malformed, match="more than"):
-        await client(Script(httpx.Response(200, content=bytes(1001)))).call("GET", "v1/things")
+        await client(Script(httpx.Response(200, content=bytes(1001)))).call(Request("GET", "v1/things"))
 
 
 def moved(status: int, there: str) -> httpx.Response:
@@ -217,7 +219,7 @@ async def test_a_site_that_asks_for_https_is_asked_by_https_from_then_on(
     script = Script(moved(status, "https://hub.example/lims/v1/things?a=1"), OK)
     hub = Client("hub", "http://hub.example/lims", lambda: {"x-access-token": "secret"}, transport=script)
     for _ in range(2):
-        await hub.call(method, "v1/things", params={"a": "1"}, repeatable=False)
+        await hub.call(Request(method, "v1/things", params={"a": "1"}, repeatable=False))
     assert [(request.method, str(request.url).partition("?")[0]) for request in script.requests] == [
         (method, "http://hub.example/lims/v1/things"),
         *[(method, "https://hub.example/lims/v1/things")] * 2,
@@ -232,7 +234,7 @@ async def test_all_that_were_under_way_when_a_site_asked_for_https_are_asked_the
     hub = Client("hub", "http://hub.example", dict, transport=httpx.MockTransport(answer))
     async with trio.open_nursery() as nursery:
         for _ in range(4):
-            nursery.start_soon(hub.call, "POST", "v1/things")
+            nursery.start_soon(hub.call, Request("POST", "v1/things"))
 
 
 async def test_bytes_of_a_site_that_asks_for_https_are_fetched_there_with_credentials(autojump_clock: Clock) -> None:
@@ -263,7 +265,7 @@ async def test_no_other_redirect_is_followed_with_credentials(there: str, autoju
         script.answers = [moved(302, there), OK]
         hub = Client("hub", url, lambda: {"x-access-token": "secret"}, transport=script)
         with pytest.raises(errors.Malformed):
-            await hub.call("GET", "v1/things")
+            await hub.call(Request("GET", "v1/things"))
     assert len(script.requests) == 2
 
 
@@ -390,7 +392,7 @@ async def test_no_second_at_the_server_sees_more_than_the_pace_however_late_requ
     paced = Client("slow", "https://slow.example", dict, requests_per_s=5, transport=httpx.MockTransport(answer))
     async with trio.open_nursery() as nursery:
         for _ in range(50):
-            nursery.start_soon(paced.call, "GET", "x")
+            nursery.start_soon(paced.call, Request("GET", "x"))
         await trio.sleep(1.5)
         nursery.cancel_scope.deadline = trio.current_time() + 300
     assert len(arrivals) == 50, "waiting for a turn is no silence"
@@ -421,7 +423,7 @@ async def test_a_change_whose_fate_is_not_told_is_a_lost_answer(
         return str(answer.json()["error"]) if b"error" in answer.body else ""
 
     with pytest.raises(errors.Unanswered) as caught:
-        await client(Script(answer), explain=explain).call(method, "v1/things", repeatable=False)
+        await client(Script(answer), explain=explain).call(Request(method, "v1/things", repeatable=False))
     assert caught.value.lost is lost
 
 
@@ -429,7 +431,7 @@ async def test_a_change_whose_fate_is_not_told_is_a_lost_answer(
 async def test_a_type_alone_makes_no_web_page(body: bytes, autojump_clock: Clock) -> None:
     kind = "application/xml" if body.startswith(b"<") else PAGE["content-type"]
     answer = httpx.Response(200, headers={"content-type": kind}, content=body)
-    assert (await client(Script(answer)).call("POST", "v1/things", repeatable=False)).body == body
+    assert (await client(Script(answer)).call(Request("POST", "v1/things", repeatable=False))).body == body
 
 
 @pytest.mark.parametrize(("status", "error"), [(413, errors.TooLarge), (403, errors.Denied), (404, errors.NotFound),
@@ -437,7 +439,7 @@ async def test_a_type_alone_makes_no_web_page(body: bytes, autojump_clock: Clock
 async def test_a_refusal_is_one_whoever_says_so(status: int, error: type[Exception], autojump_clock: Clock) -> None:
     answer = httpx.Response(status, headers=PAGE, content=b"<html>No</html>")
     with pytest.raises(error):
-        await client(Script(answer)).call("POST", "v1/things", repeatable=False)
+        await client(Script(answer)).call(Request("POST", "v1/things", repeatable=False))
 
 
 async def test_a_refused_connection_says_so() -> None:
@@ -447,6 +449,6 @@ async def test_a_refused_connection_says_so() -> None:
     client = Client("hub", f"http://localhost:{port}/", dict, timeout_s=0.5)
     try:
         with pytest.raises(errors.Unavailable, match="cannot be reached \\(Connection refused\\)"):
-            await client.call("GET", "v1/things")
+            await client.call(Request("GET", "v1/things"))
     finally:
         await client.aclose()

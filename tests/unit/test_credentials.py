@@ -17,7 +17,7 @@ import pytest
 from labfs.backends.basic import Basic
 from labfs.daemon import config
 from labfs.errors import ConfigError, Denied, LabfsError, Malformed, Unauthorized, secrecy, sentence
-from labfs.http.client import Answer, Client
+from labfs.http.client import Answer, Client, Request
 from labfs.http.contents import Address
 from labfs.http.download import Ask, rust
 from labfs.http.failures import translated
@@ -337,9 +337,9 @@ async def test_a_site_is_asked_once_more_at_the_first_refusal(reads: str) -> Non
     for _ in range(3):
         if reads == "nothing":
             with pytest.raises(Unauthorized):
-                await client.call("GET", "x")
+                await client.call(Request("GET", "x"))
         else:
-            await client.call("GET", "x")
+            await client.call(Request("GET", "x"))
     assert len(asked) == {"utf-8": 3, "latin-1": 4, "nothing": 4}[reads]
     await client.aclose()
 

@@ -9,7 +9,7 @@ import trio
 from network_stage import WAYS, Bed, processes
 
 from labfs.errors import ConfigError
-from labfs.http.client import Client
+from labfs.http.client import Client, Request
 from labfs.http.network.route import Exempt, Route, doubts
 
 
@@ -128,7 +128,7 @@ async def test_a_file_store_takes_a_route_of_its_own(bed: Bed, monkeypatch: pyte
     bed.route("direct")
     client = Client("hub", bed.filled("http://<HTTP>/"), dict)
     try:
-        await client.call("GET", "x")
+        await client.call(Request("GET", "x"))
         assert bed.route("direct") == "direct"
         await client.fetch("http://plain.lab.test/file", 0, 20, None)
         assert bed.route("forward") == "forward"

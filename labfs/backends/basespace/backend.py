@@ -39,7 +39,7 @@ from labfs.backends.common import Settings, sift
 from labfs.backends.looking import Change, Looking
 from labfs.backends.paging import Paging
 from labfs.errors import Denied, Exists, LabfsError, Malformed, NotFound, Unsupported
-from labfs.http.client import Answer, Client
+from labfs.http.client import Answer, Client, Request
 from labfs.http.contents import Address, Presigned, address
 
 log = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ class BaseSpace:
         known = self._datasets.address(entry)
         if known is not None:
             return known
-        answer = await self._client.call("GET", f"{API}/{entry.id}/content", params={"redirect": "meta"})
+        answer = await self._client.call(Request("GET", f"{API}/{entry.id}/content", params={"redirect": "meta"}))
         found = response_of(answer)
         url, until = found.get("HrefContent"), entries.parse_time(found.get("Expires"))
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
@@ -212,7 +212,7 @@ class BaseSpace:
         return address(url, answer, until.timestamp() if until else None)
 
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Json:
-        return response_of(await self._client.call("GET", f"{API}/{path}", params=params))
+        return response_of(await self._client.call(Request("GET", f"{API}/{path}", params=params)))
 
     # -- making and saving ---------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class BaseSpace:
 
     async def _make_record(self, parent: Entry, name: str) -> Json:
         path, body = f"{API}/{parent.id}/appresults", {"Name": name, "Description": "", "References": []}
-        return response_of(await self._client.call("POST", path, json=body, repeatable=False))
+        return response_of(await self._client.call(Request("POST", path, json=body, repeatable=False)))
 
     async def _records_made(self, parent: Entry, name: str, began: Began) -> list[Json]:
         """Return the app results that a `make` whose answer was lost has made."""
@@ -242,7 +242,9 @@ class BaseSpace:
         listed = await self._get("users/current/projects", {"Name": name, "Limit": str(PAGE)})
         if any(item.get("Name") == name for item in listed.get("Items", [])):
             raise Exists(f"There already is a project “{name}”.")
-        return entries.project(response_of(await self._client.call("POST", f"{API}/projects", json={"Name": name})))
+        return entries.project(
+            response_of(await self._client.call(Request("POST", f"{API}/projects", json={"Name": name})))
+        )
 
     async def upload(self, target: Target, source: Source) -> Entry:
         return await self._saving.upload(target, source)

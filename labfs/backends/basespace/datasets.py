@@ -24,7 +24,7 @@ from labfs.backends.basespace.entries import PAGE, SECOND, Json
 from labfs.backends.common import sift
 from labfs.backends.paging import Paging
 from labfs.errors import LabfsError, Malformed, Unavailable
-from labfs.http.client import Client
+from labfs.http.client import Client, Request
 from labfs.http.contents import Address
 from labfs.http.pace import Patience
 
@@ -106,7 +106,7 @@ class Datasets:
     async def _get(
         self, path: str, params: Mapping[str, str] | None = None, patience: Patience = Patience.PROMPT
     ) -> Json:
-        found = (await self._client.call("GET", f"{SECOND}/{path}", params=params, patience=patience)).json()
+        found = (await self._client.call(Request("GET", f"{SECOND}/{path}", params=params, patience=patience))).json()
         if not isinstance(found, dict):
             raise Malformed(f"{self._client.site} answered {path} without an object.")
         return found

@@ -46,7 +46,7 @@ from labfs.errors import (
     Stale,
     Unanswered,
 )
-from labfs.http.client import Answer, Client, Patience
+from labfs.http.client import Answer, Client, Patience, Request
 from labfs.http.contents import Presigned
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Saving:
 
     async def _send(self, target: Target, where: dict[str, str], source: Source) -> str:
         try:
-            answer = await self.client.call(
+            request = Request(
                 "POST",
                 f"{API}/{target.parent.id}/files",
                 params=where,
@@ -143,6 +143,7 @@ class Saving:
                 patience=Patience.PERSISTENT,
                 repeatable=False,
             )
+            answer = await self.client.call(request)
         except Invalid as error:
             if source.size == 0:
                 raise Empty(f"{self.client.site} does not take empty files ({error}).") from error
@@ -176,7 +177,7 @@ class Saving:
             paging = Paging.at(cursor)
             window = {"Offset": str(paging.offset), "Limit": str(paging.rows)}
             params = {"SortBy": "DateCreated", "SortDir": "Desc", **window, **filters}
-            answer = await self.client.call("GET", f"{API}/{path}", params=params)
+            answer = await self.client.call(Request("GET", f"{API}/{path}", params=params))
             found = response_of(answer)
             items = found.get("Items")
             if not isinstance(items, list):
@@ -208,7 +209,7 @@ class Saving:
 
     async def complete(self, number: str, size: int) -> Entry:
         """Return a file that was sent. Raises Malformed unless it is complete and of that size."""
-        answer = await self.client.call("GET", f"{API}/files/{number}", patience=Patience.PERSISTENT)
+        answer = await self.client.call(Request("GET", f"{API}/files/{number}", patience=Patience.PERSISTENT))
         found = response_of(answer)
         if str(found.get("UploadStatus")).lower() != "complete" or found.get("Size") != size:
             raise Malformed(
@@ -226,7 +227,9 @@ class Saving:
         headers = {"Content-Type": content_type(target.name)}
         path = f"{API}/{target.parent.id}/files"
         # A repetition after a lost answer leaves a pending upload behind that nobody sees.
-        answer = await self.client.call("POST", path, params=params, headers=headers, patience=Patience.PERSISTENT)
+        answer = await self.client.call(
+            Request("POST", path, params=params, headers=headers, patience=Patience.PERSISTENT)
+        )
         return PartUpload(self, number_of(response_of(answer)))
 
     async def resume(self, target: Target, token: str) -> PartUpload:
@@ -236,7 +239,7 @@ class Saving:
         return PartUpload(self, token)
 
     async def status(self, token: str) -> str:
-        answer = await self.client.call("GET", f"{API}/files/{token}")
+        answer = await self.client.call(Request("GET", f"{API}/files/{token}"))
         return str(response_of(answer).get("UploadStatus")).lower()
 
 
@@ -266,10 +269,9 @@ class PartUpload:
     async def _put(self, number: int, source: Source, digest: bytes) -> Json:
         path = f"{API}/files/{self.token}/parts/{number}"
         headers = {"Content-MD5": base64.b64encode(digest).decode()}
+        request = Request("PUT", path, source=source, headers=headers, patience=Patience.PERSISTENT)
         try:
-            return response_of(
-                await self._client.call("PUT", path, source=source, headers=headers, patience=Patience.PERSISTENT)
-            )
+            return response_of(await self._client.call(request))
         except (Invalid, Malformed) as error:
             raise Garbled(f"Part {number} was not taken: {error}") from error
 
@@ -311,13 +313,14 @@ class PartUpload:
             await self._post("aborted")
 
     async def _post(self, status: str, *, repeatable: bool = True) -> Answer:
-        return await self._client.call(
+        request = Request(
             "POST",
             f"{API}/files/{self.token}",
             params={"uploadstatus": status},
             patience=Patience.PERSISTENT,
             repeatable=repeatable,
         )
+        return await self._client.call(request)
 
 
 def where_of(target: Target) -> dict[str, str]:

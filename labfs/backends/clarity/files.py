@@ -36,7 +36,7 @@ from labfs.errors import (
     Unavailable,
     Unsupported,
 )
-from labfs.http.client import Client, Patience
+from labfs.http.client import Client, Patience, Request
 from labfs.http.forms import Form
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Files:
     async def _head(self, entry: Entry) -> int | None:
         headers = {"Accept-Encoding": "identity"}
         try:
-            length = (await self._client.call("HEAD", download(entry), headers=headers)).announced
+            length = (await self._client.call(Request("HEAD", download(entry), headers=headers))).announced
         except (Unsupported, Denied, Invalid):
             if self.heads:
                 raise
@@ -219,7 +219,7 @@ class Files:
         async def send() -> str:
             path = f"{API}/{entry.id}/upload"
             await self._client.call(
-                "POST", path, source=form, headers=headers, patience=Patience.PERSISTENT, repeatable=False
+                Request("POST", path, source=form, headers=headers, patience=Patience.PERSISTENT, repeatable=False)
             )
             return entry.id
 
@@ -245,7 +245,7 @@ class Files:
 
     async def delete(self, limsid: str) -> None:
         with suppress(NotFound):
-            await self._client.call("DELETE", f"{API}/files/{limsid}", patience=Patience.PERSISTENT)
+            await self._client.call(Request("DELETE", f"{API}/files/{limsid}", patience=Patience.PERSISTENT))
 
     async def _clear(self) -> None:
         """Delete the records that saves left behind when the site went away under them."""

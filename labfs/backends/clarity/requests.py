@@ -17,7 +17,7 @@ from labfs.backend import Buffer, Entry, Sink
 from labfs.backends.clarity.entries import RI, Node, children, ids_of, parsed
 from labfs.backends.several import each
 from labfs.errors import Invalid, Malformed, NoBytes, NotFound, Unranged
-from labfs.http.client import Client, Patience
+from labfs.http.client import Client, Patience, Request
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Api:
 
     async def get(self, path: str, root: str, params: Mapping[str, str] | None = None) -> Node:
         """Return what a path answers, which must be an element of that name."""
-        answer = parsed(await self._client.call("GET", f"{API}/{path}", params=params), root)
+        answer = parsed(await self._client.call(Request("GET", f"{API}/{path}", params=params)), root)
         for node in (answer, *answer[:1]):
             head, found, _ = node.get("uri", "").partition(f"/{API}/")
             if found and head.startswith(("http://", "https://")):
@@ -57,7 +57,7 @@ class Api:
         repeatable: bool = True,
     ) -> Node:
         """Post an element; return what it answers."""
-        answer = await self._client.call(
+        request = Request(
             "POST",
             f"{API}/{path}",
             body=ET.tostring(body, "UTF-8", xml_declaration=True),
@@ -65,6 +65,7 @@ class Api:
             patience=patience,
             repeatable=repeatable,
         )
+        answer = await self._client.call(request)
         return parsed(answer, root)
 
     async def listed(self, kind: str, start: int, **filters: str) -> tuple[list[Node], int | None]:

@@ -15,7 +15,6 @@ Tests: backends/test_backends, mount/test_odm.
 from __future__ import annotations
 
 import logging
-import mimetypes
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -38,6 +37,7 @@ from labfs.backend import (
 )
 from labfs.backends.common import Settings, sift
 from labfs.backends.looking import Change, Looking, holds
+from labfs.backends.odm import imports
 from labfs.backends.paging import Paging, Usual
 from labfs.errors import (
     Denied,
@@ -47,21 +47,16 @@ from labfs.errors import (
     Malformed,
     NotFound,
     NotPermitted,
-    Unavailable,
     Unsupported,
 )
-from labfs.http.client import Answer, Client, Patience
+from labfs.http.client import Answer, Client, Patience, Request
 from labfs.http.contents import Direct
-from labfs.http.forms import Form
 
 log = logging.getLogger(__name__)
 
 API = "api/v1"
 PAGE = 2000  # the largest page there is
 GIB = 1024**3
-POLLS_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between looks at a job; the last one for ever
-JOB_S = 1800.0  # after which a job is given up, as the vendor's own script does
-ENDED = {"COMPLETED", "FAILED", "STOPPED", "ABANDONED"}
 OTHER = "Other"
 # The data classes of attached files (import request of client 1.64.1): the folders of a study.
 CLASSES = (
@@ -209,7 +204,7 @@ class Odm:
 
     async def _get(self, path: str, params: Mapping[str, str] | None = None) -> Any:
         headers = {"Accept": "application/json"}
-        return (await self._client.call("GET", f"{API}/{path}", params=params, headers=headers)).json()
+        return (await self._client.call(Request("GET", f"{API}/{path}", params=params, headers=headers))).json()
 
     # -- saving --------------------------------------------------------------------------------------
 
@@ -245,9 +240,9 @@ class Odm:
     async def _import(self, target: Target, source: Source, began: Began) -> str:
         """Import a file and return its accession; a job that was started is only asked about."""
         if began.job is None:
-            began.job = await self._start(target, source)
+            began.job = await imports.start(self._client, target, _class_of(target), source)
         try:
-            accession = await self._outcome(began.job)
+            accession = await imports.outcome(self._client, began.job)
         except (Invalid, NotFound):
             began.job = None
             raise
@@ -255,53 +250,6 @@ class Odm:
             began.job = None
             raise Exists(f"{self._client.site} takes “{target.name}” for what was imported as {accession} before.")
         return accession
-
-    async def _start(self, target: Target, source: Source) -> int:
-        """Start the import of a file; return the job's number, that of the running one where it was started before."""
-        kind = mimetypes.guess_type(target.name, strict=False)[0] or "application/octet-stream"
-        fields = [("studyAccession", target.parent.label), ("dataClass", _class_of(target))]
-        form = Form(fields, "file", target.name, kind, source)
-        try:
-            answer = await self._client.call(
-                "POST",
-                f"{API}/jobs/import/file/multipart",
-                source=form,
-                headers={"Content-Type": form.content_type},
-                patience=Patience.PERSISTENT,
-                repeatable=False,
-            )
-        except Exists as error:
-            number = re.search(r"jobExecId=(\d+)", str(error))
-            if number is None:
-                raise
-            return int(number[1])
-        try:
-            return int(answer.json()["jobExecId"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise Malformed(f"{answer.what} started no job that can be asked about.") from error
-
-    async def _outcome(self, job: int) -> str:
-        """Poll a job until it ends; return the accession that it made."""
-        with trio.move_on_after(JOB_S):
-            polls = iter(POLLS_S)
-            while True:
-                info = await self._job(job, "info")
-                if info.get("status") in ENDED:
-                    break
-                await trio.sleep(next(polls, POLLS_S[-1]))
-            output = await self._job(job, "output")
-            result = output.get("result")
-            if info["status"] == "COMPLETED" and isinstance(result, dict) and result.get("accession"):
-                return str(result["accession"])
-            raise Invalid(f"{self._client.site} did not import the file: {_why(output) or info['status']}.")
-        raise Unavailable(f"{self._client.site} is still importing the file (job {job}).")
-
-    async def _job(self, job: int, what: str) -> Json:
-        answer = await self._client.call("GET", f"{API}/jobs/{job}/{what}", patience=Patience.PERSISTENT)
-        found = answer.json()
-        if not isinstance(found, dict):
-            raise Malformed(f"{answer.what} is no job.")
-        return found
 
     async def _ours(self, target: Target, source: Source, began: Began) -> list[str]:
         """Return the accessions of new files of this name, class and bytes: imports whose answer was lost."""
@@ -331,7 +279,9 @@ class Odm:
         # No other file ever has this accession: after a lost answer it is simply said again.
         params = {"accessions": accession}
         with suppress(NotFound):
-            await self._client.call("DELETE", f"{API}/manage-data/data", params=params, patience=Patience.PERSISTENT)
+            await self._client.call(
+                Request("DELETE", f"{API}/manage-data/data", params=params, patience=Patience.PERSISTENT)
+            )
 
 
 class Began:
@@ -377,14 +327,6 @@ def _accession(entry: Entry, kind: str) -> str:
     if not entry.id.startswith(f"{kind}/"):
         raise NotFound(f"“{entry.name}” holds nothing that could be listed.")
     return entry.label
-
-
-def _why(output: Json) -> str:
-    """Return the messages of a failed job."""
-    errors = output.get("errors")
-    stacks = [error.get("stack") for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-    frames = [frame for stack in stacks if isinstance(stack, list) for frame in stack if isinstance(frame, dict)]
-    return "; ".join(str(frame["message"]) for frame in frames if frame.get("message"))
 
 
 def _explain(answer: Answer) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from labfs.backends.portal import rows
 from labfs.backends.portal.rows import API, Json
 from labfs.errors import Malformed
-from labfs.http.client import Answer, Client
+from labfs.http.client import Answer, Client, Request
 
 PAGE = 1000  # there is no maximum; many rows at once, since lists shift while they are read
 MOST_PAGES = 100
@@ -24,7 +24,7 @@ class Requests:
         self.site = client.site
 
     async def get(self, path: str) -> tuple[Json, Answer]:
-        answer = await self._client.call("GET", f"{API}/{path}/", headers=rows.JSON)
+        answer = await self._client.call(Request("GET", f"{API}/{path}/", headers=rows.JSON))
         return rows.object_of(answer), answer
 
     async def some(
@@ -32,7 +32,7 @@ class Requests:
     ) -> tuple[list[Any], int, Answer]:
         """Return some of a list's items, and how many it has."""
         params = {"limit": str(limit), "offset": str(offset), **filters}
-        answer = await self._client.call("GET", f"{API}/{path}/", params=params, headers=rows.JSON)
+        answer = await self._client.call(Request("GET", f"{API}/{path}/", params=params, headers=rows.JSON))
         found = rows.object_of(answer)
         items, total = found.get("results"), found.get("count")
         if not isinstance(items, list) or not isinstance(total, int):

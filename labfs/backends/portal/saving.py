@@ -35,7 +35,7 @@ from labfs.errors import (
     Unanswered,
     Unavailable,
 )
-from labfs.http.client import Answer, Client, Patience
+from labfs.http.client import Answer, Client, Patience, Request
 from labfs.http.contents import Address
 from labfs.http.forms import Form
 
@@ -124,7 +124,7 @@ class Saving:
         kind = mimetypes.guess_type(target.name, strict=False)[0] or "application/octet-stream"
         # On its own disk the program stores under the name of the part and looks under the field's: the same.
         form = Form(list(fields.items()), "file", target.name, kind, source)
-        return await self._client.call(
+        request = Request(
             "POST",
             ATTACHMENTS,
             source=form,
@@ -132,6 +132,7 @@ class Saving:
             patience=Patience.PERSISTENT,
             repeatable=False,
         )
+        return await self._client.call(request)
 
     async def _ours(self, at: Place, source: Source, fields: dict[str, str], began: Began) -> list[Row]:
         """Return rows that are an upload of `source` begun then: made since, of this name, place and bytes."""
@@ -228,7 +229,7 @@ class Saving:
 
     async def _patch(self, path: str, **sent: Any) -> Row:
         answer = await self._client.call(
-            "PATCH", f"v1/{path}/", headers=rows.JSON, patience=Patience.PERSISTENT, repeatable=False, **sent
+            Request("PATCH", f"v1/{path}/", headers=rows.JSON, patience=Patience.PERSISTENT, repeatable=False, **sent)
         )
         try:
             return rows.object_of(answer), answer
@@ -267,14 +268,16 @@ class Saving:
             return (await self._patch(path, json={"mta_attachment": agreement}))[0]
 
         async def done(began: None) -> list[Json]:
-            found = rows.object_of(await self._client.call("GET", f"v1/{path}/", headers=rows.JSON))
+            found = rows.object_of(await self._client.call(Request("GET", f"v1/{path}/", headers=rows.JSON)))
             return [found] if rows.says(found, "mta_attachment", str(agreement or "")) else []
 
         await self.looking.once(Change(f"{path} {agreement}", None, send, done))
 
     async def _remove(self, entry_id: str) -> None:
         try:
-            await self._client.call("DELETE", f"v1/{entry_id}/", headers=rows.JSON, patience=Patience.PERSISTENT)
+            await self._client.call(
+                Request("DELETE", f"v1/{entry_id}/", headers=rows.JSON, patience=Patience.PERSISTENT)
+            )
         except NotFound:
             log.debug("%s was gone already.", entry_id)
 

@@ -35,7 +35,7 @@ from labfs.errors import (
     Unanswered,
     Unavailable,
 )
-from labfs.http.client import Answer, Client, Patience
+from labfs.http.client import Answer, Client, Patience, Request
 from labfs.http.forms import Form
 
 PATH = "api/"
@@ -92,7 +92,7 @@ class Wire:
         """Return the JSON of a question."""
         form = self.form(alias, {"content": content, "format": "json", **fields})
         async with self._meant(alias):
-            return (await self.client.call("POST", PATH, form=form, check=_is_json)).json()
+            return (await self.client.call(Request("POST", PATH, form=form, check=_is_json))).json()
 
     async def rows(self, alias: str, content: str, **fields: Any) -> list[Any]:
         found = await self.ask(alias, content, **fields)
@@ -105,7 +105,7 @@ class Wire:
         form = self.form(alias, {"content": content, "format": "json", **fields})
         async with self._meant(alias):
             return await self.client.call(
-                "POST", PATH, form=form, patience=Patience.PERSISTENT, repeatable=False, check=_is_no_page
+                Request("POST", PATH, form=form, patience=Patience.PERSISTENT, repeatable=False, check=_is_no_page)
             )
 
     async def send(self, alias: str, name: str, source: Source, **fields: Any) -> None:
@@ -113,7 +113,7 @@ class Wire:
         sent = self.form(alias, {"action": "import", **fields})
         form = Form(list(sent.items()), "file", name, "application/octet-stream", source)
         async with self._meant(alias):
-            await self.client.call(
+            request = Request(
                 "POST",
                 PATH,
                 source=form,
@@ -122,6 +122,7 @@ class Wire:
                 repeatable=False,
                 check=_is_no_page,
             )
+            await self.client.call(request)
 
     async def pour(self, alias: str, sink: Sink, **fields: Any) -> None:
         """Send all bytes of a file to `sink`."""
