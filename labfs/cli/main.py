@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import click
 
 from labfs import __version__
-from labfs.cli.outbox import kept_in, outbox, size
+from labfs.cli.outbox import leftovers_in, outbox, size
 from labfs.daemon import config, control, mounts
 from labfs.errors import ConfigError, LabfsError, secrecy, sentence
 
@@ -213,7 +213,7 @@ def umount(mountpoint: str) -> None:
             raise ConfigError(f"{where} is in use by {_users(where)}; close it and try again.")
         _wait_for_end(place)
         click.echo(f"Unmounted {where}.")
-    kept = kept_in(place)
+    kept = leftovers_in(place)
     if kept:
         raise ConfigError(f"{len(kept)} save(s) never reached their server; their bytes are safe: labfs outbox list")
 
@@ -269,14 +269,16 @@ def status(as_json: bool) -> None:
             found.append({"mountpoint": place.mountpoint, "dead": True})
     if as_json:
         click.echo(
-            json.dumps({"mounts": found, "outbox": [left.told() for p in mounts.places() for left in kept_in(p)]})
+            json.dumps(
+                {"mounts": found, "outbox": [left.report() for p in mounts.places() for left in leftovers_in(p)]}
+            )
         )
         return
     if not found:
         click.echo("Nothing is mounted.")
     for mount in found:
         click.echo("\n".join(_describe(mount)))
-    kept = sum(len(kept_in(place)) for place in mounts.places())
+    kept = sum(len(leftovers_in(place)) for place in mounts.places())
     if kept:
         click.echo(f"{kept} save(s) never reached their server; their bytes are safe: labfs outbox list")
 

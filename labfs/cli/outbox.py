@@ -23,7 +23,7 @@ def outbox() -> None:
     """Saves that never reached their server."""
 
 
-def kept_in(place: mounts.Place) -> list[Leftover]:
+def leftovers_in(place: mounts.Place) -> list[Leftover]:
     """Return what lies in the spool of a mount and is no living daemon's work."""
     if not place.is_served():
         kept = [left for left in leftovers(place.spool) if _state(left) not in ENDED]
@@ -41,7 +41,7 @@ def _state(left: Leftover) -> State:
 
 def _find(name: str) -> tuple[mounts.Place, Leftover]:
     for place in mounts.places():
-        for left in kept_in(place):
+        for left in leftovers_in(place):
             if left.file.stem == name:
                 return place, left
     raise ConfigError(f"The outbox has no “{name}”; see: labfs outbox list")
@@ -51,7 +51,7 @@ def _find(name: str) -> tuple[mounts.Place, Leftover]:
 def outbox_list() -> None:
     """List them: name, size, where they belong, why they failed."""
     for place in mounts.places():
-        for left in kept_in(place):
+        for left in leftovers_in(place):
             state = left.note.shown if isinstance(left, Spooled) else State.FAILED
             path = left.note.path if isinstance(left, Spooled) else left.path or "?"
             click.echo(f"{left.file.stem}  {state}  {size(left.bytes)}  {path}  {_reason(left)}")
@@ -82,7 +82,7 @@ def outbox_retry(name: str | None) -> None:
 def _retry_all() -> int:
     chosen = left = 0
     for place in mounts.places():
-        kept = kept_in(place)
+        kept = leftovers_in(place)
         if kept:
             _check_mounted(place)
             count = control.ask(place.socket, {"op": "retry"})["count"]

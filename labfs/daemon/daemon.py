@@ -188,7 +188,7 @@ class Daemon:
             case "why":
                 return {"reason": self._why(request["path"])}
             case "outbox":
-                return {"notes": [left.told() for left in self._unsaved()]}
+                return {"notes": [left.report() for left in self._unsaved()]}
             case "plan":
                 return await self._vfs.outbox.plan(request["name"])
             case "retry":
@@ -237,7 +237,7 @@ class Daemon:
             "copies": {"bytes": vfs.store.copies.size, "capacity": vfs.store.copies.capacity},
             "spool": {
                 "free": vfs.saves.spool.free(),
-                "kept": [left.told() for left in self._unsaved()],
+                "kept": [left.report() for left in self._unsaved()],
             },
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
         }

@@ -138,7 +138,7 @@ class Place:
             partial.rename(self.directory / "mount.json")
         except OSError as error:
             partial.unlink(missing_ok=True)
-            if self.note().get("mountpoint") != self.mountpoint:  # else an earlier one will do
+            if self.record().get("mountpoint") != self.mountpoint:  # else an earlier one will do
                 raise ConfigError(f"labfs cannot keep its state in {self.directory}: {error.strerror}.") from error
 
     def in_use(self) -> bool:
@@ -177,7 +177,7 @@ class Place:
             os.close(lock)
         return False
 
-    def note(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         try:
             note: dict[str, Any] = json.loads((self.directory / "mount.json").read_text())
         except (OSError, ValueError):

@@ -33,7 +33,7 @@ class Reasons:
         self._by_path: LRUCache[str, Reason] = LRUCache(maxsize=KEPT)
         self._count = 0
 
-    def note(self, path: str, error: BaseException) -> None:
+    def record(self, path: str, error: BaseException) -> None:
         self._count += 1
         self._by_path[path] = Reason(path, sentence(error) or type(error).__name__, time.time(), self._count)
 

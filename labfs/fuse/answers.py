@@ -86,7 +86,7 @@ def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[D, P, R
                 log.exception("%s failed; this is a mistake in labfs", name)
                 number, error = errno.EIO, failure
             if subject is not None and trio.current_time() - began >= LONG_S:
-                self.repeats.note(*subject, number)
+                self.repeats.record(*subject, number)
             raise self.failure(name, args, number, error) from error
 
         return cast(Answer[D, P, R], answer)
@@ -147,7 +147,7 @@ class Repeats:
     def __init__(self) -> None:
         self._failures: dict[Hashable, list[Failure]] = {}
 
-    def note(self, thing: Hashable, wanted: range, number: int) -> None:
+    def record(self, thing: Hashable, wanted: range, number: int) -> None:
         self._expire()
         self._failures.setdefault(thing, []).append(Failure(wanted, number, trio.current_time() + REPEATED_S))
 

@@ -74,7 +74,7 @@ class FailedCloses:
         if node in self._closes:
             self._closes[node].released.set()
 
-    async def settle(self, node: Node | None) -> None:
+    async def decided(self, node: Node | None) -> None:
         """Wait, if the close of a file failed just now, until it is known what the server has."""
         close = self._closes.get(node) if node is not None else None
         if node is None or close is None:
@@ -89,11 +89,11 @@ class FailedCloses:
                     await self._tree.certain(node.parent)  # a listing under way may be older than what is there
             del self._closes[node]
 
-    async def settle_in(self, folder: Folder) -> None:
+    async def decided_in(self, folder: Folder) -> None:
         """Do so for all files in a directory."""
         for node in list(self._closes):
             if node.parent is folder:
-                await self.settle(node)
+                await self.decided(node)
 
 
 class _Close:

@@ -80,7 +80,7 @@ class Door(Refusals):
         else:
             log.warning("%s %s: %s", request, path, sentence(error))
             for place in places:
-                self._vfs.reasons.note(place, error)
+                self._vfs.reasons.record(place, error)
         return FUSEError(number)
 
     def subject(self, request: str, args: tuple[Any, ...]) -> tuple[Hashable, range] | None:
@@ -119,7 +119,7 @@ class Door(Refusals):
             node = self._node(parent).parent
         else:
             folder, known = self._node(parent), looked_for(name)
-            await self._failed.settle(folder.children.get(known) if isinstance(folder, Folder) else None)
+            await self._failed.decided(folder.children.get(known) if isinstance(folder, Folder) else None)
             node = await self._vfs.lookup(folder, known)
             await self._vfs.measure(node)
         found = self._handed_out(node)
@@ -129,7 +129,7 @@ class Door(Refusals):
     @answered()
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         node = self._node(inode)
-        await self._failed.settle(node)
+        await self._failed.decided(node)
         await self._vfs.measure(node)
         if not (node.is_dir or node.entry or node.writer or node.kind is Kind.VIEW):
             raise NotFound(f"“{node.name}” was not saved, and is not there any more.")
@@ -148,7 +148,7 @@ class Door(Refusals):
         # would call a perfect copy a failure.
         node = self._node(inode)
         if fields.update_size:
-            await self._failed.settle(node)
+            await self._failed.decided(node)
             handle = self._files.get(fh) if fh is not None else None
             if handle is not None and node.writer is not None:
                 await self._vfs.files.resize(node, attr.st_size)
@@ -198,7 +198,7 @@ class Door(Refusals):
         return FileHandleT(number)
 
     async def _listing(self, node: Folder) -> list[tuple[bytes, Node]]:
-        await self._failed.settle_in(node)
+        await self._failed.decided_in(node)
         children = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node)]
         return [(b".", node), (b"..", node.parent), *children]
 
@@ -285,7 +285,7 @@ class Door(Refusals):
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
         access = flags & os.O_ACCMODE
         node = self._node(inode)
-        await self._failed.settle(node)
+        await self._failed.decided(node)
         handle = await self._vfs.files.open(
             node,
             read=access != os.O_WRONLY,
@@ -296,7 +296,7 @@ class Door(Refusals):
         if handle.writable:
             handle.pid = await trio.to_thread.run_sync(holders.process, ctx.pid)
         if flags & os.O_TRUNC:
-            self._kernel.told(node, 0)
+            self._kernel.record(node, 0)
         else:
             await self._kernel.agree(node, self._vfs.attributes(node).size)
         return self._opened(handle)
@@ -304,7 +304,7 @@ class Door(Refusals):
     @answered()
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         handle = self._files[fh]
-        node, tellings = handle.node, self._kernel.tellings(handle.node)
+        node, tellings = handle.node, self._kernel.updates(handle.node)
         data = await self._vfs.files.read(handle, off, size)
         if node.writer is None and self._kernel.through_pages(node, fh):
             got, there = range(off, off + len(data)), self._vfs.attributes(node).size
@@ -318,7 +318,7 @@ class Door(Refusals):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._files[fh]
         told = self._kernel.size(handle.node)
-        self._kernel.told(handle.node, max(told, off + len(buf)))
+        self._kernel.record(handle.node, max(told, off + len(buf)))
         self._kernel.gave(handle.node, off, len(buf))
         # The pages of a memory map come through any handle that can write, one that appends as well. They
         # lie below the size that the kernel knows; what is appended begins at it.
@@ -390,5 +390,5 @@ class Door(Refusals):
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         found = self._vfs.attributes(node)
         found = replace(found, size=max(found.size, self._kernel.least(node)))
-        self._kernel.told(node, found.size)
+        self._kernel.record(node, found.size)
         return entry_attributes(found, self._inodes.number(node), self._owner)

@@ -28,25 +28,25 @@ class Kernel:
     def __init__(self, inodes: Inodes[Node]) -> None:
         self._inodes = inodes
         self._sizes: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
-        self._tellings: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
+        self._updates: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
         self._pages: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # the generation they are of
         self._filled: WeakSet[Node] = WeakSet()  # of which it has pages
         self._readers: WeakKeyDictionary[Node, dict[int, tuple[int, int]]] = WeakKeyDictionary()
 
     # -- sizes -----------------------------------------------------------------------------------------
 
-    def told(self, node: Node, size: int) -> None:
+    def record(self, node: Node, size: int) -> None:
         """Note that the kernel knows this size, in bytes, from now on."""
         self._sizes[node] = size
-        self._tellings[node] = self.tellings(node) + 1
+        self._updates[node] = self.updates(node) + 1
 
     def size(self, node: Node) -> int:
         """Return the size that the kernel knows, 0 if it knows none."""
         return self._sizes.get(node, 0)
 
-    def tellings(self, node: Node) -> int:
+    def updates(self, node: Node) -> int:
         """Return how often it was told one."""
-        return self._tellings.get(node, 0)
+        return self._updates.get(node, 0)
 
     async def agree(self, node: Node, size: int) -> None:
         """Have the attributes of a file asked for again if the kernel knows another size."""
@@ -58,14 +58,14 @@ class Kernel:
         if self._inodes.holds(node):
             await trio.to_thread.run_sync(_forget_attributes, self._inodes.number(node))
 
-    async def check_read(self, node: Node, got: range, wanted: int, size: int, tellings: int) -> None:
+    async def check_read(self, node: Node, got: range, wanted: int, size: int, updates: int) -> None:
         """Have the kernel know the file's `size`, now that it gets the bytes `got` where it `wanted` so many.
 
         A short answer makes the kernel believe that the file ends there, but only if it was told nothing else since
-        `tellings`; if it was, it would fill up with zeros. Raises Stale then.
+        `updates`; if it was, it would fill up with zeros. Raises Stale then.
         """
         told = self.size(node)
-        if len(got) < min(wanted, told - got.start) and (size == told or tellings != self.tellings(node)):
+        if len(got) < min(wanted, told - got.start) and (size == told or updates != self.updates(node)):
             raise Stale(f"“{node.name}” changed its length while it was read.")
         if size > told:
             await self.doubt(node)

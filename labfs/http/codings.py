@@ -48,7 +48,7 @@ def ends_surely(version: str, headers: Mapping[str, str]) -> bool:
     return framed or not version.startswith(("HTTP/0", "HTTP/1"))
 
 
-def told(status: int, headers: Mapping[str, str]) -> int | None:
+def stated_size(status: int, headers: Mapping[str, str]) -> int | None:
     """Return the size in bytes of the file that an answer is about; None where it is not told."""
     return total(status, headers) if is_stored(status, headers, None) else None
 

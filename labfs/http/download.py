@@ -22,9 +22,9 @@ from pyreqwest.request import SyncRequestBuilder
 
 from labfs.backend import Buffer, Sink
 from labfs.errors import Malformed, Mute, Stale, Unavailable, Unranged
-from labfs.http.codings import ends_surely, is_stored, told, total
+from labfs.http.codings import ends_surely, is_stored, stated_size, total
 from labfs.http.failures import refusal, translated
-from labfs.http.network.connections import Kept, Lot, Trial
+from labfs.http.network.connections import Lot, Pool, Trial
 from labfs.http.network.route import Route
 from labfs.http.network.trust import Trust
 from labfs.http.network.ways import RustWays
@@ -66,34 +66,34 @@ class Bulk:
             return httpx.Client(timeout=None, transport=make(keep), trust_env=False)  # noqa: S113
 
         self._single = Lot(client(keep=False))  # each request on a connection of its own
-        self._kept = Kept(lambda: client(keep=True)) if keeps else None
+        self._pool = Pool(lambda: client(keep=True)) if keeps else None
 
         self.notice: Callable[[Mapping[str, str]], None] = lambda headers: None  # is shown each answer's headers
 
     def close(self) -> None:
-        for client in [self._single.client, *(self._kept.spent(all_of_them=True) if self._kept else ())]:
+        for client in [self._single.client, *(self._pool.spent(all_of_them=True) if self._pool else ())]:
             client.close()
 
     @property
     def keeps(self) -> bool:
         """Whether a request may be sent over a connection that an earlier one left."""
-        return self._kept is not None and self._kept.used
+        return self._pool is not None and self._pool.used
 
     def retire(self, trial: Trial) -> None:
         """Give up all connections that were kept when a request was sent in vain."""
-        if self._kept is not None and trial.lot is not None:
-            self._kept.retire(trial.lot)
+        if self._pool is not None and trial.lot is not None:
+            self._pool.retire(trial.lot)
 
     @contextmanager
     def _lent(self, trial: Trial) -> Iterator[httpx.Client]:
-        if self._kept is None or trial.fresh:
+        if self._pool is None or trial.fresh:
             trial.set_out(self._single)
             yield self._single.client
             return
-        with self._kept.lent() as lot:
+        with self._pool.lent() as lot:
             trial.set_out(lot)
             yield lot.client
-        for client in self._kept.spent():
+        for client in self._pool.spent():
             client.close()
 
     def total(self, ask: Ask) -> int | None:
@@ -102,7 +102,7 @@ class Bulk:
             if response.status_code == 416:
                 return 0
             # The body is not waited for.
-            return told(response.status_code, response.headers)
+            return stated_size(response.status_code, response.headers)
 
     def get(self, ask: Ask, start: int, stop: int) -> Buffer:
         """Return the bytes `[start, stop)`. Raises Unranged if all that lies before them would come along."""

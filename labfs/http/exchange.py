@@ -14,7 +14,7 @@ import trio
 
 from labfs.backend import Source
 from labfs.errors import Malformed, Unanswered
-from labfs.http.codings import told
+from labfs.http.codings import stated_size
 from labfs.http.failures import is_page, now_s
 from labfs.http.pace import Patience
 from labfs.http.texts import FORM, json_of, urlencoded
@@ -35,7 +35,7 @@ class Answer:
     @property
     def announced(self) -> int | None:
         """The size in bytes of the file that a HEAD was about; None where its answer does not tell it."""
-        return told(200, self.headers)
+        return stated_size(200, self.headers)
 
     @property
     def now_s(self) -> float:

@@ -44,7 +44,7 @@ class Digests:
     def value(self, index: int) -> bytes:
         return bytes(self._values[index * WIDTH : (index + 1) * WIDTH])
 
-    def note(self, index: int, value: bytes) -> bool:
+    def add(self, index: int, value: bytes) -> bool:
         """Take note of a block that came; false, and nothing noted, if it came otherwise before."""
         known = self.known(index)
         if known and value != self.value(index):

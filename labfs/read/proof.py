@@ -167,7 +167,7 @@ class Proof:
         if len(self._queue) > WAITING:
             await self._idle.wait()
 
-    async def settled(self) -> None:
+    async def hashed(self) -> None:
         """Wait until everything that was offered is hashed."""
         await self._idle.wait()
 
@@ -176,7 +176,7 @@ class Proof:
         near = max(self._last - HELD, HELD) < index < self._next <= self._last
         return near and self.open and self._doubt is None and self._agreement_counts
 
-    async def told(self, index: int, until: float) -> None:
+    async def tested(self, index: int, until: float) -> None:
         """Wait for what the proof will say, as far as it matters for the block of that index.
 
         A second download is waited for `until` then; raises Damaged where the last block would leave before it told.
@@ -215,11 +215,11 @@ class Proof:
                 self._learnt += learnt
                 self._hashed += len(blocks)
                 if self._hashed > self._last:
-                    self._settle(bytes(self._learnt))
+                    self._conclude(bytes(self._learnt))
         finally:
             self._idle.set()
 
-    def _settle(self, learnt: bytes) -> None:
+    def _conclude(self, learnt: bytes) -> None:
         if any(each.matches() for each in self._hashes):
             self._tags.matched = True
             self._prove(learnt)

@@ -110,7 +110,7 @@ class Reader:
         until = trio.current_time() + HOLD_S
         if self._proof.leads(index):
             await self._finish_proof(index, until)
-        await self._proof.told(index, until)
+        await self._proof.tested(index, until)
 
     async def _finish_proof(self, index: int, until: float) -> None:
         """Fetch all that follows a block, and offer it; an error is left to those who ask for its bytes."""
@@ -129,7 +129,7 @@ class Reader:
             block = await exactly(self._content, start, stop)
             if trio.current_time() - began > SLOW_S:
                 self._window //= 2
-            if self._proof.digests.note(index, digest(block)):
+            if self._proof.digests.add(index, digest(block)):
                 return block
             return await self._recount(index, start, stop, block)
 
@@ -139,7 +139,7 @@ class Reader:
         """Return a block that came otherwise than before; if it was wrong before, readers that were there fail."""
         digests = self._proof.digests
         block = await recounted(self._content, start, stop, index, digests, first)
-        if not digests.note(index, digest(block)):
+        if not digests.add(index, digest(block)):
             if digests.known(index) == PROVED:  # since just now
                 raise Damaged("The server does not send the same bytes of this file twice: read it again later.")
             self._proof.revise(index, digest(block))
@@ -209,7 +209,7 @@ class Readers:
         self._nursery = nursery
         self._blocks = blocks
         self._copies = copies
-        self._kept: LRUCache[Version, tuple[Shared, int]] = LRUCache(self.KEPT, getsizeof=lambda kept: kept[1])
+        self._shared: LRUCache[Version, tuple[Shared, int]] = LRUCache(self.KEPT, getsizeof=lambda kept: kept[1])
         self._live: WeakValueDictionary[Version, Shared] = WeakValueDictionary()  # also those that readers hold
         self._tags: dict[str, Tags] = {}  # by site
 
@@ -224,7 +224,7 @@ class Readers:
         if isinstance(shared.content, RangedOrWhole):
             shared.content.renew()
         self._live[version] = shared
-        self._kept[version] = shared, min(1 + entry.size // (1024 * BLOCK), self.KEPT)
+        self._shared[version] = shared, min(1 + entry.size // (1024 * BLOCK), self.KEPT)
         return Reader(self._blocks, shared, version, entry.size)
 
     def _made(self, site: str, backend: Backend, entry: Entry, version: Version | None, key: Hashable) -> Shared:

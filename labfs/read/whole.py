@@ -51,7 +51,7 @@ class Copies:
         self.nursery = nursery
         self.directory = directory
         self.capacity = capacity
-        self._kept: OrderedDict[str, int] = OrderedDict()  # file name → bytes, longest unused first
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # file name → bytes, longest unused first
         self.size = 0  # bytes on disk now, those under way included
         self._live: WeakValueDictionary[Version, Copy] = WeakValueDictionary()
         self._find()
@@ -66,7 +66,7 @@ class Copies:
                 state = path.stat()
                 found.append((state.st_mtime_ns, path.name, state.st_size))
         for _, name, size in sorted(found):
-            self.keep(name, size)
+            self.count(name, size)
         self.make_room(0)
 
     def open(self, version: Version | None, content: Content, size: int | None = None) -> Copy:
@@ -90,32 +90,32 @@ class Copies:
 
     def give_way(self) -> bool:
         """Remove the copy that was not used for longest; False if there is none."""
-        if not self._kept:
+        if not self._sizes:
             return False
-        self.drop(next(iter(self._kept)))
+        self.drop(next(iter(self._sizes)))
         return True
 
     def drop(self, name: str) -> None:
         """Remove a complete copy, if it is there."""
-        self.size -= self._kept.pop(name, 0)
+        self.size -= self._sizes.pop(name, 0)
         remove(self.directory / name)
 
     def held(self, name: str) -> bool:
         """Tell whether a complete copy is there, which counts as used now."""
-        if name not in self._kept:
+        if name not in self._sizes:
             return False
         try:
             os.utime(self.directory / name)
         except OSError:
-            self.size -= self._kept.pop(name)
+            self.size -= self._sizes.pop(name)
             return False
-        self._kept.move_to_end(name)
+        self._sizes.move_to_end(name)
         return True
 
-    def keep(self, name: str, size: int) -> None:
+    def count(self, name: str, size: int) -> None:
         """Count a complete copy of so many bytes on the disk."""
-        self.size += size - self._kept.pop(name, 0)
-        self._kept[name] = size
+        self.size += size - self._sizes.pop(name, 0)
+        self._sizes[name] = size
 
     def grow(self, size: int) -> None:
         """Count bytes of copies under way, or discount them with a negative number."""
@@ -297,7 +297,7 @@ class Copy:
             self._running = False
             if self.spoiled or (self._name is not None and not self.complete):
                 self._close()  # of a version, the next pass will be of the same version: that is confirmed at its end
-            self._tell()
+            self._notify()
 
     def _check_size(self, size: int | None) -> None:
         if None not in (size, self.expected) and size != self.expected:
@@ -316,13 +316,13 @@ class Copy:
         self._put(memoryview(seal), self.received)
         os.fsync(self._fd)
         self._path.rename(self._copies.directory / self._name)
-        trio.from_thread.run_sync(self._kept, self.received + len(seal))
+        trio.from_thread.run_sync(self._stored, self.received + len(seal))
 
-    def _kept(self, size: int) -> None:
+    def _stored(self, size: int) -> None:
         assert self._name is not None
         self.complete = True
         self._copies.grow(-self.received)
-        self._copies.keep(self._name, size)
+        self._copies.count(self._name, size)
         self._close_file()
 
     def _close(self) -> None:
@@ -337,7 +337,7 @@ class Copy:
             number, self._fd = self._fd, -1
             os.close(number)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         self._news = trio.Event()
 
@@ -374,14 +374,14 @@ class Copy:
         self.announced = size
         if size is not None:
             self._copies.make_room(size - self.received)
-        self._tell()
+        self._notify()
 
     def _arrived(self) -> None:
         if self._offset > self.received:
             self._copies.grow(self._offset - self.received)
             self.received = self._offset
             self.least = max(self.least, self.received)
-        self._tell()
+        self._notify()
         if self.received >= GLANCE and trio.current_time() - self._wanted_at > UNWANTED_S:
             raise Enough("Nobody reads this any more.")
 

@@ -21,11 +21,11 @@ from labfs.errors import LabfsError, NotFound, NotYet, Unavailable
 from labfs.tree.layout import Layout, fold
 from labfs.tree.listing import PAUSE_S, Known, Listing, answer_by, aside, unfinished
 from labfs.tree.measuring import Measuring
+from labfs.tree.merging import MERGING_S, is_at, is_called, merge, placed
 from labfs.tree.node import Folder, Node
-from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.listings import Listings
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.scan import scan
-from labfs.tree.settling import SETTLING_S, is_at, is_called, placed, settle
 from labfs.tree.site import Site
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,11 @@ LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever w
 class Lister:
     """Has the directories of a tree listed; `nursery` runs the listings."""
 
-    def __init__(self, nursery: trio.Nursery, measuring: Measuring, seen: Seen, kept: Kept) -> None:
+    def __init__(self, nursery: trio.Nursery, measuring: Measuring, seen: Seen, listings: Listings) -> None:
         self._nursery = nursery
         self._measuring = measuring
         self._seen = seen
-        self._kept = kept
+        self._listings = listings
         self._looked: WeakSet[Folder] = WeakSet()  # whose listing is under way, or did not come to its end
         self.doomed: defaultdict[str, set[str]] = defaultdict(set)  # site → ids that are about to be deleted
 
@@ -95,12 +95,12 @@ class Lister:
 
     async def _recall(self, container: Folder) -> bool:
         """Show a directory as the last mount listed it; false where that is not known."""
-        found = self._kept.get(container.site.name, container.entity.id)
+        found = self._listings.get(container.site.name, container.entity.id)
         if found is None:
             return False
         entries, container.kept_s = found
         layout, dates = await self._laid_out(container.site, self._corrected(container, entries))
-        settle(container, layout, trio.current_time(), dates)
+        merge(container, layout, trio.current_time(), dates)
         container.known = Known.KEPT
         return True
 
@@ -115,7 +115,7 @@ class Lister:
         except LabfsError as error:
             container.progress = None  # where it went on from may be no place any more
             if isinstance(error, NotFound):
-                self._kept.drop(site.name, directory.id)
+                self._listings.drop(site.name, directory.id)
                 expire(container.parent)
             raise
         took_s = trio.current_time() - began
@@ -125,7 +125,7 @@ class Lister:
         remark, lacking = listing.progress.remark, listing.progress.lacking
         layout, dates = await self._laid_out(site, entries, None if lacking else directory)
         container.seen_ns = container.seen_ns if lacking else dates.get(directory.id)
-        settle(container, layout, began, dates, whole=not lacking)
+        merge(container, layout, began, dates, whole=not lacking)
         container.known, container.progress, container.took_s = Known.WHOLE, None, took_s
         container.remark, container.doubt = remark, remark if lacking else None
         container.rest.end()
@@ -133,7 +133,7 @@ class Lister:
             container.listed_at = trio.current_time()
         self._looked.discard(container)
         if not lacking:  # else what was kept before tells more
-            await aside(len(entries), partial(self._kept.put, site.name, directory.id, entries))
+            await aside(len(entries), partial(self._listings.put, site.name, directory.id, entries))
 
     async def _broken_off(self, container: Folder, listing: Listing, error: Unavailable, took_s: float) -> None:
         """Show what is known of a directory whose listing failed. Raises the error where that is nothing."""
@@ -155,14 +155,14 @@ class Lister:
             return
         layout, dates = await self._laid_out(container.site, self._corrected(container, found))
         if container.known in (Known.NOTHING, Known.PART):  # it may have come to its end meanwhile
-            settle(container, layout, trio.current_time(), dates, whole=False)
+            merge(container, layout, trio.current_time(), dates, whole=False)
             container.known = Known.PART
 
     async def _unlisted(self, container: Folder, entries: list[Entry], began: float) -> list[Entry]:
         """Return what was saved here and is not listed yet; asked for one by one, since others may have removed it."""
         found, listed = [], {entry.id for entry in entries}
         for number, node in list(container.recent.items()):
-            if number in listed or began - node.committed_at >= SETTLING_S:
+            if number in listed or began - node.committed_at >= MERGING_S:
                 del container.recent[number]
                 if is_at(node, number, container):
                     node.committed_at = float("-inf")  # from now on the listing tells where it is
@@ -198,7 +198,7 @@ class Lister:
 
         def lay_out() -> tuple[Layout, Mapping[str, int]]:
             if directory is not None:
-                self._seen.note(site.name, entries)
+                self._seen.add(site.name, entries)
             layout = fold(entries, self._seen.of(site.name), keeps_versions=site.keeps_versions)
             return layout, self._seen.dates.meet(site.name, entries, directory)
 

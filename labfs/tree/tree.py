@@ -24,7 +24,7 @@ from labfs.tree.lister import Lister, remark, unknown
 from labfs.tree.listing import Known, answer_by
 from labfs.tree.measuring import Measuring
 from labfs.tree.node import Folder, Kind, Node
-from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.listings import Listings
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
@@ -36,10 +36,12 @@ PATIENCE_S = 17.0  # of whoever removes or renames: that may take as long as it 
 class Tree:
     """The nodes of all sites, listed when somebody looks. Listings run in `nursery`."""
 
-    def __init__(self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen, kept: Kept) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen, listings: Listings
+    ) -> None:
         self._seen = seen
         self.measuring = Measuring(sizes)
-        self._lister = Lister(nursery, self.measuring, seen, kept)
+        self._lister = Lister(nursery, self.measuring, seen, listings)
         self.root = Folder("", None, Kind.SERVER)
         self.root.listed_at, self.root.known = float("inf"), Known.WHOLE
         self.root.seen_ns = seen.dates.meet("", [Entry(id="", name="", is_dir=True)]).get("")

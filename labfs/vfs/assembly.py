@@ -14,7 +14,7 @@ import trio
 
 from labfs.errors import ConfigError
 from labfs.read.store import Store
-from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.listings import Listings
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
@@ -56,16 +56,16 @@ async def assembled(
     with ExitStack() as files:
         sizes = files.enter_context(closing(Sizes(storage.directory / "sizes.sqlite")))
         seen = files.enter_context(closing(Seen(storage.directory / "seen.sqlite")))
-        kept = files.enter_context(closing(Kept(storage.directory / "kept.sqlite")))
+        listings = files.enter_context(closing(Listings(storage.directory / "kept.sqlite")))
         for site in sites:
-            account = storage.account(site.name, kept.salt)
+            account = storage.account(site.name, listings.salt)
             if account is not None:
-                kept.admit(site.name, account)
+                listings.admit(site.name, account)
         async with trio.open_nursery() as nursery:
             copies = storage.copies or storage.directory / "copies"
             store = Store(nursery, storage.cache_bytes, copies, storage.copies_bytes)
             known = Known(storage.draft_names)
-            vfs = Vfs(nursery, sites, store, spool, sizes, seen, kept, known, storage.draft_s)
+            vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s)
             if tended:
                 nursery.start_soon(vfs.outbox.run)
                 nursery.start_soon(vfs.drafts.run)

@@ -69,7 +69,7 @@ class Files:
         await self._known(node, write=write)
         handle = Handle(node, readable=read, writable=write, append=append)
         if write:
-            self._tell(node.path)
+            self._raise_untold(node.path)
             policy.check_writable(node)
             # From now on nobody else's release ends the writing.
             self._handles[node].add(handle)
@@ -114,7 +114,7 @@ class Files:
         local = policy.stays_local(parent, name, maker.program)
         kind = None if local else self.drafts.judge(parent, name, maker)
         if not local:
-            self._tell(f"{parent.path.rstrip('/')}/{name}")
+            self._raise_untold(f"{parent.path.rstrip('/')}/{name}")
             names.for_saving(name)
             policy.check_holds(parent, Accept.FILE, name)
         if not local and kind is None:  # a draft may be written beside the only file that has room
@@ -229,7 +229,7 @@ class Files:
         """Return how many handles may write to a file."""
         return sum(handle.writable for handle in self._handles.get(node, ()))
 
-    def _tell(self, path: str) -> None:
+    def _raise_untold(self, path: str) -> None:
         """Raise, once, why an earlier save failed that nobody could be told about any more."""
         error = self.saves.untold.pop(path, None)
         if error is not None:

@@ -52,7 +52,7 @@ class Moves:
 
         Where a program is about to put another in its `path`, as that sees it, nothing is removed before that is there.
         """
-        node = await self._settled(parent, name)
+        node = await self._at_rest(parent, name)
         if node.is_dir:
             raise IsDirectory(f"“{name}” is a directory.")
         if node.kind is Kind.VIEW:
@@ -101,11 +101,11 @@ class Moves:
             for node in moving:
                 self._saves.moving.remove(node)
 
-    async def _settled(self, parent: Folder, name: str) -> Node:
+    async def _at_rest(self, parent: Folder, name: str) -> Node:
         """Return the node of that name when no upload of it is under way: that decides what it is."""
         node = await self._lookup(parent, name)
         while node.writer is not None and node.writer.committing:
-            await node.writer.settled()
+            await node.writer.committed()
             node = await self._lookup(parent, name)
         return node
 
@@ -127,11 +127,11 @@ class Moves:
         self, parent: Folder, name: str, into: Folder, new: str, *, replace: bool = True, maker: Maker = NOBODY
     ) -> None:
         """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
-        node = await self._settled(parent, name)
+        node = await self._at_rest(parent, name)
         there = (await self._tree.children(into)).get(new)
         while uploads := [n.writer for n in (node, there) if n and n.writer and n.writer.committing]:
-            await uploads[0].settled()  # of what has the name so far as well: both would be there in the end
-            node = await self._settled(parent, name)
+            await uploads[0].committed()  # of what has the name so far as well: both would be there in the end
+            node = await self._at_rest(parent, name)
             there = (await self._tree.children(into)).get(new)
         if there is node:
             return
@@ -211,7 +211,7 @@ class Moves:
         self._tree.renamed(node, entry, taken)
         self._saves.relabel(node)
         if taken is not None:
-            await self._saves.replacing.settle(into, taken, duty)
+            await self._saves.replacing.remove(into, taken, duty)
 
     def _is_put_back(self, node: Node, into: Folder, new: str) -> bool:
         """Whether this is a backup, unchanged, that gets its old name again."""
@@ -269,7 +269,7 @@ class Moves:
         writer = node.writer or self._saves.begin(node, self._files.sources.reader(node))
         writer.touch()
         retired: tuple[Entry | None, SpoolFile | None] = None, None
-        with self._tree.taking(node, there, into, new), self._told(node):
+        with self._tree.taking(node, there, into, new), self._explained(node):
             self._saves.relabel(node)
             if not self._files.writers(node):  # else it is still being written: its close is the save
                 retired = await self._saves.commit(node)
@@ -283,7 +283,7 @@ class Moves:
         await self._saves.retire(node, *retired)
 
     @contextmanager
-    def _told(self, node: Node) -> Iterator[None]:
+    def _explained(self, node: Node) -> Iterator[None]:
         """Write down why a file did not get the name that it has in here."""
         try:
             yield

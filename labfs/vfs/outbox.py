@@ -84,7 +84,7 @@ class Outbox:
 
     async def plan(self, name: str) -> dict[str, Any]:
         """Say what sending the save of that name would do to which version; `over` identifies that one."""
-        kept = self._kept(name)
+        kept = self._found(name)
         note, size, path = kept.note, _size(kept), kept.note.path
         if note.is_duty:
             return {"sentence": f"The old file of {path}, which a save has replaced, is deleted."}
@@ -104,14 +104,14 @@ class Outbox:
 
     def discard(self, name: str) -> None:
         """Delete the bytes of a save for good. Raises Busy while a temporary file still shows them."""
-        kept = self._kept(name)
+        kept = self._found(name)
         self._is_lent(kept, name)
         self._spool.reopen(kept).discard()
         if kept.note.is_duty:
             self._tree.spare(kept.note.site, target(kept.note).id)
         self._waiting.changed()
 
-    def _kept(self, name: str) -> Spooled:
+    def _found(self, name: str) -> Spooled:
         for kept in saves(self._spool.leftovers()):
             if kept.file.stem == name:
                 return kept
@@ -145,7 +145,7 @@ class Outbox:
     async def _round(self, site: Site) -> tuple[bool, bool]:
         """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
         left: set[Path] = set()
-        owing = not self._waiting.settle()
+        owing = not self._waiting.flush()
         try:
             for duty in self._waiting.duties(site.name):
                 if not await self._tried(duty, self._retired):

@@ -32,14 +32,14 @@ class BegunOn(TypedDict):
 
 @dataclass
 class Owed:
-    """A note that could not be written: `keep` does it, with the `news` for it."""
+    """A note that could not be written: `persist` does it, with the `news` for it."""
 
     spool: SpoolFile
     path: str
-    keep: Callable[..., None]
+    persist: Callable[..., None]
     news: Changes
 
-    def told(self) -> Spooled:
+    def intended(self) -> Spooled:
         """Return the save as its note should read."""
         return Spooled(replace(self.spool.note, **self.news), self.spool.path, self.spool.size)
 
@@ -49,13 +49,13 @@ class Waiting:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._kept: list[Spooled] | None = None
+        self._found: list[Spooled] | None = None
         self.news = trio.Event()
         self._owed: list[Owed] = []
 
     def forget(self) -> None:
         """Have the spool looked at anew."""
-        self._kept = None
+        self._found = None
 
     def changed(self) -> None:
         """Have the spool looked at anew, and whoever waits for news go on."""
@@ -63,64 +63,66 @@ class Waiting:
         self.news.set()
         self.news = trio.Event()
 
-    def kept(self) -> list[Spooled]:
+    def leftovers(self) -> list[Spooled]:
         """Return all saves that wait or failed, and duties, the oldest first."""
-        if self._kept is None:
-            self._kept = [kept for kept in saves(self._spool.leftovers()) if kept.note.state in LEFT]
-        return self._kept
+        if self._found is None:
+            self._found = [left for left in saves(self._spool.leftovers()) if left.note.state in LEFT]
+        return self._found
 
     def due(self, site: str) -> list[Spooled]:
         """Return the saves to a site that are sent without being asked for; what is owed a note may be newer."""
-        owed = {kept.file: kept for kept in self.owed()}
-        found = {**{kept.file: kept for kept in self.kept()}, **owed}
-        in_order: list[Spooled] = sorted(found.values(), key=lambda kept: kept.note.number)
+        owed = {left.file: left for left in self.owed()}
+        found = {**{left.file: left for left in self.leftovers()}, **owed}
+        in_order: list[Spooled] = sorted(found.values(), key=lambda left: left.note.number)
         latest = unasked(in_order, State.WAITING)
-        return [kept for kept in latest if kept.note.site == site and kept.file not in owed]
+        return [left for left in latest if left.note.site == site and left.file not in owed]
 
     def duties(self, site: str, path: str | None = None) -> list[Spooled]:
         """Return what tells of files of a site, or of one path there, that are still to be deleted."""
-        there = [kept for kept in self.kept() if kept.note.state is State.REPLACING and kept.note.site == site]
-        return [kept for kept in there if path in (None, kept.note.path)]
+        there = [left for left in self.leftovers() if left.note.state is State.REPLACING and left.note.site == site]
+        return [left for left in there if path in (None, left.note.path)]
 
     def strays(self, site: str) -> list[Spooled]:
         """Return the saves to a site that were overtaken after some of them may have arrived there."""
-        there = [kept for kept in self.kept() if kept.note.site == site]
-        return [kept for kept in there if kept.note.is_overtaken and kept.note.begun]
+        there = [left for left in self.leftovers() if left.note.site == site]
+        return [left for left in there if left.note.is_overtaken and left.note.begun]
 
     def of(self, path: str) -> Note | None:
         """Return the note of a save of this path that is to be sent."""
-        waiting = [kept.note for kept in self.kept() if kept.note.path == path and kept.note.state is State.WAITING]
+        waiting = [
+            left.note for left in self.leftovers() if left.note.path == path and left.note.state is State.WAITING
+        ]
         return waiting[-1] if waiting else None
 
     def under_way_s(self, path: str) -> float:
         """Return how long, in seconds, a save of this path by an earlier mount may still land on the server."""
         try:
-            return max((under_way_s(kept) for kept in self.kept() if kept.note.path == path), default=0.0)
+            return max((under_way_s(left) for left in self.leftovers() if left.note.path == path), default=0.0)
         except OSError as error:  # no reason not to save
             log.error("The outbox cannot be read: %s", error)
             return 0.0
 
-    def owe(self, spool: SpoolFile, path: str, keep: Callable[..., None], news: Changes) -> None:
+    def owe(self, spool: SpoolFile, path: str, persist: Callable[..., None], news: Changes) -> None:
         """Have a note that the disk refused written later."""
-        self._owed.append(Owed(spool, path, keep, news))
+        self._owed.append(Owed(spool, path, persist, news))
 
     def owed(self) -> list[Spooled]:
         """Return what the disk refused a note, as that should read."""
-        return [owed.told() for owed in self._owed if owed.spool.path.exists()]
+        return [owed.intended() for owed in self._owed if owed.spool.path.exists()]
 
-    def settle(self) -> bool:
+    def flush(self) -> bool:
         """Write the notes that the disk refused; false if it still refuses one."""
         while self._owed:
             owed = self._owed[0]
             try:
                 if owed.spool.path.exists():  # else it was discarded by name
-                    owed.keep(**owed.news)
+                    owed.persist(**owed.news)
                     owed.spool.close()
             except OSError as error:
                 log.info("The note of %s still cannot be written: %s", owed.spool.path, error)
                 return False
             del self._owed[0]
-            self._kept = None
+            self._found = None
         return True
 
     def supersede(self, path: str, by: Path | None, reason: str = OVERTAKEN) -> None:
@@ -129,31 +131,31 @@ class Waiting:
             if owed.path == path and owed.spool.path != by:
                 owed.news = {**owed.news, "state": State.FAILED, "error": reason, "overtaken": True}
         try:
-            earlier = [kept for kept in self.kept() if kept.note.path == path and kept.file != by]
+            earlier = [left for left in self.leftovers() if left.note.path == path and left.file != by]
         except OSError as error:  # what was done is done all the same
             log.error("The outbox cannot be read: %s", error)
             return
-        for kept in earlier:
-            note = kept.note
+        for left in earlier:
+            note = left.note
             if not (note.is_duty or note.is_unfinished or note.is_overtaken):
-                self._overtake(kept, reason)
+                self._overtake(left, reason)
 
-    def _overtake(self, kept: Spooled, reason: str) -> None:
-        if kept.note.state is State.FAILED and kept.note.error is not None:
-            reason = kept.note.error
+    def _overtake(self, left: Spooled, reason: str) -> None:
+        if left.note.state is State.FAILED and left.note.error is not None:
+            reason = left.note.error
         news: Changes = {"state": State.FAILED, "overtaken": True, "insisted": False, "error": reason}
         try:
-            self._spool.mark(kept, **news)
+            self._spool.mark(left, **news)
             self.forget()
         except OSError as error:
-            log.error("The note of %s cannot be written: %s", kept.file, error)
-            self.owe(self._spool.reopen(kept), kept.note.path, partial(self._spool.mark, kept), news)
+            log.error("The note of %s cannot be written: %s", left.file, error)
+            self.owe(self._spool.reopen(left), left.note.path, partial(self._spool.mark, left), news)
 
 
-def under_way_s(kept: Spooled) -> float:
+def under_way_s(left: Spooled) -> float:
     """Return how long, in seconds, a request may still be carried out that an earlier mount sent before it died."""
-    age_s = time.time() - (kept.note.begun or 0.0)
-    return DYING_S - age_s if kept.note.died and 0 <= age_s < DYING_S else 0.0
+    age_s = time.time() - (left.note.begun or 0.0)
+    return DYING_S - age_s if left.note.died and 0 <= age_s < DYING_S else 0.0
 
 
 def begun_on(entry: Entry | None) -> BegunOn:

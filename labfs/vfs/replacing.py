@@ -52,7 +52,7 @@ class Replacing:
             log.error("The end of %s is not written down: %s", old.id, error)
             return None
 
-    async def settle(self, parent: Folder, old: Entry, duty: SpoolFile | None) -> None:
+    async def remove(self, parent: Folder, old: Entry, duty: SpoolFile | None) -> None:
         """Delete a file whose place in `parent` is taken. Raises what made that fail; what may pass is tried again."""
         try:
             await parent.site.backend.delete(old)
@@ -89,7 +89,7 @@ class Replacing:
             self._fail(site, number, duty, error)
             raise
         if old is not None:
-            await self.settle(parent, old, duty)
+            await self.remove(parent, old, duty)
         else:
             self.drop(site, number, duty)
         self._waiting.changed()

@@ -130,7 +130,7 @@ class Saves:
             entry = await writer.commit()
         except Exception as error:
             writer.error = error
-            self._reasons.note(node.path, error)
+            self._reasons.record(node.path, error)
             raise
         if entry is None:
             return None, None
@@ -143,7 +143,7 @@ class Saves:
         await trio.sleep(self.waiting.under_way_s(node.path))  # what lands after this save would undo it
         target = await unchanged(node, self._target(node, writer))
         await self._keep_backups(node, target.replaces)
-        self._note_known(node, writer, target)
+        self._journal_replaced(node, writer, target)
         return target
 
     def arrived(self, node: Node, entry: Entry, old: Entry | None) -> tuple[Entry | None, SpoolFile | None]:
@@ -159,12 +159,12 @@ class Saves:
         if old is None:
             return
         try:
-            await self.replacing.settle(node.parent, old, duty)
+            await self.replacing.remove(node.parent, old, duty)
         except LabfsError as error:
-            self._reasons.note(node.path, error)
+            self._reasons.record(node.path, error)
             raise
 
-    def _note_known(self, node: Node, writer: Writer, target: Target) -> None:
+    def _journal_replaced(self, node: Node, writer: Writer, target: Target) -> None:
         """Write down what the server has by that name already: after a crash the rest may be ours."""
         opened, note = target.replaces, writer.spool.note
         known = tuple(entry.id for entry in node.parent.called(target.name) if entry != opened)
@@ -233,11 +233,11 @@ class Saves:
                 await self._set_aside(node, node.writer)
             else:
                 self.discard(node)
-        self.waiting.settle()
+        self.waiting.flush()
 
     async def give_up(self, node: Node, error: Exception) -> None:
         """Keep the bytes of a file in the outbox that nobody has open and no server will take, and say why."""
-        self._reasons.note(node.path, error)
+        self._reasons.record(node.path, error)
         if node.writer is not None:
             node.writer.error = error
             await self._let_go(node, node.writer)
@@ -254,7 +254,7 @@ class Saves:
         """Have a file that its writer did not finish, since it was killed, not be saved when it is released."""
         if node.writer is not None and node.writer.dirty and not node.stays_here:
             node.writer.error = Unfinished(KILLED)
-            self._reasons.note(node.path, node.writer.error)
+            self._reasons.record(node.path, node.writer.error)
 
     async def _let_go(self, node: Node, writer: Writer) -> None:
         """Take the writer off a file, unless that was opened again meanwhile; what is not saved goes to the outbox."""
@@ -304,7 +304,7 @@ class Saves:
             await trio.to_thread.run_sync(writer.spool.sync)
         except OSError as error:
             log.error("The note of %s cannot be written: %s", writer.spool.path, error)
-            self.waiting.owe(writer.spool, path, writer.keep, news)
+            self.waiting.owe(writer.spool, path, writer.persist, news)
         writer.spool.close()
 
 

@@ -22,7 +22,7 @@ from labfs.errors.reasons import Reasons
 from labfs.read.store import Store
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
-from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.listings import Listings
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
@@ -61,12 +61,12 @@ class Vfs:
         spool: Spool,
         sizes: Sizes,
         seen: Seen,
-        kept: Kept | None = None,
+        listings: Listings | None = None,
         known: Known | None = None,
         draft_s: float = DRAFT_S,
     ) -> None:
         self.sites = tuple(sites)
-        self.tree = Tree(nursery, self.sites, sizes, seen, kept or Kept())
+        self.tree = Tree(nursery, self.sites, sizes, seen, listings or Listings())
         self.store = store
         self.reasons = Reasons()
         self.files = Files(nursery, self.tree, store.readers, spool, self.reasons, known or Known(), draft_s)

@@ -84,7 +84,7 @@ class Draft:
         told = note.state in ENDED or (note.state is State.FAILED and note.size is not None)
         if self._sending is not self.spool and (told or note.synced or note.upload):
             # What was closed or synced is no whole file any more, and parts that a server has are not of this one.
-            self.spool.unsettle(((0, self._base_stop),) if self._base else ())
+            self.spool.reopen(((0, self._base_stop),) if self._base else ())
         self.error = None
         self.modified_ns = time.time_ns()
 
@@ -170,7 +170,7 @@ class Draft:
         """Make what was written so far survive a power cut on this machine. Raises what made a write fail."""
         self._check_whole()
         changes = self._changes
-        await trio.to_thread.run_sync(partial(self.keep, synced=True))
+        await trio.to_thread.run_sync(partial(self.persist, synced=True))
         if self._changes != changes:  # written to meanwhile, which the note does not tell
             self.spool.describe(synced=False)
 
@@ -180,7 +180,7 @@ class Draft:
         news["size"] = self.size
         self.spool.describe(**news)
 
-    def keep(self, **news: Unpack[Changes]) -> None:
+    def persist(self, **news: Unpack[Changes]) -> None:
         """Write the note, and all of the file to the disk. Blocks."""
         self.describe(**news)
         self.spool.sync()

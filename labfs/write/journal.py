@@ -180,7 +180,7 @@ class Spooled:
     file: Path
     bytes: int
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """Return what is told of it elsewhere, as JSON."""
         return {**as_json(self.note), "file": str(self.file), "bytes": self.bytes}
 
@@ -194,7 +194,7 @@ class Strange:
     problem: str  # as a sentence
     path: str | None = None  # where it belongs, if that much is known
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         where = {} if self.path is None else {"path": self.path}
         return {**where, "file": str(self.file), "state": "failed", "error": self.problem, "bytes": self.bytes}
 

@@ -90,7 +90,7 @@ class SpoolFile:
             self.note = _changed(self.note, news)
             write_note(self.path.with_suffix(".json"), self.note)
 
-    def unsettle(self, missing: tuple[Gap, ...]) -> None:
+    def reopen(self, missing: tuple[Gap, ...]) -> None:
         """Write the note anew for bytes that are being changed, some of which are `missing`."""
         state = self.note.state if self.note.state is State.FAILED else State.WRITING
         with self._noting, disk_errors():

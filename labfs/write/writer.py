@@ -60,7 +60,7 @@ class Writer(Draft):
         """Bytes of the commit under way that the server has."""
         return 0 if self._transfer is None else self._transfer.sent
 
-    async def settled(self) -> None:
+    async def committed(self) -> None:
         """Wait for the commit under way, if there is one."""
         async with self._commit:
             pass

@@ -138,7 +138,7 @@ async def test_what_is_written_after_a_save_was_named_is_not_named(
         assert node.writer is not None
         handle = await vfs.files.open(node, read=False, write=True)
         if not separately:
-            await node.writer.settled()
+            await node.writer.committed()
         else:
             backend.latency_s = 1000.0
             await trio.sleep(5.0)

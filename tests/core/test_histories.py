@@ -195,7 +195,7 @@ class History:
         for _ in range(40):
             await trio.sleep(20)
             await trio.to_thread.run_sync(time.sleep, 0.001)
-            if not self.vfs.saves.waiting.kept():
+            if not self.vfs.saves.waiting.leftovers():
                 break
         for name, data in self.waiting.items():
             if self.backend.newest().get(name) == data:

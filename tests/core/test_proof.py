@@ -155,7 +155,7 @@ async def test_a_fault_of_one_answer_passes(ground: Ground) -> None:
 async def test_the_reference_lives_as_long_as_a_reader_of_the_version(ground: Ground) -> None:
     reader = ground.open()
     assert await ground.whole(reader)
-    ground.readers._kept.clear()
+    ground.readers._shared.clear()
     ground.forget()
     ground.line.spoil = each(1500)
     with pytest.raises(Damaged):
@@ -166,7 +166,7 @@ async def test_digests_of_large_files_count_for_more(ground: Ground) -> None:
     for number in range(100):
         entry = replace(ground.entry, id=f"files/{number}", size=100 << 30)
         ground.readers.open("memory", ground.backend, entry)
-    assert len(ground.readers._kept) <= ground.readers.KEPT // 100
+    assert len(ground.readers._shared) <= ground.readers.KEPT // 100
     ground.readers.open("memory", ground.backend, replace(ground.entry, size=2**63 - 1))
 
 

@@ -28,15 +28,15 @@ def entry(number: int, age: int = 0, name: str = "f", *, is_dir: bool = False) -
 def test_what_is_seen_together_is_told_apart_by_date_and_then_by_number() -> None:
     seen = Seen()
     things = [entry(9, 5), entry(10, 5), entry(11, 4), entry(8, 6)]
-    seen.note("site", things)
+    seen.add("site", things)
     assert [e.label for e in seen.of("site").twins(things)] == ["11", "9", "10", "8"]
     assert [e.label for e in seen.of("site").versions(things)] == ["11", "9", "10", "8"]
 
 
 def test_what_was_seen_first_keeps_its_place_also_in_the_next_mount(tmp_path: Path) -> None:
     seen = Seen(tmp_path / "seen")
-    seen.note("site", [entry(50, 7)])
-    seen.note("site", [entry(50, 7), entry(3, 7), entry(4, 1)])
+    seen.add("site", [entry(50, 7)])
+    seen.add("site", [entry(50, 7), entry(3, 7), entry(4, 1)])
     seen.close()
     again = Seen(tmp_path / "seen")
     assert [e.label for e in again.of("site").twins([entry(3, 7), entry(4, 1), entry(50, 7)])] == ["50", "4", "3"]
@@ -46,7 +46,7 @@ def test_what_was_seen_first_keeps_its_place_also_in_the_next_mount(tmp_path: Pa
 def test_a_version_that_was_saved_here_is_newer_than_what_it_was_saved_over(tmp_path: Path) -> None:
     seen = Seen(tmp_path / "seen")
     old, new = entry(50, 8), entry(3, 7)  # their clocks differ
-    seen.note("site", [old])
+    seen.add("site", [old])
     seen.saved("site", new, old)
     assert seen.of("site").versions([new, old]) == [old, new]
     assert seen.of("site").twins([old, new]) == [new, old], "and it has the place of that"
@@ -55,7 +55,7 @@ def test_a_version_that_was_saved_here_is_newer_than_what_it_was_saved_over(tmp_
 def test_a_broken_table_is_no_reason_to_fail(tmp_path: Path) -> None:
     (tmp_path / "seen").write_bytes(b"no database" * 1000)
     seen = Seen(tmp_path / "seen")
-    seen.note("site", [entry(1)])
+    seen.add("site", [entry(1)])
     assert seen.of("site").twins([entry(2), entry(1)]) == [entry(1), entry(2)]
     seen._db.close()
     with pytest.raises(sqlite3.Error):

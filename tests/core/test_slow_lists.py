@@ -1,4 +1,4 @@
-"""Lists that take longer than anybody waits: shown in part, never taken for whole, asked for once, kept."""
+"""Lists that take longer than anybody waits: shown in part, never taken for whole, asked for once, listings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from labfs.daemon.config import SiteSettings
 from labfs.errors import LabfsError, NotYet, Unanswered, Unavailable
 from labfs.tree.listing import LONGEST_REST_S, PAUSE_S
 from labfs.tree.node import Node
-from labfs.tree.remembered.kept import Kept
+from labfs.tree.remembered.listings import Listings
 from labfs.vfs.drafts.signs import Maker
 from labfs.vfs.vfs import Vfs
 
@@ -283,18 +283,18 @@ def test_entries_are_kept_as_they_are(tmp_path: Path) -> None:
     plain = Entry(id="2", name="", is_dir=False)
     for field in fields(Entry):
         assert getattr(everything, field.name) != field.default, f"{field.name}: is it kept?"
-    kept = Kept(tmp_path / "kept.sqlite")
-    kept.admit("site", "me")
-    kept.put("site", "box", [everything, plain])
-    kept.close()
-    kept = Kept(tmp_path / "kept.sqlite")
-    kept.admit("site", "me")
-    found = kept.get("site", "box")
+    listings = Listings(tmp_path / "kept.sqlite")
+    listings.admit("site", "me")
+    listings.put("site", "box", [everything, plain])
+    listings.close()
+    listings = Listings(tmp_path / "kept.sqlite")
+    listings.admit("site", "me")
+    found = listings.get("site", "box")
     assert found is not None
     assert found[0] == [everything, plain]
-    kept.drop("site", "box")
-    assert kept.get("site", "box") is None
-    kept.close()
+    listings.drop("site", "box")
+    assert listings.get("site", "box") is None
+    listings.close()
 
 
 def test_an_account_is_known_by_all_that_makes_it_one() -> None:

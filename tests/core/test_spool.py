@@ -258,7 +258,7 @@ def test_what_an_older_labfs_wrote_is_read(tmp_path: Path) -> None:
         site="memory", path="/memory/box/f", state=State.WAITING, number=7, opened=Identity("3", "v", None), after=12,
         synced=False, size=4, before=("1",), begun=1764170000.5, error="The site is away.",
     )  # fmt: skip
-    assert parse(json.dumps(left.told())) == left.note, "what is told is what is read"
+    assert parse(json.dumps(left.report())) == left.note, "what is told is what is read"
 
 
 @pytest.mark.parametrize(

@@ -665,9 +665,9 @@ async def test_times_that_a_server_tells_are_taken_by_its_own_clock(
     assert answer.since_s(time.time(), trio.current_time()) <= theirs.timestamp()
 
     reasons = Reasons()
-    reasons.note("/earlier", OSError("earlier"))
+    reasons.record("/earlier", OSError("earlier"))
     clock(monkeypatch, -365)
-    reasons.note("/later", OSError("later"))
+    reasons.record("/later", OSError("later"))
     assert [reason.path for reason in reasons.latest()] == ["/later", "/earlier"]
 
 

@@ -307,4 +307,4 @@ mounted = partial(opened, outbox=True)
 
 def told(spool: Spool) -> list[dict[str, Any]]:
     """Return what lies in a spool, as it is told to people and on the disk."""
-    return [json.loads(json.dumps(left.told())) for left in spool.leftovers()]
+    return [json.loads(json.dumps(left.report())) for left in spool.leftovers()]

@@ -201,7 +201,7 @@ def blocks_of(data: bytes) -> list[bytes]:
 async def feed(proof: Proof, data: bytes) -> None:
     for index, block in enumerate(blocks_of(data)):
         await proof.offer(index, block)
-    await proof.settled()
+    await proof.hashed()
 
 
 async def test_a_right_file_is_proven_and_a_wrong_one_is_not(nursery: trio.Nursery) -> None:
@@ -219,7 +219,7 @@ async def test_readers_take_turns_in_one_proof(nursery: trio.Nursery) -> None:
     for index, block in enumerate(blocks_of(data)):
         for _ in range(3):
             await proof.offer(index, block)
-    await proof.settled()
+    await proof.hashed()
     assert proof.proven
 
 
@@ -231,7 +231,7 @@ async def test_the_part_size_of_a_multipart_tag_is_found_out(part: int, nursery:
     proof = Proof(nursery, f"md5-of-parts:{tag}-{len(parts)}", len(data), 1 << 20)
     for index, start in enumerate(range(0, len(data), 1 << 20)):
         await proof.offer(index, data[start : start + (1 << 20)])
-    await proof.settled()
+    await proof.hashed()
     assert proof.proven
 
 

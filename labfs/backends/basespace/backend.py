@@ -171,7 +171,7 @@ class BaseSpace:
             log.warning("%s lists %s in another order than by id.", self._client.site, path)
         following = paging.then(len(items), total, PAGE)
         good, left_out = sift(convert, items)
-        self._saving.seen.note(path.rpartition("/")[0], {entry.label for entry in good})
+        self._saving.seen.add(path.rpartition("/")[0], {entry.label for entry in good})
         return Page(good, following, total, left_out)
 
     async def stat(self, entry_id: str) -> Entry:

@@ -82,7 +82,7 @@ class Seen:
     def __init__(self) -> None:
         self._ids: dict[str, set[str]] = {}
 
-    def note(self, parent: str, ids: set[str]) -> None:
+    def add(self, parent: str, ids: set[str]) -> None:
         known = self._ids.pop(parent, set())
         known |= ids
         self._ids[parent] = known
@@ -129,7 +129,7 @@ class Saving:
         number = await self.looking.once(change)
         with self.looking.confirming(change):
             entry = await self._confirmed(number, source, digest)
-        self.seen.note(target.parent.id, {number})
+        self.seen.add(target.parent.id, {number})
         return entry
 
     async def _send(self, target: Target, where: dict[str, str], source: Source) -> str:

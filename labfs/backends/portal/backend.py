@@ -108,7 +108,7 @@ class Portal:
             raise self._myself.refuted("there is no") from error
         if not isinstance(found.get("owned_attachments"), list):
             raise self._myself.refuted("the token is not that of")
-        self._addresses.note(found["owned_attachments"], answer)
+        self._addresses.record(found["owned_attachments"], answer)
         return found
 
     # -- looking -------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class Portal:
 
     async def _locate(self, entry: Entry) -> Address:
         row, answer = await self._row(entry)
-        self._addresses.note([row], answer)
+        self._addresses.record([row], answer)
         return located(row, answer)
 
     async def _row(self, entry: Entry) -> tuple[Json, Answer]:

@@ -140,7 +140,7 @@ class Organizations:
         least = float("inf")
         for each in ids[:TRIED]:
             started = trio.current_time()
-            await self._told(number, each)
+            await self._row(number, each)
             least = min(least, trio.current_time() - started)
         return max(least - nothing_s, 0.0)
 
@@ -149,7 +149,7 @@ class Organizations:
         found, answer = await self._requests.get(f"organizations/{number}")
         if not all(isinstance(found.get(key), list) for key in ("materials", "attachments")):
             raise Malformed(f"{answer.what} answered without materials and attachments.")
-        self._addresses.note(found["attachments"], answer)
+        self._addresses.record(found["attachments"], answer)
         (self._few.add if len(found["attachments"]) <= FEW else self._few.discard)(number)
         try:
             shown, left_out = Contents.of(found, await self._myself.id())
@@ -167,7 +167,7 @@ class Organizations:
 
         async def ask() -> None:
             for each in waiting:
-                row = await self._told(course.number, each)
+                row = await self._row(course.number, each)
                 found.update({each: row} if row is not None else {})
 
         async with trio.open_nursery() as nursery:
@@ -183,7 +183,7 @@ class Organizations:
         self._courses.pop(course.number, None)
         return Page((*files, *foreign), None, None, left_out + unread)
 
-    async def _told(self, number: int, each: int) -> Json | None:
+    async def _row(self, number: int, each: int) -> Json | None:
         """Return the row of an organization's file as lists have it; None for one that is not there any more."""
         try:
             found, answer = await self._requests.get(f"attachments/{each}")
@@ -193,7 +193,7 @@ class Organizations:
             if each in rows.refs((await self.row(number))[0].get("attachments")):
                 raise
             return None  # it was moved to where it is not ours to see
-        self._addresses.note([found], answer)
+        self._addresses.record([found], answer)
         return rows.summary(found)
 
     async def _foreign(self, shown: Contents, explained: set[int]) -> tuple[tuple[Entry, ...], int]:
@@ -208,7 +208,7 @@ class Organizations:
             # One of the organization's own that is not among its files is deleted.
             foreign = user in wanting and agreement.get("owned_by_org") != shown.number
             if foreign and await self._is_live(agreement):
-                self._addresses.note([agreement], answer)
+                self._addresses.record([agreement], answer)
                 pairs.append((agreement, user))
         return sift(shown.foreign, pairs)
 
@@ -239,5 +239,5 @@ class Organizations:
     async def newer(self, number: int, than: int) -> tuple[list[Any], Answer]:
         """Return the rows of an organization's files whose ids are greater, and what told them."""
         row, answer = await self.row(number)
-        told = [await self._told(number, each) for each in sorted(rows.refs(row.get("attachments"))) if each > than]
+        told = [await self._row(number, each) for each in sorted(rows.refs(row.get("attachments"))) if each > than]
         return [item for item in told if item is not None], answer

@@ -307,16 +307,16 @@ class Addresses:
         self.local = False
         self.greatest = 0  # id that was seen; those that are made from now on are greater
 
-    def note(self, rows: Any, answer: Answer) -> None:
+    def record(self, rows: Any, answer: Answer) -> None:
         """Keep the addresses in a list of rows, of which each may be nonsense."""
         for row in rows if isinstance(rows, list) else []:
             self.greatest = max([self.greatest, *refs([row])])
             try:
-                self.keep(f"attachments/{row['id']}", located(row, answer))
+                self.remember(f"attachments/{row['id']}", located(row, answer))
             except (AttributeError, KeyError, TypeError, Malformed):
                 continue
 
-    def keep(self, entry_id: str, there: Address) -> None:
+    def remember(self, entry_id: str, there: Address) -> None:
         self._known.pop(entry_id, None)
         self._known[entry_id] = there
         self.local = is_local(there.url)
@@ -354,12 +354,12 @@ class Attached:
         await self.prepare()
         if self._local is not None:
             raise Unranged(f"{self._client.site} sends files whole only.")
-        with self._told():
+        with self._explained():
             return await self._presigned.read(start, stop)
 
     async def pour(self, sink: Sink) -> None:
         await self.prepare()
-        with self._told():
+        with self._explained():
             if self._local is not None:
                 await self._client.pour_own(self._local, sink)
             else:
@@ -368,13 +368,13 @@ class Attached:
     async def measure(self) -> int | None:
         """Return the size in bytes: a range of one byte, or a HEAD where there are no ranges."""
         await self.prepare()
-        with self._told():
+        with self._explained():
             if self._local is not None:
                 return await self._client.measure_own(self._local)
             return await self._presigned.measure()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         """Say what it means that the bytes are not there: 404 from the bucket, 500 from the server's disk."""
         lost = f"{self._client.site} has lost the bytes of “{self._name}”, or cannot find them under this name"
         try:

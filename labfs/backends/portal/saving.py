@@ -158,7 +158,7 @@ class Saving:
 
     async def _check(self, target: Target, entry: Entry, there: Address, size: int) -> None:
         """Compare what the system holds now with what was sent. Raises Invalid or Malformed."""
-        self._addresses.keep(entry.id, there)
+        self._addresses.remember(entry.id, there)
         self._check_name(target.name)  # by now it is known where the bytes lie
         if entry.name != target.name:
             raise Invalid(f"{self._client.site} would call this file “{entry.name}”; choose a plainer name.")

@@ -66,7 +66,7 @@ class Lot(Generic[T]):
         self.slept_s = asleep_s()
 
 
-class Kept(Generic[T]):
+class Pool(Generic[T]):
     """A client that keeps connections, replaced when these may be dead. May be used from several threads."""
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -129,12 +129,12 @@ class Trial:
 
     def answered(self) -> bool:
         """Take note of an answer; return whether it is still wanted."""
-        wanted = self.settle()
+        wanted = self.claim()
         if wanted and self.lot is not None:
             self.lot.used, self.took_s = True, time.monotonic() - self._sent
         return wanted
 
-    def settle(self) -> bool:
+    def claim(self) -> bool:
         """Tell whether this is the first to say that it is answered, or given up."""
         with self._lock:
             first, self._ended = not self._ended, True

@@ -17,7 +17,7 @@ import trio
 
 from labfs.backend import Source
 from labfs.errors import Mute, Unavailable
-from labfs.http.network.connections import KEPT_S, Grant, Kept, Trial, Watch
+from labfs.http.network.connections import KEPT_S, Grant, Pool, Trial, Watch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Lines:
             return httpx.AsyncClient(transport=over(limits), trust_env=False)
 
         self._single = make(0)
-        self._kept = Kept(lambda: make(None)) if keeps else None
+        self._pool = Pool(lambda: make(None)) if keeps else None
 
     def build_request(self, *args: Any, **options: Any) -> httpx.Request:
         return self._single.build_request(*args, **options)
@@ -59,13 +59,13 @@ class Lines:
         silence after the last byte of it. Raises Mute.
         """
         began = trio.current_time()
-        if not kept or self._kept is None:
+        if not kept or self._pool is None:
             response = await self._single.send(request, stream=True)
             if hurried:
                 self._grant.learn(trio.current_time() - began)
             yield response
             return
-        with self._kept.lent() as lot:
+        with self._pool.lent() as lot:
             scope = trio.CancelScope()
 
             def postpone(seconds: float) -> None:
@@ -84,16 +84,16 @@ class Lines:
                     raise
                 log.debug("%s: a kept connection failed (%r).", what, type(error))
             if answered is None:
-                self._kept.retire(lot)
+                self._pool.retire(lot)
                 raise Mute(f"{what} was not answered on a connection that had been kept.")
             if hurried:
                 self._grant.learn(trio.current_time() - began)
             yield answered
-        for client in self._kept.spent():
+        for client in self._pool.spent():
             await client.aclose()
 
     async def aclose(self) -> None:
-        for client in [self._single, *(self._kept.spent(all_of_them=True) if self._kept else ())]:
+        for client in [self._single, *(self._pool.spent(all_of_them=True) if self._pool else ())]:
             await client.aclose()
 
 
@@ -106,7 +106,7 @@ async def granted(run: Callable[[], Awaitable[T]], trial: Trial, grant: Grant, w
         await trio.sleep(grant.now_s)
         while trial.lot is None:  # it waits for a thread, which tells no event  # noqa: ASYNC110
             await trio.sleep(grant.now_s)
-        if trial.settle():
+        if trial.claim():
             nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
@@ -119,7 +119,7 @@ async def granted(run: Callable[[], Awaitable[T]], trial: Trial, grant: Grant, w
     if outcome:
         return outcome[0]
     # A new connection tells whether the site is there.
-    if failure is None or (isinstance(failure, Unavailable) and trial.settle()):
+    if failure is None or (isinstance(failure, Unavailable) and trial.claim()):
         log.debug("%s: a kept connection failed (%s).", what, failure)
         raise Mute(f"{what} did not begin to answer on a connection that had been kept.")
     raise failure

@@ -80,7 +80,7 @@ class Dates:
                 found[number] = after.date
             else:
                 news[number] = after
-        if self._keep(site, news):
+        if self._save(site, news):
             found.update((number, dated.date) for number, dated in news.items())
         return found
 
@@ -88,14 +88,14 @@ class Dates:
         """Remember that a version was saved here, at `date` in nanoseconds; return it where the server tells none."""
         if entry.modified_ns is not None:
             return None
-        self._keep(site, {entry.id: Dated(entry.version, entry.size, date)})
+        self._save(site, {entry.id: Dated(entry.version, entry.size, date)})
         return date
 
     def set(self, site: str, entry: Entry, date: int) -> None:
         """Remember the date that a user gave this version of a thing, if the server keeps none."""
         known = self._known(site, [entry.id])
         if entry.modified_ns is None and known:
-            self._keep(site, {entry.id: known[entry.id]._replace(date=date)})
+            self._save(site, {entry.id: known[entry.id]._replace(date=date)})
 
     def _known(self, site: str, numbers: list[str]) -> dict[str, Dated] | None:
         """Return what is remembered of things by id; None where that cannot be read."""
@@ -113,7 +113,7 @@ class Dates:
             return None
         return found
 
-    def _keep(self, site: str, dates: dict[str, Dated]) -> bool:
+    def _save(self, site: str, dates: dict[str, Dated]) -> bool:
         """Write dates down; false if they cannot be kept."""
         if not dates:
             return True

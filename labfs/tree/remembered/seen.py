@@ -53,7 +53,7 @@ class Seen:
         )
         self.dates = Dates(self._db, self._lock)
 
-    def note(self, site: str, entries: Iterable[Entry]) -> None:
+    def add(self, site: str, entries: Iterable[Entry]) -> None:
         """Remember things as seen now, if they were not before. Blocks."""
         rows = [(site, entry.id) for entry in sorted(entries, key=_usual)]
         if len(rows) <= MOST:
@@ -61,7 +61,7 @@ class Seen:
 
     def saved(self, site: str, entry: Entry, over: Entry | None) -> None:
         """Remember what was saved here: newer than what it was saved `over`, whose plain name it keeps."""
-        self.note(site, [entry])
+        self.add(site, [entry])
         if over is not None and over.id != entry.id:
             before = self.rank(site, over)
             row = (before.place - HAIR, max(before.age, entry.age), site, entry.id)

@@ -94,7 +94,7 @@ class Drafts:
         self._sources = sources
         self._made: WeakKeyDictionary[Node, tuple[Draft | None, Maker]] = WeakKeyDictionary()
         self._folders: WeakKeyDictionary[Folder, Maker] = WeakKeyDictionary()
-        self._kept: dict[Node, Closed] = {}
+        self._closed: dict[Node, Closed] = {}
         self._removals: list[Removal] = []
         self._news = trio.Event()
 
@@ -122,8 +122,8 @@ class Drafts:
             return False
         kind = self._kind(node, writer)
         if kind is not None:
-            self._keep(node, writer, kind)
-        elif self._kept.pop(node, None) is not None:
+            self._store(node, writer, kind)
+        elif self._closed.pop(node, None) is not None:
             self._tree.leave(node)
         return kind is not None
 
@@ -131,14 +131,14 @@ class Drafts:
         """Keep a new file that its system did not take since it is empty; whether it is new."""
         if node not in self._made or node.writer is None:
             return False
-        self._keep(node, node.writer, Draft.EMPTY)
+        self._store(node, node.writer, Draft.EMPTY)
         return True
 
-    def _keep(self, node: Node, writer: Writer, kind: Draft) -> None:
+    def _store(self, node: Node, writer: Writer, kind: Draft) -> None:
         self._tree.stay(node)
-        self._kept[node] = Closed(kind, self._made[node][1], trio.current_time())
+        self._closed[node] = Closed(kind, self._made[node][1], trio.current_time())
         writer.describe(state=State.DRAFT, unfinished=kind is Draft.UNFINISHED)
-        self._tell()
+        self._notify()
 
     def _kind(self, node: Node, writer: Writer) -> Draft | None:
         kind, maker = self._made[node]
@@ -152,39 +152,39 @@ class Drafts:
 
     def aside(self, node: Node, maker: Maker) -> None:
         """Take note of a file of the server that a program moved aside to put another in its place."""
-        self._kept[node] = Closed(Draft.TEMPORARY, maker, trio.current_time())
-        self._tell()
+        self._closed[node] = Closed(Draft.TEMPORARY, maker, trio.current_time())
+        self._notify()
 
     def moved(self, node: Node) -> None:
         """Take note of a draft's new name, which may be a draft's as well."""
-        kept = self._kept.get(node)
-        if kept is None:
+        closed = self._closed.get(node)
+        if closed is None:
             return
-        kept.used = trio.current_time()
+        closed.used = trio.current_time()
         if self._in_folder(node) or self.known.kind(node.name) is Draft.UNFINISHED:
-            kept.draft = Draft.UNFINISHED
+            closed.draft = Draft.UNFINISHED
         if node.writer is not None:
-            node.writer.describe(state=State.DRAFT, unfinished=kept.draft is Draft.UNFINISHED)
+            node.writer.describe(state=State.DRAFT, unfinished=closed.draft is Draft.UNFINISHED)
 
     def used(self, node: Node) -> None:
-        if node in self._kept:
-            self._kept[node].used = trio.current_time()
+        if node in self._closed:
+            self._closed[node].used = trio.current_time()
 
     def forget(self, node: Node) -> None:
-        self._kept.pop(node, None)
+        self._closed.pop(node, None)
         self._made.pop(node, None)
 
     def has(self, parent: Folder, maker: Maker) -> bool:
         """Whether a program has a draft in a directory that it has written."""
         if not maker.pid:
             return False
-        return any(node.parent is parent and kept.maker.pid == maker.pid for node, kept in self._kept.items())
+        return any(node.parent is parent and closed.maker.pid == maker.pid for node, closed in self._closed.items())
 
     def all(self) -> list[Node]:
-        return [node for node in self._kept if node.writer is not None]
+        return [node for node in self._closed if node.writer is not None]
 
     def holds(self, node: Node) -> bool:
-        return node in self._kept
+        return node in self._closed
 
     def in_folder(self, folder: Folder) -> bool:
         """Whether all that is made in a directory is a draft."""
@@ -201,16 +201,16 @@ class Drafts:
         """End what is over, for as long as the mount lives."""
         while True:
             news = self._news
-            with trio.move_on_after(LOOK_S if self._kept or self._removals else float("inf")):
+            with trio.move_on_after(LOOK_S if self._closed or self._removals else float("inf")):
                 await news.wait()
             now = trio.current_time()
             for removal in [one for one in self._removals if one.until <= now]:
                 self._removals.remove(removal)
                 with _no_mistake(removal.name):
                     await self._carry_out(removal)
-            for node, kept in list(self._kept.items()):
+            for node, closed in list(self._closed.items()):
                 with _no_mistake(node.path):
-                    if kept.over(trio.current_time(), self._seconds) and not self._is_busy(node):
+                    if closed.over(trio.current_time(), self._seconds) and not self._is_busy(node):
                         await self.publish(node)
 
     def _is_busy(self, node: Node) -> bool:
@@ -222,9 +222,9 @@ class Drafts:
 
     async def publish(self, node: Node) -> None:
         """Save a draft under the name that it has."""
-        kept = self._kept.pop(node, None)
+        closed = self._closed.pop(node, None)
         self._made.pop(node, None)
-        if kept is None or node.unlinked:
+        if closed is None or node.unlinked:
             return
         if node.writer is None and self._has_its_name(node, node.parent):
             self._tree.detach(node)  # it was a view
@@ -282,22 +282,22 @@ class Drafts:
             for removal in self._removals:
                 with _no_mistake(removal.name):
                     await self._carry_out(removal)
-            for node, kept in list(self._kept.items()):
+            for node, closed in list(self._closed.items()):
                 with _no_mistake(node.path):
-                    if kept.draft not in (Draft.EMPTY, Draft.UNFINISHED) and not self._saves.open(node):
+                    if closed.draft not in (Draft.EMPTY, Draft.UNFINISHED) and not self._saves.open(node):
                         await self.publish(node)
-        for node, kept in list(self._kept.items()):
+        for node, closed in list(self._closed.items()):
             self.forget(node)
-            if kept.draft is not Draft.EMPTY and node.writer is not None and not node.unlinked:
+            if closed.draft is not Draft.EMPTY and node.writer is not None and not node.unlinked:
                 self._tree.leave(node)
-                await self._saves.leave(node, unfinished=kept.draft is Draft.UNFINISHED or self._saves.open(node))
+                await self._saves.leave(node, unfinished=closed.draft is Draft.UNFINISHED or self._saves.open(node))
 
     # -- removals --------------------------------------------------------------------------------------
 
     def removed(self, parent: Folder, name: str, entry: Entry) -> None:
         """Have a file deleted if nothing takes its name soon."""
         self._removals.append(Removal(parent, name, entry, trio.current_time() + GIVEN_UP_S))
-        self._tell()
+        self._notify()
 
     async def _carry_out(self, removal: Removal) -> None:
         parent, entry = removal.parent, removal.entry
@@ -317,7 +317,7 @@ class Drafts:
         self._tree.bury_hidden(parent, removal.name, entry)
         self._saves.waiting.supersede(path, None, "the file was removed since")
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         self._news = trio.Event()
 

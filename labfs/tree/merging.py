@@ -12,10 +12,10 @@ from labfs.backend import Entry
 from labfs.tree.layout import Layout
 from labfs.tree.node import Folder, Kind, Node
 
-SETTLING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
+MERGING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
 
 
-def settle(folder: Folder, layout: Layout, began: float, dates: Mapping[str, int], *, whole: bool = True) -> None:
+def merge(folder: Folder, layout: Layout, began: float, dates: Mapping[str, int], *, whole: bool = True) -> None:
     """Make a folder's children what a listing begun then says; by one that is not `whole` nothing is removed.
 
     `dates` holds, by id, the dates of what the server tells none of.
@@ -27,7 +27,7 @@ def settle(folder: Folder, layout: Layout, began: float, dates: Mapping[str, int
         child = known if isinstance(known, Folder) else Folder(name, folder, Kind.SERVER)
         child.kind = Kind.SERVER
         folder.children[name] = child
-        settle(child, below, began, dates, whole=whole)
+        merge(child, below, began, dates, whole=whole)
     for name, entry in layout.entries.items():
         if name in folder.hidden and folder.hidden[name].entry.id == entry.id and not folder.hidden[name].over():
             continue
@@ -36,7 +36,7 @@ def settle(folder: Folder, layout: Layout, began: float, dates: Mapping[str, int
         node.seen_ns = dates.get(entry.id)
         folder.children[name] = node
         if entry.complete and isinstance(node, Folder):
-            settle(node, layout.complete[name], began, dates, whole=whole)
+            merge(node, layout.complete[name], began, dates, whole=whole)
     unlisted = folder.unlisted
     folder.unlisted = {}
     for name, entry in layout.older.items():
@@ -73,7 +73,7 @@ def _ours(node: Node, began: float) -> bool:
         and any(_ours(child, began) for child in node.children.values())
     ):
         return True
-    return began - node.committed_at < SETTLING_S
+    return began - node.committed_at < MERGING_S
 
 
 def is_at(node: Node, number: str, container: Folder) -> bool:

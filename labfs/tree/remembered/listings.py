@@ -32,7 +32,7 @@ USUAL = {field.name: field.default for field in fields(Entry) if field.default i
 BROKEN = (sqlite3.Error, zlib.error, ValueError, TypeError, KeyError, AttributeError)
 
 
-class Kept:
+class Listings:
     """A table in a file, or in memory where there is none. Safe in threads; what fails is not kept."""
 
     def __init__(self, path: Path | None = None) -> None:
@@ -52,7 +52,7 @@ class Kept:
         except sqlite3.DatabaseError as error:
             if path is None or isinstance(error, sqlite3.OperationalError):  # locked, or the disk is in trouble
                 raise
-            log.warning("Kept listings are of no use and dropped: %s", error)
+            log.warning("Remembered listings are of no use and dropped: %s", error)
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
             self._open(path)
@@ -85,7 +85,7 @@ class Kept:
             with self._lock:
                 self._db.execute("DELETE FROM kept WHERE site = ? AND account != ?", (site, account))
         except sqlite3.Error as error:
-            log.warning("Kept listings cannot be dropped: %s", error)
+            log.warning("Remembered listings cannot be dropped: %s", error)
 
     def get(self, site: str, number: str) -> tuple[list[Entry], float] | None:
         """Return what a directory held, and when that was listed, in seconds since 1970. Blocks."""
