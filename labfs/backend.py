@@ -51,6 +51,7 @@ class Takes:
     folders: tuple[str, ...] = ()  # the only ones for files; they can be entered although nothing is in them yet
     room: int | None = None  # how many files a directory can hold
     replace: Replace | None = None  # where that is not the site's usual way
+    whole: int | None = None  # bytes of the largest file where all go up in one body; None: as on the rest of the site
 
     def __contains__(self, what: Accept) -> bool:
         return what in self.kinds
@@ -312,8 +313,10 @@ class Backend(Protocol):
     async def aclose(self) -> None: ...
 
 
-def largest(backend: Backend) -> int:
-    """Return the largest file in bytes that a system takes, however it goes up."""
+def largest(backend: Backend, place: Takes = NOTHING) -> int:
+    """Return the largest file in bytes that a system takes in a place, however the file goes up."""
+    if place.whole is not None:
+        return place.whole
     whole, multipart = backend.capabilities.whole, backend.multipart
     return whole if multipart is None else max(whole, multipart.rules.greatest * multipart.rules.count)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from stage import Folder, Mount, Sandbox, start_sandbox
+from stage import RECORD, Folder, Mount, Sandbox, start_sandbox
 
 # Hundreds of interpreters are started here, and each would compile labfs anew, half a second of it.
 sys.dont_write_bytecode = False
@@ -123,7 +123,10 @@ def folder(sandbox: Sandbox, drive: Mount) -> Path:
 def behind(sandbox: Sandbox, folder: Path) -> Folder:
     """The record behind `folder`."""
     project = sandbox.api("GET", "users/current/projects", params={"Name": folder.parent.name})["Items"][0]["Id"]
-    record = sandbox.api("GET", f"projects/{project}/appresults")["Items"][0]["Id"]
+    if RECORD == "datasets":
+        record = sandbox.second("GET", f"projects/{project}/datasets")["Items"][0]["Id"]
+    else:
+        record = sandbox.api("GET", f"projects/{project}/appresults")["Items"][0]["Id"]
     sandbox.reset()
     return Folder(sandbox, folder.parent.name, folder.name, record)
 

@@ -126,14 +126,15 @@ class Client:
         Tried again while its patience lasts, where a retry can help. Raises Unanswered where a request that is not
         repeatable may have been carried out.
         """
-        what = f"{self.site}: {request.method} {urlsplit(request.path).path}"
+        what = f"{self.site}: {request.method} {'the file store' if request.signed else urlsplit(request.path).path}"
         source = request.source
         silence = self._compiling if is_unhurried() else self._usual if source is None else self._storing
+        origin = request.path if request.signed else self.url
         credentials: Mapping[str, str] = {}
 
         async def once(fresh: bool) -> Answer:
             nonlocal credentials
-            credentials = self._credentials()
+            credentials = {} if request.signed else self._credentials()
             kept = request.may_be_lost and not (fresh or is_unhurried())
             async with self._slots:
                 with translated(what):
@@ -147,23 +148,23 @@ class Client:
                     )
                     stream(sent, source)
                     async with self._lines.sent(sent, what, kept=kept, hurried=source is None) as response:
-                        answer = await self._answer(response, what)
+                        answer = await self._answer(response, what, signed=request.signed)
             request.accept(answer)
             return answer
 
         with trio.CancelScope() as scope, self.limit.learning(source.size if source else None):
             limit = None if source is not None or silence is self._compiling else scope
             try:
-                return await self._insist(self.url, once, request.patience, request.repeatable, limit)
+                return await self._insist(origin, once, request.patience, request.repeatable, limit)
             except Unauthorized:
-                if not self._another(credentials):
+                if request.signed or not self._another(credentials):
                     raise
-            return await self._insist(self.url, once, request.patience, request.repeatable, limit)
+            return await self._insist(origin, once, request.patience, request.repeatable, limit)
         assert scope.cancelled_caught
         silence_s = request.patience * self.timeout_s
         raise Unanswered(f"{what} did not answer within {silence_s:.0f} seconds.", silent=True)
 
-    async def _answer(self, response: httpx.Response, what: str) -> Answer:
+    async def _answer(self, response: httpx.Response, what: str, *, signed: bool) -> Answer:
         try:
             body = bytearray()
             async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
@@ -178,7 +179,11 @@ class Client:
         log.debug("%s -> %d", what, answer.status)
         if 200 <= answer.status < 300:
             return answer
-        if 300 <= answer.status < 400 and (better := upgraded(self.url, str(response.url), answer.headers)):
+        if (
+            300 <= answer.status < 400
+            and not signed
+            and (better := upgraded(self.url, str(response.url), answer.headers))
+        ):
             self.url = better  # or another request was told before
             raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)

@@ -85,6 +85,7 @@ class Request:
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     patience: Patience = Patience.PROMPT
     repeatable: bool = True
+    signed: bool = False  # the address carries its own signature: the site's credentials stay away
     check: Callable[[Answer], None] = _any_answer
 
     @property

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from labfs.sandbox.store import Store
+from labfs.sandbox.store import Row, Store
 
 CHUNK = 1024 * 1024
 ACCESS_KEY = "SANDBOXACCESSKEY"
@@ -53,7 +53,12 @@ class Blobs:
         store.script("CREATE TABLE IF NOT EXISTS objects (key TEXT PRIMARY KEY, blob TEXT, etag TEXT, modified REAL)")
         store.column("objects", "kms", "TEXT NOT NULL DEFAULT ''")
         self.refuses_tokens: Callable[[], bool] = lambda: False  # a service may decide it
-        self.app = Starlette(routes=[Route("/{key}/{name:path}", self._get, methods=["GET", "HEAD"])])
+        self.app = Starlette(
+            routes=[
+                Route("/{key}/{name:path}", self._get, methods=["GET", "HEAD"]),
+                Route("/{key}/{name:path}", self._put, methods=["PUT"]),
+            ]
+        )
 
     def add(self, blob: str, etag: str, kms: str = "") -> str:
         """Make a blob reachable; return its key. Encrypted by KMS, it says so (`told`) or does not (`silent`)."""
@@ -76,17 +81,46 @@ class Blobs:
         query["Signature"] = self._sign(key, query["Expires"])
         return f"{self.url}{path}?{urlencode(query)}", until
 
+    def place(self, key: str, name: str, life_s: float, kms: str, encryption: str) -> str:
+        """Return a presigned address to put an object to; the request must name the `encryption`."""
+        expires = str(int(time.time() + life_s))
+        query = {"AWSAccessKeyId": ACCESS_KEY, "Expires": expires, "kms": kms, "encryption": encryption}
+        query["Signature"] = self._sign(key, f"PUT {expires} {kms} {encryption}")
+        path = f"/{key}/{quote(name if name.isprintable() and name.strip('.') else 'file')}"
+        return f"{self.url}{path}?{urlencode(query)}"
+
+    def held(self, key: str) -> Row | None:
+        """Return the object of a key: its blob, tag and encryption."""
+        return self._store.one("SELECT * FROM objects WHERE key = ?", key)
+
+    async def _put(self, request: Request) -> Response:
+        key, query = request.path_params["key"], request.query_params
+        kms, encryption = query.get("kms", ""), query.get("encryption", "")
+        refusal = self._refusal(request, key, f"PUT {query.get('Expires', '')} {kms} {encryption}")
+        if refusal is not None:
+            return refusal
+        if request.headers.get("x-amz-server-side-encryption") != encryption:
+            return error(403, "AccessDenied", "There were headers signed which were not present in the request")
+        if "content-length" not in request.headers:
+            return error(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
+        blob, _, md5 = await self._store.receive(request.stream())
+        etag = md5 if not kms else hashlib.md5(f"kms {blob}".encode(), usedforsecurity=False).hexdigest()
+        sql = "INSERT OR REPLACE INTO objects (key, blob, etag, modified, kms) VALUES (?, ?, ?, ?, ?)"
+        self._store.run(sql, key, blob, etag, time.time(), kms)
+        return Response(headers={"ETag": f'"{etag}"', **ENCRYPTION[kms]})
+
     def _sign(self, key: str, expires: str) -> str:
         digest = hmac.new(self._secret, f"{key}\n{expires}".encode(), hashlib.sha1).digest()
         return base64.b64encode(digest).decode()
 
-    def _refusal(self, request: Request, key: str) -> Response | None:
+    def _refusal(self, request: Request, key: str, meant: str | None = None) -> Response | None:
         query = request.query_params
+        meant = query.get("Expires", "") if meant is None else meant
         token = "x-access-token" in request.headers or "access_token" in query
         if "authorization" in request.headers or (token and self.refuses_tokens()):
             text = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string"
             return error(400, "InvalidArgument", text + " parameter or the Authorization header should be specified")
-        if not hmac.compare_digest(query.get("Signature", ""), self._sign(key, query.get("Expires", ""))):
+        if not hmac.compare_digest(query.get("Signature", ""), self._sign(key, meant)):
             return error(403, "SignatureDoesNotMatch", "The request signature does not match.")
         if time.time() > float(query["Expires"]):
             return error(403, "AccessDenied", "Request has expired")

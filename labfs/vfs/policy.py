@@ -87,7 +87,7 @@ def check_size(node: Node, size: int) -> None:
     """Raises TooLarge for more bytes than the system takes in one file."""
     if node.stays_here:
         return
-    most = largest(node.site.backend)
+    most = largest(node.site.backend, node.parent.entity.takes)
     if size > most:
         raise TooLarge(f"{node.site.name} takes files of {most:,} bytes at most, and so not “{node.name}”.")
 

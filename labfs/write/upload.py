@@ -35,8 +35,9 @@ class Transfer:
 
     async def run(self) -> Entry:
         """Send the file; return what it is on the server. On any way out but Unavailable nothing stays there."""
-        multipart, most = self._backend.multipart, largest(self._backend)
-        if self._size <= self._backend.capabilities.whole:
+        place = self._target.parent.takes
+        multipart, most = self._backend.multipart, largest(self._backend, place)
+        if self._size <= (self._backend.capabilities.whole if place.whole is None else most):
             return await self._backend.upload(self._target, self._spool.source(0, self._size))
         if multipart is None or self._size > most:
             what = f"“{self._target.name}” has {self._size:,} bytes"

@@ -35,14 +35,14 @@ class BaseSpaceGround:
         return len(self._folder.paths)
 
 
-@pytest.fixture
-async def hub(sandbox: Sandbox) -> AsyncIterator[BaseSpaceGround]:
-    folder = sandbox.fresh()
+@pytest.fixture(params=["appresults", "datasets"])
+async def hub(request: pytest.FixtureRequest, sandbox: Sandbox) -> AsyncIterator[BaseSpaceGround]:
+    folder = sandbox.fresh(request.param)
     backend = KINDS["basespace"].build(
         Settings(name="hub", url=sandbox.url, secrets={"token": lambda: sandbox.token}, options={}, timeout_s=8.0)
     )
     try:
-        yield BaseSpaceGround(backend, await backend.stat(f"appresults/{folder.record}"), folder)
+        yield BaseSpaceGround(backend, await backend.stat(f"{request.param}/{folder.record}"), folder)
     finally:
         await backend.aclose()
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
-from contract import hurried
-from stage import Mount, Sandbox, labfs, run
+from contract import MIB, Bytes, hurried, noise
+from stage import Mount, Sandbox, labfs, row_of, run
 
-from labfs.backend import Entry
+from labfs.backend import Accept, Entry, Target
 from labfs.backends import KINDS
 from labfs.backends.basespace import entries
 from labfs.backends.basespace.backend import BaseSpace
 from labfs.backends.common import Settings
+from labfs.errors import Denied, Malformed
 from labfs.http.client import Answer, Request
 from labfs.tree.scan import Progress, scan
 
@@ -30,7 +35,7 @@ async def hub(sandbox: Sandbox) -> AsyncIterator[BaseSpace]:
         Settings(name="hub", url=sandbox.url, secrets={"token": lambda: sandbox.token}, options={}, timeout_s=8.0)
     ))  # fmt: skip
     yield backend
-    sandbox.switch(v2="on", v2_joined=True)
+    sandbox.switch(v2="on", v2_joined=True, blob_tokens="ignore")
     await backend.aclose()
 
 
@@ -137,6 +142,160 @@ def test_an_id_that_no_dataset_has_is_left_out(number: str) -> None:
 @pytest.mark.parametrize("told", [None, "", "sample.", "sample.x", "run.1", 7, {"a": 1}, "sample.1.2"])
 def test_a_first_id_that_is_none_joins_nothing(told: object) -> None:
     assert entries.first_id({"V1pre3Id": told}) is None
+
+
+# -- saving ------------------------------------------------------------------------------------------------
+
+
+def target(dataset: Entry, name: str = "f", *folders: str) -> Target:
+    return Target(dataset, folders, name)
+
+
+async def test_a_save_into_a_dataset_goes_to_the_store_and_is_reported(hub: BaseSpace, sandbox: Sandbox) -> None:
+    folder = sandbox.fresh("datasets")
+    dataset = await hub.stat(f"datasets/{folder.record}")
+    assert (Accept.FILE in dataset.takes, dataset.read_only, dataset.takes.whole) == (True, None, 5 << 30)
+    sandbox.switch(blob_tokens="refuse")  # which credentials that went along would show
+    sandbox.reset()
+    entry = await hub.upload(target(dataset, "x.txt", "a", "b"), Bytes(noise(7 * MIB)))
+    await trio.sleep(0.5)
+    assert folder.stored == {"a/b/x.txt": noise(7 * MIB)}
+    assert (entry.name, entry.folders, entry.size) == ("x.txt", ("a", "b"), 7 * MIB)
+    assert dict(sandbox.requests()) == {
+        "GET /v2/datasets/{id}/file-upload-info": 1,
+        "PUT /{blob}": 1,
+        "POST /v2/datasets/{id}/file-upload-info": 1,
+        "GET /v1pre3/files/{id}": 1,
+    }
+
+
+@pytest.mark.parametrize("status", ["complete", "aborted"])
+async def test_a_dataset_whose_analysis_is_over_takes_no_files(status: str, hub: BaseSpace, sandbox: Sandbox) -> None:
+    folder = sandbox.fresh("datasets")
+    open_one = await hub.stat(f"datasets/{folder.record}")
+    session = sandbox.second("GET", f"datasets/{folder.record}")["AppSession"]["Id"]
+    sandbox.api("POST", f"appsessions/{session}", json={"status": status})
+    closed = await hub.stat(f"datasets/{folder.record}")
+    assert (closed.takes.kinds, status in (closed.read_only or "")) == (frozenset(), True)
+    with pytest.raises(Denied, match="WRITE access"):  # it was open when somebody began
+        await hub.upload(target(open_one), Bytes(b"late"))
+    assert folder.stored == {}
+
+
+@pytest.mark.parametrize(
+    ("item", "word"),
+    [
+        ({}, "tells no state"),
+        ({"AppSession": {"ExecutionStatus": "Running"}, "UploadStatus": "Completed"}, "complete"),
+        ({"AppSession": {"ExecutionStatus": "PendingExecution"}}, "pendingexecution"),
+    ],
+)
+def test_a_dataset_that_does_not_say_that_it_is_open_is_not(item: dict[str, object], word: str) -> None:
+    told = entries.dataset({"Id": "ds." + "0" * 32, "Name": "x", **item})
+    assert word in (told.read_only or "")
+
+
+async def test_an_offer_without_an_address_sends_nothing(
+    hub: BaseSpace, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, call = sandbox.fresh("datasets"), hub._client.call
+    dataset = await hub.stat(f"datasets/{folder.record}")
+
+    async def odd(request: Request) -> Answer:
+        assert request.method == "GET", "nothing is sent"
+        answer = await call(request)
+        return Answer(200, answer.headers, b'{"MultipartTemplate": "https://x/{part}"}', answer.what)
+
+    monkeypatch.setattr(hub._client, "call", odd)
+    with pytest.raises(Malformed, match="where the file goes"):
+        await hub.upload(target(dataset), Bytes(b"x"))
+
+
+def test_a_dataset_on_a_mount_is_written_and_refuses(drive: Mount, sandbox: Sandbox) -> None:
+    made = sandbox.fresh("datasets")
+    drive.refresh(drive.path / "basespace")
+    place = made.at(drive.path)
+    done = run(
+        f"mkdir -p '{place}/qc' && cp /bin/ls '{place}/qc/ls' && mv '{place}/qc/ls' '{place}/qc/ls2'; ls '{place}/qc'"
+    )
+    assert made.stored["qc/ls"] == Path("/bin/ls").read_bytes()
+    assert "ls" in done.stdout
+    closed = drive.path / "basespace" / PROJECT / "HG001_L001"
+    assert "Read-only file system" in run(f"cp /bin/ls '{closed}/ls'").stderr
+    assert "takes no more files" in labfs("why", closed / "ls", env=drive.env).stdout
+
+
+# -- many, equal, archived, gone ------------------------------------------------------------------------------
+
+
+def copied(sandbox: Sandbox, dataset: str, count: int, name: str) -> None:
+    """Make `count` datasets more like one, each with its file, without a request."""
+    with contextlib.closing(sqlite3.connect(sandbox.directory / "sandbox.sqlite", timeout=30)) as db:
+        db.row_factory = sqlite3.Row
+        record = dict(db.execute("SELECT * FROM records WHERE id = ?", (row_of(dataset),)).fetchone())
+        file = dict(db.execute("SELECT * FROM files WHERE record = ?", (row_of(dataset),)).fetchone())
+        for index in range(count):
+            row = {**record, "id": 700_000_000 + index + 1_000_000 * int(dataset[-3:], 16), "name": name.format(index)}
+            insert(db, "records", row)
+            insert(db, "files", {**file, "id": row["id"], "record": row["id"]})
+        db.commit()
+
+
+def insert(db: sqlite3.Connection, table: str, row: dict[str, object]) -> None:
+    marks = ", ".join("?" * len(row))
+    db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+
+
+def test_ten_thousand_biosamples_are_shown_once_each_at_a_request_a_page(drive: Mount, sandbox: Sandbox) -> None:
+    drive.refresh(drive.path / "basespace")
+    os.listdir(drive.path / "basespace")
+    made = sandbox.fresh("datasets")
+    made.put("reads.fastq.gz", b"reads")
+    copied(sandbox, made.record, 10_000, "HG{:05d}_L001")
+    project = made.at(drive.path).parent
+    drive.refresh(drive.path / "basespace")
+    sandbox.reset()
+    assert len(set(os.listdir(project))) == 10_001
+    time.sleep(0.5)
+    asked = sandbox.requests()
+    pages = asked["GET /v2/projects/{id}/datasets"]
+    assert 40 <= pages <= 50, "a first one of 100, then 256 at most: each has up to 12 kB with what it came from"
+    assert sum(asked.values()) == pages + 3, "projects, app results and samples: a page each"
+    sandbox.reset()
+    found = run(f"find '{project}'/HG0000?_L001 -type f").stdout.splitlines()
+    assert len(found) == len(set(found)) == 10
+    time.sleep(0.5)
+    assert dict(sandbox.requests()) == {"GET /v2/datasets/{id}/files": 10}, "a folder costs no request for each file"
+
+
+def test_equal_names_by_the_dozen(drive: Mount, sandbox: Sandbox) -> None:
+    made = sandbox.fresh("datasets")
+    made.put("reads.fastq.gz", b"reads")
+    copied(sandbox, made.record, 12, "Record")
+    drive.refresh(drive.path / "basespace")
+    names = os.listdir(made.at(drive.path).parent)
+    assert (len(set(names)), sum(name.startswith("Record") for name in names)) == (13, 13)
+    found = run(f"find '{made.at(drive.path).parent}' -type f").stdout.splitlines()
+    assert len(set(found)) == 13
+
+
+def test_what_is_archived_says_so_and_what_is_in_the_trash_is_gone(drive: Mount, sandbox: Sandbox) -> None:
+    made = sandbox.fresh("datasets")
+    made.put("reads.fastq.gz", b"reads")
+    with contextlib.closing(sqlite3.connect(sandbox.directory / "sandbox.sqlite", timeout=30)) as db:
+        db.execute("UPDATE files SET archived = 1 WHERE record = ?", (row_of(made.record),))
+        db.commit()
+    place = made.at(drive.path)
+    drive.refresh(drive.path / "basespace")
+    assert (place / "reads.fastq.gz").stat().st_size == 5
+    with pytest.raises(OSError) as caught:
+        (place / "reads.fastq.gz").read_bytes()
+    assert caught.value.errno == errno.EAGAIN
+    assert "archived" in labfs("why", place / "reads.fastq.gz", env=drive.env).stdout
+    session = sandbox.second("GET", f"datasets/{made.record}")["AppSession"]["Id"]
+    sandbox.second("DELETE", f"appsessions/{session}")
+    drive.refresh(place.parent)
+    assert os.listdir(place.parent) == []
 
 
 def test_runs_are_a_branch_beside_the_projects(drive: Mount, sandbox: Sandbox) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from labfs.errors import LabfsError, Unavailable
 from labfs.tree.scan import scan
 
 UPLOADS = {"basespace": "*/files", "portal": "/v1/attachments/*", "odm": "*/multipart", "redcap": "*",
-           "clarity": "*/files"}  # fmt: skip
+           "clarity": "*/files", "dataset": "*/file-upload-info"}  # fmt: skip
 ANSWERS: list[Any] = ["reset", {"status": 504}, {"status": 502, "html": True}, {"status": 200, "html": True}]
 
 
@@ -41,15 +42,16 @@ class Place:
         self.target = target
         self._listed = listed
         self._sandbox = sandbox
+        self.service = "basespace" if kind == "dataset" else kind
 
     def fault(self, action: str, argument: Any, also: Any = None) -> None:
-        meets = {"service": self.kind, "method": "POST", "route": UPLOADS[self.kind]}
+        meets = {"service": self.service, "method": "POST", "route": UPLOADS[self.kind]}
         skip = 1 if self.kind == "redcap" else 0  # where all is a POST, a list comes first
         self._sandbox.faults({**meets, "skip": skip, "action": action, "argument": argument},
                              *([also] if also else []))  # fmt: skip
 
     def meet(self, fault: dict[str, Any]) -> None:
-        self._sandbox.faults({"service": self.kind, **fault})
+        self._sandbox.faults({"service": self.service, **fault})
 
     async def held(self) -> list[bytes]:
         """Return the bytes of all files of the target's name, versions counted."""
@@ -59,11 +61,12 @@ class Place:
 
 
 async def place_of(kind: str, stack: ExitStack, sandbox: Sandbox) -> Place:
-    if kind == "basespace":
-        backend: Any = KINDS[kind].build(
+    if kind in ("basespace", "dataset"):
+        backend: Any = KINDS["basespace"].build(
             Settings(name="hub", url=sandbox.url, secrets={"token": lambda: sandbox.token}, options={}, timeout_s=8.0)
         )
-        record = listed = await backend.stat(f"appresults/{sandbox.fresh().record}")
+        made = "datasets" if kind == "dataset" else "appresults"
+        record = listed = await backend.stat(f"{made}/{sandbox.fresh(made).record}")
     elif kind == "portal":
         service = stack.enter_context(portal_opened(sandbox))
         backend, team = portal_build(service), service.new_team(ADA)
@@ -88,7 +91,7 @@ async def place_of(kind: str, stack: ExitStack, sandbox: Sandbox) -> Place:
     elif kind == "redcap":
         backend = redcap_build(stack.enter_context(redcap_opened(sandbox)))
         (shelf,) = [e for e in (await page(backend, "biobank")).entries if e.name == ".repository"]
-        record = listed = await backend.make(shelf, f"Lost {id(stack)}")
+        record = listed = await backend.make(shelf, f"Lost {token_hex(4)}")
     else:
         backend = clarity_opened(stack.enter_context(Clarity(sandbox)))
         record = listed = await backend.stat(f"samples/{SAMPLE}")
@@ -119,11 +122,11 @@ async def test_an_upload_that_is_carried_out_after_a_gateway_gave_up_is_waited_f
 
 
 # In REDCap a look cannot be told from an upload by its method.
-@pytest.mark.parametrize("place", ["basespace", "clarity", "odm", "portal"], indirect=True)
+@pytest.mark.parametrize("place", ["basespace", "dataset", "clarity", "odm", "portal"], indirect=True)
 async def test_an_upload_that_was_given_up_and_came_all_the_same_is_found_by_the_next_try(place: Place) -> None:
     place.backend.looking.long_s = (0.05,)  # type: ignore[attr-defined]
     # The look is refused as well, so that nobody knows; ODM lists what is there before it sends.
-    look = {"service": place.kind, "method": "GET", "action": "status", "argument": 403}
+    look = {"service": place.service, "method": "GET", "action": "status", "argument": 403}
     place.fault("lost", {"status": 504}, also={**look, "skip": 1 if place.kind == "odm" else 0})
     with pytest.raises(LabfsError):
         await place.backend.upload(place.target, Bytes(noise(900)))
@@ -156,11 +159,11 @@ async def test_what_never_came_is_sent_again_once_it_was_looked_for(place: Place
 async def test_of_two_uploads_that_arrived_one_is_taken_away(place: Place) -> None:
     place.backend.looking.long_s = (0.05,)  # type: ignore[attr-defined]
     skip = 2 if place.kind == "redcap" else 0  # of the second upload: the first is one of the two
-    meets = {"service": place.kind, "method": "POST", "route": UPLOADS[place.kind]}
+    meets = {"service": place.service, "method": "POST", "route": UPLOADS[place.kind]}
     slow = {**meets, "skip": skip, "action": "delay_s", "argument": 1.0}
     place.fault("late", {"status": 504, "after_s": 0.4}, also=slow)
     entry = await place.backend.upload(place.target, Bytes(noise(900)))
-    assert len(await place.held()) == (2 if place.kind == "basespace" else 1), "which can delete nothing"
+    assert len(await place.held()) == (2 if place.service == "basespace" else 1), "which can delete nothing"
     assert await place.backend.stat(entry.id)
 
 

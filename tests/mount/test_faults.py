@@ -112,6 +112,7 @@ def test_a_fault_at_any_request_of_a_save(
     assert sandbox.rows(behind.record, "pending") == [] or action in ("cut", "stall") or times is None
 
 
+@pytest.mark.of_app_results
 def test_a_damaged_part_is_sent_again(place: tuple[Path, Folder], sandbox: Sandbox, tmp_path: Path) -> None:
     folder, behind = place
     (tmp_path / "f").write_bytes(noise(9_000_000))
@@ -226,6 +227,7 @@ def test_what_spoils_every_answer_in_the_same_place_is_found_out(
     assert run(f"cmp '{folder}/f' '{tmp_path}/f'").returncode == 0
 
 
+@pytest.mark.of_app_results
 def test_a_multipart_file_of_odd_parts_is_read_without_complaint(
     folder: Path, behind: Folder, sandbox: Sandbox, drive: Mount
 ) -> None:

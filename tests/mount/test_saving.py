@@ -47,6 +47,7 @@ def test_one_redirection_is_one_file(command: str, wanted: bytes, folder: Path, 
     assert behind.paths == ["f"]
 
 
+@pytest.mark.of_app_results
 def test_close_of_the_last_copy_reports_the_failure(folder: Path, sandbox: Sandbox) -> None:
     sandbox.faults({"service": "basespace", "method": "POST", "route": "*/files", "action": "status",
                     "argument": 413, "times": None})  # fmt: skip
@@ -153,6 +154,7 @@ def test_an_empty_file_stays_here_where_it_does_not(folder: Path, behind: Folder
 # -- large files ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.of_app_results
 def test_300_mb_arrive_byte_for_byte_in_legal_parts(
     folder: Path, behind: Folder, sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_an_open_file_keeps_the_version_it_was_opened_with(folder: Path, behind:
         )
 
 
+@pytest.mark.of_app_results
 def test_pending_uploads_are_not_shown(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
     sandbox.switch(pending_listed=True, statuses_ignored=True)
     behind.put("done", b"x")
@@ -282,6 +285,7 @@ def test_an_archived_file_shows_its_size_and_says_why_it_does_not_open(drive: Mo
     assert b"about two days" in os.getxattr(cold, "user.labfs.error")
 
 
+@pytest.mark.of_app_results
 def test_a_removed_record_disappears(sandbox: Sandbox, drive: Mount) -> None:
     made = sandbox.fresh()
     made.put("f", b"x")

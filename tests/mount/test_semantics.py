@@ -942,6 +942,7 @@ def test_both_versions(folder: Path, behind: Folder, drive: Mount) -> None:
     assert behind.stored == {"f": b"old and mine"}
 
 
+@pytest.mark.of_app_results
 def test_away(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
     """A site that is away fails with an errno of its own within seconds, and what was listed of it stays visible."""
     behind.put("f", noise(MIB))

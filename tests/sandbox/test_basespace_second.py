@@ -80,6 +80,97 @@ def test_items_have_the_recorded_shapes(api: Client) -> None:
     assert all(shaped(item, FILE) for item in files)
 
 
+# Header names of the recorded answers, but for `Connection` and `Server`, which are of the machine in front.
+HEADERS = {
+    "cache-control", "content-type", "date", "expires", "pragma", "strict-transport-security",
+    "transfer-encoding", "x-basespace-source", "x-content-type-options", "x-request-id",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "v1pre3/users/current/projects", "v1pre3/projects/{}", "v1pre3/projects/{}/appresults", "v2/biosamples",
+        "v2/projects/{}/datasets", "v2/datasets", "v2/appsessions",
+    ],
+)  # fmt: skip
+def test_answers_have_the_recorded_headers(path: str, api: Client) -> None:
+    answer = api.get(path.format(project(api)))
+    assert {name.lower() for name in answer.headers} - {"connection"} == HEADERS
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_the_address_of_a_file_has_the_recorded_headers(api: Client) -> None:
+    dataset = api.items(f"v2/projects/{project(api)}/datasets")[0]
+    (file,) = api.items(f"v2/datasets/{dataset['Id']}/files")
+    answer = api.get(f"v1pre3/files/{file['Id']}/content", redirect="meta")
+    assert {name.lower() for name in answer.headers} - {"connection"} == HEADERS | {"accept-ranges"}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "told"),
+    [
+        ("v2/biosamples", "Name", "Id"), ("v2/biosamples", "BioSampleName", "BioSampleName"),
+        ("v2/datasets", "", "DateCreated"), ("v2/datasets", "Id", "DateCreated"), ("v2/datasets", "Name", "Name"),
+        ("v2/appsessions", "Name", "Name"),
+    ],
+)  # fmt: skip
+def test_an_order_that_a_list_does_not_know_is_replaced_by_its_own(
+    path: str, asked: str, told: str, api: Client
+) -> None:
+    assert api.get(path, **({"sortby": asked} if asked else {})).json()["Paging"]["SortBy"] == told
+
+
+# -- writing: `file-upload-info` as the vendor describes it ------------------------------------------------
+
+
+def offer(sandbox: Sandbox, dataset: str, path: str = "a/f.txt") -> dict[str, Any]:
+    found: dict[str, Any] = sandbox.second(
+        "GET", f"datasets/{dataset}/file-upload-info", params={"filepath": path, "uploadpartcount": 1}
+    )
+    return found
+
+
+def report(sandbox: Sandbox, dataset: str, told: dict[str, Any], tag: str, **other: Any) -> httpx.Response:
+    body = {"UploadId": told["MultipartUploadId"], "FilePath": "a/f.txt", "PartEtags": [{"Part": 1, "Etag": tag}],
+            "Size": 5, "ContentType": "text/plain", **other}  # fmt: skip
+    url, headers = f"{sandbox.url}/v2/datasets/{dataset}/file-upload-info", {"x-access-token": sandbox.token}
+    return httpx.post(url, json={key: value for key, value in body.items() if value is not None}, headers=headers)
+
+
+def stored(told: dict[str, Any]) -> str:
+    method = {"x-amz-server-side-encryption": told["ServerSideEncryptionMethod"]}
+    assert httpx.put(told["SinglePartUrl"], content=b"bytes").status_code == 403, "the method is signed"
+    answer = httpx.put(told["SinglePartUrl"], content=b"bytes", headers=method)
+    assert answer.status_code == 200
+    return answer.headers["etag"].strip('"')
+
+
+def test_a_file_of_a_dataset_is_there_once_it_is_reported(sandbox: Sandbox) -> None:
+    made = sandbox.fresh("datasets")
+    told = offer(sandbox, made.record)
+    tag = stored(told)
+    assert made.stored == {}
+    for wrong in ({"Size": 4}, {"FilePath": "f.txt"}, {"PartEtags": []}, {"UploadId": "x"}, {"ContentType": None}):
+        assert report(sandbox, made.record, told, tag, **wrong).status_code == 400, wrong
+    found = report(sandbox, made.record, told, tag).json()
+    assert shaped(found, FILE)
+    assert (made.stored, found["Path"], found["Size"]) == ({"a/f.txt": b"bytes"}, "a/f.txt", 5)
+    assert report(sandbox, made.record, told, tag).status_code == 400, "an upload is reported once"
+
+
+def test_a_dataset_whose_analysis_is_over_is_closed(sandbox: Sandbox) -> None:
+    made = sandbox.fresh("datasets")
+    told = offer(sandbox, made.record)
+    tag = stored(told)
+    session = sandbox.second("GET", f"datasets/{made.record}")["AppSession"]["Id"]
+    sandbox.api("POST", f"appsessions/{session}", json={"status": "complete"})
+    assert report(sandbox, made.record, told, tag).status_code == 403
+    assert sandbox.second("GET", f"datasets/{made.record}")["UploadStatus"] == "Completed"
+    with pytest.raises(httpx.HTTPStatusError, match="403"):
+        offer(sandbox, made.record)
+
+
 def test_both_versions_show_one_store(api: Client) -> None:
     number = project(api)
     datasets = api.items("v2/datasets", projectid=number)

@@ -200,7 +200,7 @@ class Contract:
     @pytest.mark.parametrize("sizes", [[1], [0, 1], [0, -1], [0, 0, 5]])
     async def test_parts(self, ground: Ground, sizes: list[int]) -> None:
         multipart = ground.backend.multipart
-        if multipart is None:
+        if multipart is None or ground.record.takes.whole is not None:
             return
         rules = multipart.rules
         parts = [noise(rules.least + size if size <= 0 else size, seed) for seed, size in enumerate(sizes)]
@@ -219,7 +219,7 @@ class Contract:
         assert ground.stored() == {at(ground, "big"): b"".join(parts)}
 
     async def test_an_abort_leaves_no_trace(self, ground: Ground) -> None:
-        if ground.backend.multipart is None:
+        if ground.backend.multipart is None or ground.record.takes.whole is not None:
             return
         upload = await ground.backend.multipart.begin(target(ground, "f"), None)
         await upload.put_part(1, Bytes(b"x"))

@@ -114,7 +114,9 @@ class BaseSpace:
             case "appresults" | "samples" | "runs" if number:
                 return await self._files(kind, number, cursor)
             case "datasets":
-                return await self._datasets.files(number, cursor)
+                page = await self._datasets.files(number, cursor)
+                self._saving.seen.add(parent.id, {entry.label for entry in page.entries})
+                return page
             case "runs":
                 return await self._page("users/current/runs", entries.run, cursor)
         raise NotFound(f"“{parent.name}” holds nothing that could be listed.")
@@ -234,7 +236,7 @@ class BaseSpace:
 
     async def _records_made(self, parent: Entry, name: str, began: Began) -> list[Json]:
         """Return the app results that a `make` whose answer was lost has made."""
-        made = await self._saving.made_since(f"{parent.id}/appresults", began)
+        made = await self._saving.made_since(f"{API}/{parent.id}/appresults", began)
         return [item for item in made if item.get("Name") == name]
 
     async def _make_project(self, name: str) -> Entry:

@@ -6,6 +6,7 @@ Tests: backends/test_backends, backends/test_basespace_saving.
 from __future__ import annotations
 
 import hashlib
+import mimetypes
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -16,6 +17,8 @@ from labfs.backend import (
     Accept,
     Buffer,
     Entry,
+    Takes,
+    Target,
     takes,
 )
 from labfs.errors import Invalid, Malformed
@@ -32,6 +35,9 @@ FIRST_KINDS = {
 RUNS = "_runs"  # the branch beside the projects
 RUNS_FIXED = "Runs come from the sequencer and cannot be changed."
 CLOSED = ("complete", "aborted")  # states of an analysis after which its record takes no more files
+OPEN = ("running", "needsattention", "timedout")  # states in which it takes them
+WHOLE = 5 * 1024**3  # bytes of a file of a dataset, which goes into the object store in one piece
+DEPOSITS = Takes(frozenset({Accept.FILE, Accept.FOLDER}), whole=WHOLE)
 
 Json = dict[str, Any]
 
@@ -84,15 +90,29 @@ def dataset(item: Json) -> Entry:
     number = str(item["Id"])
     if not DATASET.fullmatch(number):
         raise ValueError("an id that no dataset has")
+    fixed = _why_fixed(item)
     return Entry(
         id=f"datasets/{number}",
         name=str(item["Name"]),
         is_dir=True,
         age=created_ns(item),
-        label=number.removeprefix("ds.")[:8],
+        label=number[-12:],
         modified_ns=time_ns(item),
-        read_only="Datasets are made by analyses and cannot be changed here.",
+        takes=DEPOSITS if fixed is None else NOTHING,
+        read_only=fixed,
+        url=item.get("HrefBaseSpaceUI"),
     )
+
+
+def _why_fixed(item: Json) -> str | None:
+    """Say why a dataset takes no files: only an analysis that goes on adds to its datasets."""
+    status = str((item.get("AppSession") or {}).get("ExecutionStatus") or "").lower()
+    if status not in OPEN:
+        state = f"is {status}" if status else "tells no state"
+        return f"The analysis of “{item['Name']}” {state}: it takes no more files."
+    if str(item.get("UploadStatus") or "").lower().startswith("complete"):
+        return f"“{item['Name']}” is complete and takes no more files."
+    return None
 
 
 def run(item: Json) -> Entry:
@@ -181,6 +201,30 @@ def parse_time(text: Any) -> datetime | None:
         return datetime.fromisoformat(str(text).rstrip("Z")[:26] + "+00:00")
     except ValueError:
         return None
+
+
+def content_type(name: str) -> str:
+    return mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"
+
+
+def path_of(target: Target) -> str:
+    """Return the path of a file in its record. Raises Invalid for a name that the service would take for several."""
+    if any("/" in part for part in (*target.folders, target.name)):
+        raise Invalid("BaseSpace takes a / in a name for a folder; choose another name.")
+    return "/".join((*target.folders, target.name))
+
+
+def files_of(record: str) -> str:
+    """Return the path of the list of a record's files, by the id of its entry."""
+    return f"{SECOND if record.startswith('datasets/') else API}/{record}/files"
+
+
+def list_of(answer: Answer) -> Json:
+    """Return a list as the first version gives it, `Items` beside counts and order, of either version's answer."""
+    body = answer.json()
+    if isinstance(body, dict) and isinstance(body.get("Paging"), dict):
+        return {**body["Paging"], "Items": body.get("Items")}
+    return response_of(answer)
 
 
 def response_of(answer: Answer) -> Json:

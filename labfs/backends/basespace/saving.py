@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import mimetypes
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +30,17 @@ from labfs.backend import (
     Target,
 )
 from labfs.backends.basespace import entries
-from labfs.backends.basespace.entries import API, PAGE, Json, response_of
+from labfs.backends.basespace.deposits import deposit
+from labfs.backends.basespace.entries import (
+    API,
+    PAGE,
+    Json,
+    content_type,
+    files_of,
+    list_of,
+    path_of,
+    response_of,
+)
 from labfs.backends.looking import Change, Looking, holds
 from labfs.backends.paging import Paging
 from labfs.errors import (
@@ -45,6 +54,7 @@ from labfs.errors import (
     ReadOnly,
     Stale,
     Unanswered,
+    Unsupported,
 )
 from labfs.http.client import Answer, Client, Patience, Request
 from labfs.http.contents import Presigned
@@ -120,7 +130,7 @@ class Saving:
         digest = (await trio.to_thread.run_sync(source.md5)).hex()
         where = where_of(target)
         change = Change(
-            f"{target.parent.id}/{'/'.join((*target.folders, target.name))}",
+            f"{target.parent.id}/{path_of(target)}",
             self.seen.before(target.parent.id, target.replaces),
             lambda: self._send(target, where, source),
             lambda began: self._ours(target, source, digest, began),
@@ -133,6 +143,8 @@ class Saving:
         return entry
 
     async def _send(self, target: Target, where: dict[str, str], source: Source) -> str:
+        if is_dataset(target.parent):
+            return number_of(await deposit(self.client, target, source))
         try:
             request = Request(
                 "POST",
@@ -152,8 +164,8 @@ class Saving:
 
     async def _ours(self, target: Target, source: Source, md5: str, began: Began) -> list[str]:
         """Return the ids of files that are an upload of `source` begun then: of its path, bytes and time, and new."""
-        path = "/".join((*target.folders, target.name))
-        made = await self.made_since(f"{target.parent.id}/files", began, Statuses="complete")
+        path = path_of(target)
+        made = await self.made_since(files_of(target.parent.id), began, Statuses="complete")
         alike = [item for item in made if (item.get("Path"), item.get("Size")) == (path, source.size)]
         return [number_of(item) for item in alike if await self._is(item, source, md5)]
 
@@ -170,15 +182,15 @@ class Saving:
         return same
 
     async def made_since(self, path: str, began: Began, **filters: str) -> list[Json]:
-        """Return what was made in a list since a moment, newest first, without what was known to be there."""
+        """Return what was made in the list of a path since a moment, newest first, without what was there before."""
         made: list[Json] = []
         cursor: str | None = None
         while True:
             paging = Paging.at(cursor)
             window = {"Offset": str(paging.offset), "Limit": str(paging.rows)}
             params = {"SortBy": "DateCreated", "SortDir": "Desc", **window, **filters}
-            answer = await self.client.call(Request("GET", f"{API}/{path}", params=params))
-            found = response_of(answer)
+            answer = await self.client.call(Request("GET", path, params=params))
+            found = list_of(answer)
             items = found.get("Items")
             if not isinstance(items, list):
                 raise Malformed(f"{answer.what} answered without a list of items.")
@@ -223,6 +235,8 @@ class Saving:
     # -- parts ---------------------------------------------------------------------------------------
 
     async def begin(self, target: Target, size: int | None) -> PartUpload:
+        if is_dataset(target.parent):
+            raise Unsupported("Files of a dataset go up in one piece.")
         params = {**where_of(target), "multipart": "true"}
         headers = {"Content-Type": content_type(target.name)}
         path = f"{API}/{target.parent.id}/files"
@@ -323,13 +337,15 @@ class PartUpload:
         return await self._client.call(request)
 
 
+def is_dataset(record: Entry) -> bool:
+    return record.id.startswith("datasets/")
+
+
 def where_of(target: Target) -> dict[str, str]:
     """Return the parameters that name a file. Raises ReadOnly and Invalid where no file can be saved."""
-    if not target.parent.id.startswith("appresults/"):
+    if not (target.parent.id.startswith("appresults/") or is_dataset(target.parent)):
         raise ReadOnly(f"Files cannot be saved in “{target.parent.name}”.")
-    if any("/" in part for part in (*target.folders, target.name)):
-        raise Invalid("BaseSpace takes a / in a name for a folder; choose another name.")
-    directory = "/".join(target.folders)
+    directory = path_of(target).rpartition("/")[0]
     return {"name": target.name, **({"directory": directory} if directory else {})}
 
 
@@ -342,7 +358,3 @@ def number_of(item: Json) -> str:
 
 def is_md5(tag: Any) -> bool:
     return bool(re.fullmatch("[0-9a-f]{32}", str(tag or "")))
-
-
-def content_type(name: str) -> str:
-    return mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"

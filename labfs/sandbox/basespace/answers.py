@@ -24,14 +24,21 @@ UNKNOWN = (
     " https://developer.basespace.illumina.com/docs for the available resources."
 )
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache", "Expires": "0"}
+USUAL = {  # headers of every recorded answer
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Pragma": "no-cache",
+    "Expires": "0",
+    "X-Content-Type-Options": "nosniff",
+    "X-BaseSpace-Source": "master/readonly",
+    "Strict-Transport-Security": "max-age=10886400; includeSubDomains; preload",
+}
 
 
 class Compact(JSONResponse):
     """JSON without spaces and, as the real service sends it, without a Content-Length."""
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        super().init_headers({**NO_CACHE, "X-Request-ID": "sandbox", **(headers or {})})
+        super().init_headers({**USUAL, "X-Request-ID": "sandbox", **(headers or {})})
         if self.status_code < 400:
             self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
 

@@ -16,9 +16,14 @@ from labfs.sandbox.cost import prepare
 from labfs.sandbox.store import Row
 
 LARGEST_PAGE = 1024
-ECHO = {"id": "Id", "name": "Name", "path": "Path", "created": "DateCreated"}
-FILE_ORDERS = {"id": "id", "path": "path", "datecreated": "created"}
-ORDERS = {"id": "id", "name": "name", "datecreated": "created"}
+# Of each list, the orders that it knows, the usual one first, and the column behind each.
+ORDERS = {
+    "": {"Id": "id", "Name": "name", "DateCreated": "created"},
+    "files": {"Id": "id", "Path": "path", "DateCreated": "created"},
+    "v2 files": {"Id": "id", "Path": "path", "DateCreated": "created", "Name": "name"},
+    "datasets": {"DateCreated": "created", "Name": "name", "DateModified": "created"},
+    "biosamples": {"Id": "id", "BioSampleName": "name"},  # recorded: `Name` is answered by `Id`
+}
 STATUS_OF_RECORD = "coalesce((SELECT status FROM sessions WHERE sessions.id = session), 'Complete')"
 
 
@@ -30,11 +35,17 @@ class Lists:
         self._switches = shelf.switches
 
     def page(
-        self, request: Request, table: str, where: str, values: tuple[Any, ...], convert: Callable[[Row], Any]
+        self,
+        request: Request,
+        table: str,
+        where: str,
+        values: tuple[Any, ...],
+        convert: Callable[[Row], Any],
+        orders: str | None = None,
     ) -> dict[str, Any]:
-        """Return one page; an order that the list does not know is silently replaced."""
+        """Return one page; an order that the list does not know is silently replaced. `orders` is a key of `ORDERS`."""
         query = query_of(request)
-        column = self._column(table, query.get("sortby", "Id").lower())
+        shown, column = self._order(ORDERS.get(orders or table, ORDERS[""]), query.get("sortby", "").lower())
         descending = query.get("sortdir", "Asc").lower() == "desc"
         offset, limit = self._window(query)
         order = f"ORDER BY {self._key(column)} {'DESC' if descending else 'ASC'}, id LIMIT ? OFFSET ?"
@@ -47,13 +58,15 @@ class Lists:
             "Offset": offset,
             "Limit": limit,
             "SortDir": "Desc" if descending else "Asc",
-            "SortBy": ECHO[column],
+            "SortBy": shown,
         }
 
-    def _column(self, table: str, asked: str) -> str:
+    def _order(self, orders: Mapping[str, str], asked: str) -> tuple[str, str]:
+        """Return the order that is used, as it is told, and its column."""
         if self._switches.sort_ignored:
-            return "created"
-        return (FILE_ORDERS if table == "files" else ORDERS).get(asked, "id")
+            return "DateCreated", "created"
+        shown = next((name for name in orders if name.lower() == asked), next(iter(orders)))
+        return shown, orders[shown]
 
     def _key(self, column: str) -> str:
         """Sort dates as they are shown: what was made within a second is a tie, and the id breaks it."""

@@ -37,7 +37,7 @@ from labfs.sandbox.basespace.answers import (
 from labfs.sandbox.basespace.lists import Lists
 from labfs.sandbox.basespace.second import Second
 from labfs.sandbox.basespace.shelf import OPEN_STATES, Shelf
-from labfs.sandbox.basespace.shown import Shown
+from labfs.sandbox.basespace.shown import APPLICATION, Shown
 from labfs.sandbox.basespace.switches import Switches
 from labfs.sandbox.basespace.uploads import Uploads
 from labfs.sandbox.blobs import Blobs
@@ -213,7 +213,7 @@ class BaseSpace:
         return single({
             "Scopes": json.loads(row["scopes"]),
             "UserResourceOwner": self._shown.user(user),
-            "Application": {"Id": "1", "Name": "Sandbox"},
+            "Application": APPLICATION,
             "DateCreated": self._shown.date(None),
         })  # fmt: skip
 

@@ -111,6 +111,13 @@ class Shelf:
         held = {"size": size, "etag": etag, "blob": blob, "key": self.blobs.add(blob, etag, kms), "kms": kms}
         return self._add("files", record, {**row, **held, "status": "complete", "archived": archived})
 
+    def add_stored(self, record: int, path: str, key: str, held: Row, size: int, content_type: str) -> int:
+        """Make a complete file of an object that somebody put into the store."""
+        self.supersede(record, path)
+        row = _file(record, path, content_type, time.time())
+        stored = {"size": size, "etag": held["etag"], "blob": held["blob"], "key": key, "kms": held["kms"]}
+        return self._add("files", record, {**row, **stored, "status": "complete", "archived": False})
+
     def begin_file(self, record: int, path: str, content_type: str) -> int:
         """Make a file whose bytes are to come in parts."""
         row = _file(record, path, content_type, time.time())

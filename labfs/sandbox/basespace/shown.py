@@ -17,6 +17,12 @@ GENOME = {
     "Id": "4", "DisplayName": "Homo sapiens - UCSC (hg19)", "SpeciesName": "Homo sapiens", "Source": "UCSC",
     "Build": "hg19", "Href": "v1pre3/genomes/4", "HrefAnnotations": "v1pre3/genomes/4/annotations",
 }  # fmt: skip
+APPLICATION = {
+    "Id": "1", "Href": "v1pre3/applications/1", "Name": "Sandbox", "CompanyName": "labfs", "VersionNumber": "1.0.0",
+    "ShortDescription": "The sandbox", "DateCreated": "2015-11-29T23:43:42.0000000Z", "PublishStatus": "Development",
+    "IsBillingActivated": False, "Category": "Other", "Classifications": [], "AppFamilySlug": "labfs.sandbox",
+    "AppVersionSlug": "labfs.sandbox.1.0.0", "Features": [], "LockStatus": "Unlocked",
+}  # fmt: skip
 CYCLES, CLUSTERS = 151, 1_390_368  # of every sample
 READS = {
     "Read1": CYCLES, "Read2": CYCLES, "NumReadsPF": CLUSTERS, "NumReadsRaw": CLUSTERS, "IsPairedEnd": True,
@@ -129,7 +135,7 @@ class Shown:
             "Id": str(row["id"]),
             "Name": row["name"],
             "Href": f"v1pre3/appsessions/{row['id']}",
-            "Application": {"Id": "1", "Name": "Sandbox"},
+            "Application": APPLICATION,
             "UserCreatedBy": self.user(row["user"]),
             "Status": row["status"],
             "QcStatus": "Undefined",

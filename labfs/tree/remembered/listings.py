@@ -26,7 +26,7 @@ from labfs.backend import Accept, Entry, Replace, Takes
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of what is in a row; what an older or a newer labfs kept is dropped
+FORMAT = 2  # of what is in a row; what an older or a newer labfs kept is dropped
 LOOKED_AT_S = 90 * 24 * 3600.0  # after which a directory that nobody looked at is forgotten
 USUAL = {field.name: field.default for field in fields(Entry) if field.default is not MISSING}
 BROKEN = (sqlite3.Error, zlib.error, ValueError, TypeError, KeyError, AttributeError)
@@ -145,7 +145,7 @@ _NAMES = tuple(field.name for field in fields(Entry))
 def _plain(value: Any) -> Any:
     if isinstance(value, Takes):
         kinds = sorted(kind.value for kind in value.kinds)
-        return [kinds, value.folders, value.room, value.replace and value.replace.value]
+        return [kinds, value.folders, value.room, value.replace and value.replace.value, value.whole]
     return value
 
 
@@ -158,8 +158,8 @@ def _read(data: bytes) -> list[Entry]:
 def _typed(name: str, value: Any) -> Any:
     match name:
         case "takes":
-            kinds, folders, room, replace = value
-            return Takes(frozenset(map(Accept, kinds)), tuple(folders), room, replace and Replace(replace))
+            kinds, folders, room, replace, whole = value
+            return Takes(frozenset(map(Accept, kinds)), tuple(folders), room, replace and Replace(replace), whole)
         case "folders":
             return tuple(value)
     return value
