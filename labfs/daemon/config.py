@@ -76,7 +76,7 @@ class Config:
     path: Path
     sites: tuple[SiteSettings, ...]
     cache_bytes: int = 128 * 1024 * 1024
-    copies_bytes: int = 4096 * 1024 * 1024
+    disk_bytes: int = 4096 * 1024 * 1024
     draft_s: float = 60.0  # for a draft to get its last name
     draft_names: tuple[str, ...] = ()  # patterns of names that are a draft's, besides those that labfs knows
 

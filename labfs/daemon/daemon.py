@@ -108,9 +108,9 @@ class Daemon:
         sites = {settings.name: settings for settings in config.sites}
         return Storage(
             place.directory,
-            place.copies,
+            place.cache,
             config.cache_bytes,
-            config.copies_bytes,
+            config.disk_bytes,
             config.draft_names,
             config.draft_s,
             lambda site, salt: sites[site].account(salt),
@@ -235,6 +235,7 @@ class Daemon:
             "local_files": len(vfs.saves.local()),
             "cache": {"bytes": vfs.store.blocks.size, "capacity": vfs.store.blocks.capacity},
             "copies": {"bytes": vfs.store.copies.size, "capacity": vfs.store.copies.capacity},
+            "blocks_on_disk": {"bytes": vfs.store.shelf.size},
             "spool": {
                 "free": vfs.saves.spool.free(),
                 "kept": [left.report() for left in self._unsaved()],

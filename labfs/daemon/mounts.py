@@ -85,8 +85,8 @@ class Place:
         self._lock: int | None = None
 
     @property
-    def copies(self) -> Path:
-        return cache_dir() / "mounts" / self.name / "copies"
+    def cache(self) -> Path:
+        return cache_dir() / "mounts" / self.name
 
     def prepare(self) -> None:
         """Make sure that state and cache can be kept. Raises ConfigError with what to do."""
@@ -99,7 +99,7 @@ class Place:
             raise ConfigError(
                 f"labfs cannot keep its state in {where}: {error.strerror}. Set LABFS_STATE_DIR."
             ) from error
-        _ = self.copies
+        _ = self.cache
 
     def _open_lock(self) -> int:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """Blocks of file contents in memory: bounded in bytes, least recently used out first, one fetch for each.
 
+What is not in memory may be on disk still (`shelf`): whoever fetches looks there first, and compares what is there.
+
 A key names the file's version, so bytes of two versions can never mix: a changed file has other keys.
 However many ask for a missing block, it is fetched once; the fetch belongs to the cache and not to the
 one who asked first, who may be cancelled without harm to the others.
@@ -16,8 +18,8 @@ from cachetools import LRUCache
 
 from labfs.backend import Buffer
 from labfs.read.flight import Flight
+from labfs.read.shelf import Key, Shelf
 
-Key = tuple[Hashable, int]  # (one version of one file, index of the block)
 Fetch = Callable[[], Awaitable[Buffer]]
 
 
@@ -28,9 +30,10 @@ class _Fetch(Flight):
 
 
 class Blocks:
-    """A cache of at most `capacity` bytes; fetches run in `nursery`."""
+    """A cache of at most `capacity` bytes, above a `shelf` if there is one; fetches run in `nursery`."""
 
-    def __init__(self, nursery: trio.Nursery, capacity: int) -> None:
+    def __init__(self, nursery: trio.Nursery, capacity: int, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf
         self._nursery = nursery
         self._cache: LRUCache[Key, Buffer] = LRUCache(maxsize=capacity, getsizeof=len)
         self._flights: dict[Key, _Fetch] = {}
@@ -66,6 +69,8 @@ class Blocks:
         """Forget all blocks of one version of one file."""
         for key in [key for key in self._cache if key[0] == content]:
             del self._cache[key]
+        if self._shelf is not None:
+            self._shelf.drop(content)
 
     def _start(self, key: Key, fetch: Fetch) -> _Fetch:
         flight = self._flights.get(key)
@@ -81,3 +86,12 @@ class Blocks:
                 self._cache[key] = flight.block
             finally:
                 del self._flights[key]
+
+    async def stored(self, key: Key) -> Buffer | None:
+        """Return a block that is on disk still."""
+        return None if self._shelf is None else await self._shelf.get(key)
+
+    def store(self, key: Key, block: Buffer) -> None:
+        """Have a block that was fetched kept on disk, if that is ready for it."""
+        if self._shelf is not None:
+            self._shelf.put(key, block)

@@ -61,6 +61,10 @@ class Reader:
         self.size = size
 
     @property
+    def _is_copied(self) -> bool:
+        return isinstance(self._content, Copy) or self._content.is_copied
+
+    @property
     def unproved(self) -> bool:
         """Whether reading it once more, whole and in order, would prove what nothing has proved yet."""
         return not self._proof.proven
@@ -122,16 +126,31 @@ class Reader:
                 block = await self._blocks.get((self._key, following), self._fetch(following))
                 await self._proof.offer(following, block)
 
+    async def _stored(self, index: int) -> Buffer | None:
+        """Return a block that is on disk, unless it is another than what was fetched: that is a server's to say."""
+        block = None if self._is_copied else await self._blocks.stored((self._key, index))
+        if block is None:
+            return None
+        digests, value = self._proof.digests, digest(block)
+        if not digests.known(index):
+            digests.add(index, value)  # once: reading it from the disk again says no more
+        return block if digests.value(index) == value else None
+
     def _fetch(self, index: int) -> Fetch:
         async def fetch() -> Buffer:
+            stored = await self._stored(index)
+            if stored is not None:
+                return stored
             began = trio.current_time()
             start, stop = index * BLOCK, min((index + 1) * BLOCK, self.size)
             block = await exactly(self._content, start, stop)
             if trio.current_time() - began > SLOW_S:
                 self._window //= 2
-            if self._proof.digests.add(index, digest(block)):
-                return block
-            return await self._recount(index, start, stop, block)
+            if not self._proof.digests.add(index, digest(block)):
+                block = await self._recount(index, start, stop, block)
+            if not self._is_copied:
+                self._blocks.store((self._key, index), block)
+            return block
 
         return fetch
 
@@ -181,6 +200,11 @@ class RangedOrWhole:
                 log.info("%s It is fetched whole.", error)
                 self._ranged = False
         return await self._whole().read(start, stop)
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the bytes come from a copy on this machine's disk."""
+        return not self._ranged
 
     def _whole(self) -> Copy:
         self._copy = self._copy or self._copies.open(self._version, self._content, self._size)

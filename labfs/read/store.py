@@ -1,6 +1,6 @@
-"""What was fetched and is kept, blocks in memory and whole copies on disk, and the readers over both.
+"""What was fetched and is kept, blocks in memory and on disk and whole copies on disk, and the readers over all.
 
-Tests: core/test_proof, core/test_copies.
+Tests: core/test_proof, core/test_copies, core/test_shelf.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ import trio
 
 from labfs.read.blocks import Blocks
 from labfs.read.reader import Readers
+from labfs.read.shelf import Shelf
 from labfs.read.whole import Copies
 
 
 class Store:
-    """One core's share of memory and disk for what it reads, in bytes; fetches run in `nursery`."""
+    """One core's share of memory and disk for what it reads, in bytes; fetches run in `nursery`.
+
+    Whole copies come first on the disk: blocks have the room that these leave.
+    """
 
     def __init__(self, nursery: trio.Nursery, memory: int, directory: Path, disk: int) -> None:
-        self.blocks = Blocks(nursery, memory)
-        self.copies = Copies(nursery, directory, disk)
+        self.copies = Copies(nursery, directory / "copies", disk)
+        self.shelf = Shelf(nursery, directory / "blocks", lambda: disk - self.copies.size)
+        self.blocks = Blocks(nursery, memory, self.shelf)
         self.readers = Readers(nursery, self.blocks, self.copies)

@@ -31,9 +31,9 @@ class Storage:
     """Where a core keeps what it must, and how much of it; sizes in bytes."""
 
     directory: Path  # private; for one core at a time
-    copies: Path | None = None  # of whole files; usually in `directory`
+    cache: Path | None = None  # of what was read, on disk; usually `directory`
     cache_bytes: int = 128 * MIB  # in memory
-    copies_bytes: int = 1024 * MIB
+    disk_bytes: int = 1024 * MIB
     draft_names: Sequence[str] = ()  # patterns of names that are never the last ones
     draft_s: float = DRAFT_S  # to wait for the last name of a file
     account: Callable[[str, bytes], str | None] = field(default=lambda site, salt: None)  # by which lists are kept
@@ -62,8 +62,7 @@ async def assembled(
             if account is not None:
                 listings.admit(site.name, account)
         async with trio.open_nursery() as nursery:
-            copies = storage.copies or storage.directory / "copies"
-            store = Store(nursery, storage.cache_bytes, copies, storage.copies_bytes)
+            store = Store(nursery, storage.cache_bytes, storage.cache or storage.directory, storage.disk_bytes)
             known = Known(storage.draft_names)
             vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s)
             if tended:

@@ -64,7 +64,7 @@ class History:
 
     async def _serve(self, started: trio.Event) -> None:
         sites = [Site("memory", "memory", self.backend, may_delete=True)]
-        storage = Storage(self.base, cache_bytes=1 << 16, copies_bytes=1 << 20)
+        storage = Storage(self.base, cache_bytes=1 << 16, disk_bytes=1 << 20)
         with trio.CancelScope() as self.scope:
             async with assembled(sites, storage) as self.vfs:
                 self.box = await self.vfs.resolve("/memory/box")

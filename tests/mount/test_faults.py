@@ -243,7 +243,10 @@ def test_a_multipart_file_of_odd_parts_is_read_without_complaint(
     assert done.stdout.split()[0] == hashlib.md5(data).hexdigest()
 
 
-def test_what_was_proved_is_not_believed_when_it_comes_otherwise(sandbox: Sandbox, tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_was_proved_is_not_believed_when_it_comes_otherwise(
+    on_disk: bool, sandbox: Sandbox, tmp_path: Path
+) -> None:
     config = tmp_path / "labfs.toml"
     config.write_text(f"{sandbox.config.read_text()}\n[cache]\nmib = 64\n")
     config.chmod(0o600)
@@ -257,10 +260,16 @@ def test_what_was_proved_is_not_believed_when_it_comes_otherwise(sandbox: Sandbo
         assert run(f"md5sum < '{folder}/f'").stdout.split()[0] == right
         assert run(f"cat '{folder}'/other* > /dev/null").returncode == 0, "which pushes its blocks out"
         forget(folder / "f")
+        if not on_disk:
+            for block in (tmp_path / "kept").glob("mounts/*/blocks/*/*"):
+                block.unlink()
         sandbox.faults({"service": "blobs", "times": None, "action": "corrupt", "argument": 12345})
         for _ in range(2):
             done = run(f"md5sum < '{folder}/f'")
-            assert (done.stdout, "Input/output error" in done.stderr) == ("", True)
+            if on_disk:
+                assert done.stdout.split()[0] == right, "it is on this disk"
+            else:
+                assert (done.stdout, "Input/output error" in done.stderr) == ("", True)
         sandbox.faults()
         assert run(f"md5sum < '{folder}/f'").stdout.split()[0] == right
     finally:

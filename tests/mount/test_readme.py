@@ -54,7 +54,7 @@ def test_the_configuration_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "labfs.toml").chmod(0o600)
     found = config.load(tmp_path / "labfs.toml")
     assert {site.kind for site in found.sites} == set(KINDS)
-    assert (found.cache_bytes >> 20, found.copies_bytes >> 20) == (128, 4096)
+    assert (found.cache_bytes >> 20, found.disk_bytes >> 20) == (128, 4096)
     for site in found.sites:
         keys = {*KINDS[site.kind].secrets, *KINDS[site.kind].options}
         assert all(f"{key} = " in text[1] for key in keys)

@@ -26,7 +26,7 @@ import trio.testing
 from five_stage import Lab
 from memory import SYSTEMS, mounted, opened
 from others import GROUP, OTHER_GROUP, OTHER_USER, USER, Machine, denied
-from stage import Folder, Mount, Sandbox, labfs, run, typed
+from stage import Folder, Mount, Sandbox, labfs, run, typed, until
 from steps import a_while, states
 from test_drafts import make, maker, system
 from test_slow_lists import DEADLINE_S, shown, slow
@@ -143,6 +143,25 @@ def test_nothing_twice(folder: Path, behind: Folder, drive: Mount, sandbox: Sand
     sandbox.reset()
     assert run(f"cat '{folder}/f' | wc -c; tail -c 5 '{folder}/f' | wc -c").stdout.split() == [str(2 * MIB), "5"]
     assert sandbox.requests() == {}
+
+
+def test_in_the_next_mount(folder: Path, behind: Folder, sandbox: Sandbox, tmp_path: Path) -> None:
+    """What was read of a version is read from this machine's disk in the next mount, as far as it has room there."""
+    behind.put("f", noise(3 * MIB))
+    mount = Mount(tmp_path, sandbox.config, "--site=basespace")
+    place = mount.path / "basespace" / behind.project / behind.name
+    try:
+        mount.start()
+        assert (place / "f").read_bytes() == noise(3 * MIB)
+        until(lambda: len([*tmp_path.glob("*/mounts/*/blocks/*/?")]) == 3)
+        assert mount.stop().returncode == 0
+        mount.start()
+        run(f"ls '{place}'")
+        sandbox.reset()
+        assert (place / "f").read_bytes() == noise(3 * MIB)
+        assert BLOB not in sandbox.requests()
+    finally:
+        mount.clean_up()
 
 
 def test_thirty_seconds(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:

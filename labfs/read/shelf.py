@@ -1,0 +1,164 @@
+"""Blocks of file contents on disk: kept over a remount, checked whenever they are read, bounded in bytes.
+
+A block lies in a file of its own, `VERSION/INDEX` below a private directory, with a digest of its bytes and its name
+behind them; one rename puts it there, so that a process that is killed leaves a block or none. What is on the disk is
+known in memory: asking for a block that is not there costs nothing. Writing is never waited for: one task writes, and
+blocks that come faster than the disk takes them are not kept. Nothing is kept of files without a version.
+
+Tests: core/test_shelf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+
+from labfs.backend import Buffer
+from labfs.read.digests import WIDTH, digest
+
+log = logging.getLogger(__name__)
+
+WAITING = 16  # blocks that wait to be written, at most
+SPARED = 1024 * 1024 * 1024  # bytes of the disk that are left to others, above all to what users write
+PARTIAL = ".part"
+
+Key = tuple[Hashable, int]  # (one version of one file, index of the block)
+
+
+class Shelf:
+    """At most about `room()` bytes below `directory`; writes run in `nursery`."""
+
+    def __init__(self, nursery: trio.Nursery, directory: Path, room: Callable[[], int]) -> None:
+        self._directory = directory
+        self._room = room
+        self._held: OrderedDict[str, int] = OrderedDict()  # name below the directory → bytes, longest unused first
+        self._later, later = trio.open_memory_channel[tuple[str, Buffer]](WAITING)
+        self._wanted: set[str] = set()  # that wait to be written, or are, and were not dropped since
+        self.size = 0  # bytes on disk
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+            self._find()
+        except OSError as error:
+            log.warning("No blocks are kept on disk: %s", error)
+        nursery.start_soon(self._write_all, later)
+
+    def _find(self) -> None:
+        """Take over what an earlier process kept, and remove what it did not finish."""
+        found = []
+        for path in self._directory.glob("*/*"):
+            if path.suffix == PARTIAL:
+                path.unlink(missing_ok=True)
+            else:
+                there = path.stat()
+                found.append((there.st_mtime_ns, f"{path.parent.name}/{path.name}", there.st_size))
+        for _, name, size in sorted(found):
+            self._hold(name, size)
+        self._make_room()
+
+    async def get(self, key: Key) -> Buffer | None:
+        """Return a block that is there and as it was written."""
+        name = _name(key)
+        if name is None or name not in self._held:
+            return None
+        block = await trio.to_thread.run_sync(_read, self._directory / name, name)
+        if block is None:
+            log.warning("A block on disk is damaged or gone; it is fetched again.")
+            self._let_go(name)
+        elif name in self._held:
+            self._held.move_to_end(name)
+        return block
+
+    def put(self, key: Key, block: Buffer) -> None:
+        """Keep a block, if the disk is ready for it."""
+        name = _name(key)
+        if name is not None and name not in self._held and name not in self._wanted:
+            with suppress(trio.WouldBlock):
+                self._later.send_nowait((name, block))
+                self._wanted.add(name)
+
+    def drop(self, content: Hashable) -> None:
+        """Forget all blocks of one version of one file."""
+        name = _name((content, 0))
+        if name is not None:
+            version = name.removesuffix("0")
+            self._wanted = {wanted for wanted in self._wanted if not wanted.startswith(version)}
+            for held in [held for held in self._held if held.startswith(version)]:
+                self._let_go(held)
+
+    async def _write_all(self, later: trio.MemoryReceiveChannel[tuple[str, Buffer]]) -> None:
+        async for name, block in later:
+            if name in self._wanted and len(block) + WIDTH <= self._room():
+                await self._write(name, block)
+            self._wanted.discard(name)
+
+    async def _write(self, name: str, block: Buffer) -> None:
+        try:
+            await trio.to_thread.run_sync(_write, self._directory / name, name, block)
+        except OSError as error:
+            log.info("A block is not kept on disk: %s", error)
+            return
+        self._hold(name, len(block) + WIDTH)
+        if name not in self._wanted:  # dropped while it was written
+            self._let_go(name)
+        self._make_room()
+
+    def _hold(self, name: str, size: int) -> None:
+        self._held[name] = size
+        self.size += size
+
+    def _make_room(self) -> None:
+        while self._held and self.size > self._room():
+            self._let_go(next(iter(self._held)))
+
+    def _let_go(self, name: str) -> None:
+        self.size -= self._held.pop(name, 0)
+        path = self._directory / name
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()  # where that was its last block
+
+
+def _name(key: Key) -> str | None:
+    content, index = key
+    if not isinstance(content, tuple):
+        return None
+    return f"{hashlib.sha256(repr(content).encode()).hexdigest()}/{index}"
+
+
+def _seal(name: str, block: Buffer) -> bytes:
+    return digest(name.encode() + digest(block))
+
+
+def _read(path: Path, name: str) -> bytes | None:
+    try:
+        data = path.read_bytes()
+        os.utime(path)
+    except OSError:
+        return None
+    block = data[:-WIDTH]
+    return block if len(data) > WIDTH and _seal(name, block) == data[-WIDTH:] else None
+
+
+def _write(path: Path, name: str, block: Buffer) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if shutil.disk_usage(path.parent).free < SPARED + len(block):
+        raise OSError("the disk has little room left, which is for what is written")
+    partial = path.with_suffix(PARTIAL)
+    try:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(block)
+            file.write(_seal(name, block))
+        partial.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
