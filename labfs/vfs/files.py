@@ -23,7 +23,9 @@ from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.drafts.life import Drafts
 from labfs.vfs.drafts.signs import NOBODY, Known, Maker
-from labfs.vfs.remote import Sources, View
+from labfs.vfs.remote.ahead import Ahead
+from labfs.vfs.remote.sources import Sources
+from labfs.vfs.remote.view import View
 from labfs.vfs.saves import Saves
 from labfs.write.spool import Spool
 
@@ -54,6 +56,7 @@ class Files:
         draft_s: float,
     ) -> None:
         self.sources = Sources(tree, readers)
+        self.ahead = Ahead(nursery, self.sources)
         self.saves = Saves(nursery, tree, self.sources, spool, reasons, self.writers)
         self.drafts = Drafts(tree, self.saves, self.sources, known, draft_s)
         self._tree = tree
@@ -80,6 +83,7 @@ class Files:
                     await self.release(handle)
                 raise
         elif node.kind is not Kind.VIEW and node.writer is None:
+            self.ahead.opened(node)
             handle.view = View(self.sources, node)
             await handle.view.open()
         self._handles[node].add(handle)
@@ -141,7 +145,9 @@ class Files:
         if node.writer is not None:
             handle.view.shown = True
             return await node.writer.read(offset, size)
-        return await handle.view.read(offset, size)
+        data = await handle.view.read(offset, size)
+        self.ahead.reached(node, offset + len(data))
+        return data
 
     async def write(self, handle: Handle, offset: int, data: bytes, *, placed: bool = False) -> int:
         """Write at `offset`; at the end through a handle that appends, unless the bytes have their place."""

@@ -27,7 +27,7 @@ from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.conflicts import unchanged
 from labfs.vfs.pending import Waiting, begun_on
-from labfs.vfs.remote import Sources
+from labfs.vfs.remote.sources import Sources
 from labfs.vfs.replacing import Replacing
 from labfs.write.journal import KILLED, NEVER_CLOSED, NEVER_NAMED, Changes, Spooled, State
 from labfs.write.spool import Spool, SpoolFile

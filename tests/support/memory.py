@@ -285,6 +285,7 @@ async def opened(
     backend: MemoryBackend,
     *,
     capacity: int = 1 << 30,
+    memory: int = 1 << 20,
     outbox: bool = False,
     account: str | None = None,
     at: str = "/memory/box",
@@ -295,7 +296,7 @@ async def opened(
     With `outbox` it is as the daemon makes one: what an earlier one left is sent. Listings are kept for an `account`.
     """
     path.mkdir(exist_ok=True)
-    storage = Storage(path, cache_bytes=1 << 20, disk_bytes=capacity, account=lambda site, salt: account)
+    storage = Storage(path, cache_bytes=memory, disk_bytes=capacity, account=lambda site, salt: account)
     spool = None if outbox else Spool(path / "spool")
     sites = [Site("memory", "memory", backend, **site)]
     async with assembled(sites, storage, spool=spool, tended=outbox) as vfs:

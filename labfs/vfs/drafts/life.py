@@ -33,7 +33,7 @@ from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.drafts.signs import MARKS, Draft, Known, Maker, judge
-from labfs.vfs.remote import Sources
+from labfs.vfs.remote.sources import Sources
 from labfs.vfs.saves import Saves
 from labfs.write.journal import State
 from labfs.write.writer import Writer

@@ -1,0 +1,139 @@
+"""Files of a folder that is read in order, fetched before they are opened: the address of each, and its first block.
+
+`cat *` opens files by their names, `cp -r` and `tar` as they are listed; both are one file after the other, and far
+from a server each costs two round trips. After the third file in either order the next ones are fetched, bounded in
+number and in bytes, until a file is opened out of order. A program that reads only the beginnings of files (a file
+manager, an indexer, `file`) reads none through, and nothing is fetched for it.
+
+Tests: core/test_ahead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+
+import trio
+
+from labfs.backend import dispensable
+from labfs.read.reader import BLOCK
+from labfs.tree.node import Folder, Kind, Node
+from labfs.vfs.remote.sources import Sources
+
+log = logging.getLogger(__name__)
+
+IN_ORDER = 3  # files read through, one after the other, before others are fetched ahead
+FILES, BYTES = 32, 16 * 1024 * 1024  # ahead of the reader, at most
+AT_ONCE = 16  # files that are being fetched
+STRIDE = 4  # names by which the next one may lie further on: a shell and a code point order them differently
+FOLDERS = 8  # that are watched
+
+
+class Run:
+    """How a folder is being read."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.children = folder.children  # as they were listed; another listing ends the run
+        self.last: Node | None = None
+        self.read_through = False  # the last one
+        self._orders: list[Order] = []  # made when a second file is read: a folder may be large
+
+    def opened(self, node: Node) -> list[Node]:
+        """Return the files to be fetched now that a file more was opened."""
+        before, self.last = self.last, node
+        through, self.read_through = self.read_through, False
+        if before is None or not through:
+            self._orders = []
+            return []
+        if not self._orders:
+            files = [child for child in self.children.values() if _can_be_fetched(child)]
+            self._orders = [Order(files), Order(sorted(files, key=lambda file: file.name))]
+        for order in self._orders:
+            order.opened(before, node)
+        best = max(self._orders, key=lambda order: order.length)
+        return best.following(node) if best.length >= IN_ORDER else []
+
+
+class Order:
+    """One order of the files of a folder, and how many were read in it."""
+
+    def __init__(self, files: list[Node]) -> None:
+        self._files = files
+        self._places = {file: at for at, file in enumerate(files)}
+        self._fetched = 0  # the place up to which files were fetched
+        self.length = 1  # files that were read one after the other
+
+    def opened(self, before: Node, node: Node) -> None:
+        here, there = self._places.get(before), self._places.get(node)
+        follows = here is not None and there is not None and 0 < there - here <= STRIDE
+        self.length = self.length + 1 if follows else 1
+
+    def following(self, node: Node) -> list[Node]:
+        """Return the files after one that are to be fetched, each once."""
+        here, found, size = self._places[node], [], 0
+        most = min(1 << self.length, FILES)  # few at first: three may be in order by chance
+        for at in range(here + 1, min(here + 1 + most, len(self._files))):
+            size += _least(self._files[at])
+            if size > BYTES:
+                break
+            if at >= self._fetched:
+                found.append(self._files[at])
+                self._fetched = at + 1
+        return found
+
+
+class Ahead:
+    """Watches what is opened and read, and fetches what comes next; fetches run in `nursery`."""
+
+    def __init__(self, nursery: trio.Nursery, sources: Sources) -> None:
+        self._nursery = nursery
+        self._sources = sources
+        self._runs: OrderedDict[Folder, Run] = OrderedDict()
+        self._at_once = trio.CapacityLimiter(AT_ONCE)
+
+    def opened(self, node: Node) -> None:
+        """Take into account that a file is opened to be read."""
+        folder = node.parent
+        if not folder.site.backend.capabilities.ranged or not _can_be_fetched(node):
+            return
+        run = self._runs.pop(folder, None)
+        if run is None or run.children is not folder.children:
+            run = Run(folder)
+        self._runs[folder] = run
+        if len(self._runs) > FOLDERS:
+            self._runs.popitem(last=False)
+        if node is run.last:
+            return
+        for other in run.opened(node):
+            self._nursery.start_soon(self._fetch, other)
+
+    def reached(self, node: Node, offset: int) -> None:
+        """Take into account that a file was read up to an offset in bytes."""
+        run = self._runs.get(node.parent)
+        if run is not None and run.last is node and offset >= _least(node):
+            run.read_through = True
+
+    async def _fetch(self, node: Node) -> None:
+        """Have the address of a file and its first block at hand; whoever opens it is told what is wrong."""
+        async with self._at_once:
+            if node.writer is not None or node.unlinked or not _can_be_fetched(node):
+                return
+            try:
+                with dispensable():
+                    reader = self._sources.reader(node)
+                    await reader.prepare()
+                    await reader.read(0, _least(node))
+            except Exception as error:  # whatever it is: nobody asked for this file
+                log.debug("%s was not fetched ahead: %r", node.path, error)
+
+
+def _can_be_fetched(node: Node) -> bool:
+    entry = node.entry
+    return (
+        node.kind is Kind.SERVER and not node.is_dir and entry is not None and not entry.unreadable and bool(entry.size)
+    )
+
+
+def _least(node: Node) -> int:
+    """Return how many bytes of a file are fetched ahead: its first block."""
+    return min(node.entry.size or 0, BLOCK) if node.entry is not None else 0
