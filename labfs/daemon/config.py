@@ -79,6 +79,7 @@ class Config:
     disk_bytes: int = 4096 * 1024 * 1024
     draft_s: float = 60.0  # for a draft to get its last name
     draft_names: tuple[str, ...] = ()  # patterns of names that are a draft's, besides those that labfs knows
+    xattrs: bool = False  # whether files have `user.labfs.*`: a program that asks each file for its own takes longer
 
     def only(self, names: tuple[str, ...]) -> Config:
         """Return the configuration with just these sites; all of them if none is named."""
@@ -136,16 +137,20 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(f"The configuration {path} is not UTF-8 text; save it as UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The configuration {path} is not valid TOML: {error}.{_typographic(text)}") from error
-    unknown = set(data) - {"sites", "cache", "drafts"}
+    unknown = set(data) - {"sites", "cache", "drafts", "xattrs"}
     if unknown:
-        raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are sites, cache and drafts.")
+        raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are sites, cache, drafts and xattrs.")
     tables = data.get("sites")
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{path} names no site; add a section such as [sites.hub] with kind, url and token.")
     sites = tuple(_site(path, name, table) for name, table in tables.items())
     if any(_has_literal(table) for table in tables.values()):
         check_private(path)
-    return Config(path, sites, *_cache_bytes(path, data.get("cache", {})), *_drafts(path, data.get("drafts", {})))
+    xattrs = data.get("xattrs", False)
+    if not isinstance(xattrs, bool):
+        raise ConfigError(f"{path}: xattrs must be true or false, without quotes.")
+    cache, drafts = _cache_bytes(path, data.get("cache", {})), _drafts(path, data.get("drafts", {}))
+    return Config(path, sites, *cache, *drafts, xattrs)
 
 
 def _typographic(text: str) -> str:

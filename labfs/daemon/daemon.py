@@ -90,7 +90,7 @@ class Daemon:
                 await site.backend.aclose()
 
     async def _serve_door(self, nursery: trio.Nursery) -> None:
-        door = self._door = Door(self._vfs, self._place.mountpoint)
+        door = self._door = Door(self._vfs, self._place.mountpoint, xattrs=self._config.xattrs)
         self._mount(door)
         try:
             nursery.start_soon(self._watch_signals)

@@ -85,7 +85,7 @@ def _describe(directory: Path, urls: dict[str, str], services: list[Service]) ->
     sections = [_section(service) for service in services if service.site]
     _write(
         directory / "labfs.toml",
-        "\n".join(["# Written by `labfs sandbox`; it is written anew at every start.", *sections]),
+        "\n".join(["# Written by `labfs sandbox`; it is written anew at every start.", "xattrs = true", *sections]),
     )
 
 

@@ -888,6 +888,26 @@ def test_dates_that_are_set(folder: Path, behind: Folder, sandbox: Sandbox, tmp_
         other.clean_up()
 
 
+def test_attributes_are_a_choice(sandbox: Sandbox, tmp_path: Path) -> None:
+    """There are no extended attributes, and asking for one is EOPNOTSUPP, unless the configuration says `xattrs = true`."""
+    config, made = tmp_path / "labfs.toml", sandbox.fresh()
+    config.write_text(sandbox.config.read_text().replace("xattrs = true\n", ""))
+    config.chmod(0o600)
+    made.put("f", b"x")
+    mount = Mount(tmp_path, config, "--site=basespace")
+    try:
+        file = made.at(mount.start().path) / "f"
+        for _ in range(2):
+            fails(errno.EOPNOTSUPP, os.getxattr, file, "user.labfs.site")
+            fails(errno.EOPNOTSUPP, os.listxattr, file)
+        assert run(f"ls -l '{file.parent}'").stdout.endswith(" f\n")
+        file.write_bytes(b"written")
+        assert made.stored["f"] == b"written"
+        assert "site       basespace" in labfs("info", file, env=mount.env).stdout
+    finally:
+        mount.clean_up()
+
+
 def test_attributes(folder: Path) -> None:
     """Extended attributes are labfs's own, answer to their names, are not listed and cannot be set: EOPNOTSUPP."""
     (folder / "f").write_bytes(b"x")
