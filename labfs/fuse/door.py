@@ -51,8 +51,7 @@ class Door(Refusals):
     enable_writeback_cache = False
 
     def __init__(self, vfs: Vfs, mountpoint: str = "", *, xattrs: bool = True) -> None:
-        super().__init__()
-        self._xattrs = xattrs
+        super().__init__(xattrs=xattrs)
         self._mountpoint = mountpoint.rstrip("/")
         self._vfs = vfs
         self._inodes: Inodes[Node] = Inodes(vfs.root)
@@ -165,7 +164,7 @@ class Door(Refusals):
 
     @answered(None)  # from memory; the kernel asks for security.capability before each write
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        self._check_xattrs()
+        self.check_xattrs()
         if not name.startswith(b"user.labfs."):
             raise FUSEError(pyfuse3.ENOATTR)
         value = self._vfs.xattrs(self._node(inode)).get(name.decode(errors="replace"))
@@ -175,16 +174,8 @@ class Door(Refusals):
 
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> list[XAttrNameT]:
         # They answer to their names but are not listed: `cp -a` would litter every copy with them.
-        self._check_xattrs()
+        self.check_xattrs()
         return []
-
-    def _check_xattrs(self) -> None:
-        """Raise ENOSYS where files have none: the kernel then answers by itself, for this mount, from now on.
-
-        Else `ls -l` asks for two of each file, and each write for one.
-        """
-        if not self._xattrs:
-            raise FUSEError(errno.ENOSYS)
 
     @answered()
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

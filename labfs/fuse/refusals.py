@@ -20,7 +20,19 @@ from labfs.tree.names import to_be_made
 
 
 class Refusals(pyfuse3.Operations, answers.Door):
-    """The requests that are always refused."""
+    """The requests that are always refused; those for extended attributes unless there are `xattrs`."""
+
+    def __init__(self, *, xattrs: bool) -> None:
+        super().__init__()
+        self._xattrs = xattrs
+
+    def check_xattrs(self) -> None:
+        """Raise ENOSYS where files have none: the kernel then answers by itself, for this mount, from now on.
+
+        Else `ls -l` asks for two of each file, and each write for one.
+        """
+        if not self._xattrs:
+            raise FUSEError(errno.ENOSYS)
 
     @answered()
     async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:

@@ -162,7 +162,14 @@ class BaseSpace:
 
     async def _page(self, path: str, convert: Callable[[Json], Entry], cursor: str | None, **filters: str) -> Page:
         paging = Paging.at(cursor)
-        window = {"Offset": str(paging.offset), "Limit": str(paging.rows)}
+        items, total = await paging.joined(lambda offset, rows: self._rows(path, offset, rows, filters))
+        following = paging.then(len(items), total, PAGE)
+        good, left_out = sift(convert, items)
+        self._saving.seen.add(path.rpartition("/")[0], {entry.label for entry in good})
+        return Page(good, following, total, left_out)
+
+    async def _rows(self, path: str, offset: int, rows: int, filters: Mapping[str, str]) -> tuple[list[Any], int]:
+        window = {"Offset": str(offset), "Limit": str(rows)}
         found = await self._get(path, {"SortBy": "Id", "SortDir": "Asc", **window, **filters})
         items, total = found.get("Items"), found.get("TotalCount")
         if not isinstance(items, list) or not isinstance(total, int):
@@ -171,10 +178,7 @@ class BaseSpace:
             # The service replaces an order that it does not know. Pages may then overlap or leave gaps,
             # which the count in `scan` finds out.
             log.warning("%s lists %s in another order than by id.", self._client.site, path)
-        following = paging.then(len(items), total, PAGE)
-        good, left_out = sift(convert, items)
-        self._saving.seen.add(path.rpartition("/")[0], {entry.label for entry in good})
-        return Page(good, following, total, left_out)
+        return items, total
 
     async def stat(self, entry_id: str) -> Entry:
         kind = entry_id.partition("/")[0]

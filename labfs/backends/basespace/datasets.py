@@ -93,15 +93,18 @@ class Datasets:
 
     async def _page(self, path: str, cursor: str | None, most: int, **query: str) -> tuple[list[Any], str | None, int]:
         paging = Paging.at(cursor)
-        window = {"Offset": str(paging.offset), "Limit": str(paging.rows)}
+        items, total = await paging.joined(lambda offset, rows: self._rows(path, offset, rows, query))
+        return items, paging.then(len(items), total, most), total
+
+    async def _rows(self, path: str, offset: int, rows: int, query: Mapping[str, str]) -> tuple[list[Any], int]:
         # What there is beside it is not kept waiting for a version that is away.
         patience = Patience.PROMPT if path.startswith("datasets/") else Patience.BRIEF
-        found = await self._get(path, {**query, **window}, patience)
+        found = await self._get(path, {**query, "Offset": str(offset), "Limit": str(rows)}, patience)
         items, counts = found.get("Items"), found.get("Paging")
         total = counts.get("TotalCount") if isinstance(counts, dict) else None
         if not isinstance(items, list) or not isinstance(total, int):
             raise Malformed(f"{self._client.site} answered {path} without a list of items.")
-        return items, paging.then(len(items), total, most), total
+        return items, total
 
     async def _get(
         self, path: str, params: Mapping[str, str] | None = None, patience: Patience = Patience.PROMPT

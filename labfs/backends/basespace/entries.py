@@ -10,6 +10,7 @@ import mimetypes
 import re
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, cast
 
 from labfs.backend import (
@@ -41,6 +42,7 @@ DEPOSITS = Takes(frozenset({Accept.FILE, Accept.FOLDER}), whole=WHOLE)
 
 Json = dict[str, Any]
 
+_TAG = re.compile(r"[0-9a-f]{32}(-[1-9]\d{0,4})?")
 EMPTY_MD5 = "md5:d41d8cd98f00b204e9800998ecf8427e"
 
 
@@ -169,11 +171,10 @@ def tag_of_parts(digests: list[str]) -> str:
 
 def _checksum(tag: str | None) -> str | None:
     """Return what an object store's entity tag proves: MD5 of the bytes, or of the MD5s of its parts."""
-    if tag and re.fullmatch(r"[0-9a-f]{32}", tag):
-        return f"md5:{tag}"
-    if tag and re.fullmatch(r"[0-9a-f]{32}-[1-9]\d{0,4}", tag):
-        return f"md5-of-parts:{tag}"
-    return None
+    found = _TAG.fullmatch(tag) if tag else None
+    if found is None:
+        return None
+    return f"md5:{tag}" if found[1] is None else f"md5-of-parts:{tag}"
 
 
 def time_ns(item: Json) -> int | None:
@@ -189,6 +190,11 @@ def created_ns(item: Json) -> int:
 
 
 def _ns(text: Any) -> int | None:
+    return _moment_ns(str(text))
+
+
+@lru_cache(maxsize=4096)  # a file's dates are often equal, and its neighbours'
+def _moment_ns(text: str) -> int | None:
     moment = parse_time(text)
     if moment is None or moment.year <= 1:
         return None
