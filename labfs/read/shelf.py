@@ -2,8 +2,9 @@
 
 A block lies in a file of its own, `VERSION/INDEX` below a private directory, with a digest of its bytes and its name
 behind them; one rename puts it there, so that a process that is killed leaves a block or none. What is on the disk is
-known in memory: asking for a block that is not there costs nothing. Writing is never waited for: one task writes, and
-blocks that come faster than the disk takes them are not kept. Nothing is kept of files without a version.
+known in memory: asking for a block that is not there costs nothing. Writing is never waited for: one task writes, while
+the processors have time, and blocks that come faster than that are not kept: they come faster than from a disk. Nothing
+is kept of files without a version.
 
 Tests: core/test_shelf.
 """
@@ -23,11 +24,13 @@ import trio
 
 from labfs.backend import Buffer
 from labfs.read.digests import WIDTH, digest
+from labfs.read.idle import Processors
 
 log = logging.getLogger(__name__)
 
 WAITING = 16  # blocks that wait to be written, at most
 SPARED = 1024 * 1024 * 1024  # bytes of the disk that are left to others, above all to what users write
+PATIENCE_S, LOOK_S = 2.0, 0.1  # for which a write waits for processors with time, and how often it looks
 PARTIAL = ".part"
 
 Key = tuple[Hashable, int]  # (one version of one file, index of the block)
@@ -42,6 +45,7 @@ class Shelf:
         self._held: OrderedDict[str, int] = OrderedDict()  # name below the directory → bytes, longest unused first
         self._later, later = trio.open_memory_channel[tuple[str, Buffer]](WAITING)
         self._wanted: set[str] = set()  # that wait to be written, or are, and were not dropped since
+        self._processors = Processors()
         self.size = 0  # bytes on disk
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,6 +100,9 @@ class Shelf:
 
     async def _write_all(self, later: trio.MemoryReceiveChannel[tuple[str, Buffer]]) -> None:
         async for name, block in later:
+            with trio.move_on_after(PATIENCE_S):
+                while not self._processors.have_time():  # nothing tells when they do  # noqa: ASYNC110
+                    await trio.sleep(LOOK_S)
             if name in self._wanted and len(block) + WIDTH <= self._room():
                 await self._write(name, block)
             self._wanted.discard(name)

@@ -13,6 +13,7 @@ from memory import MemoryBackend, opened
 from steps import contents
 
 from labfs.read import shelf as shelves
+from labfs.read.idle import Processors
 from labfs.read.shelf import Shelf
 
 Clock = trio.testing.MockClock
@@ -177,3 +178,36 @@ async def test_a_checksum_that_proves_a_kept_block_wrong_has_it_fetched_again(
     assert await read(tmp_path, backend) == wrong
     backend.files[int(entry.label)] = (entry, DATA)
     assert await read(tmp_path, backend) == DATA
+
+
+# -- what can wait ---------------------------------------------------------------------------------------------
+
+
+def test_processors_have_time_by_what_was_idle_since_the_last_look(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    processors = Processors(stat)
+    assert processors.have_time(), "nobody tells"
+    found = []
+    for line in (
+        "cpu 0 0 0 0 0 0 0 0",
+        "cpu 90 0 0 10 0 0 0 0",
+        "cpu 150 0 0 40 10 0 0 0",
+        "cpu x",
+        "cpu 150 0 10 40 10 0 0 0",
+    ):
+        stat.write_text(line + "\ncpu0 1\n")
+        found.append(processors.have_time())
+    assert found == [True, False, True, True, False]
+
+
+async def test_a_busy_machine_writes_a_block_now_and_then(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(Processors, "have_time", lambda self: False)
+    shelf = Shelf(nursery, tmp_path / "blocks", lambda: 1 << 30)
+    for index in range(100):
+        shelf.put((("a version",), index), bytes(100))
+    await trio.sleep(shelves.PATIENCE_S + 1)
+    assert len(kept(tmp_path)) == 1
+    await trio.sleep(shelves.PATIENCE_S * 100)
+    assert len(kept(tmp_path)) <= shelves.WAITING + 1, "what came faster is not kept"
