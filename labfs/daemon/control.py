@@ -56,7 +56,7 @@ def ask(path: Path, request: Request, timeout_s: float = 20.0) -> dict[str, Any]
 
 
 def is_deaf(path: Path) -> bool:
-    """Tell whether a socket is there and nobody listens at it, as a daemon that was killed leaves it."""
+    """Return whether a socket exists without a listener, as a killed daemon leaves it."""
     try:
         with _short(path) as short, socket.socket(socket.AF_UNIX) as connection:
             connection.setblocking(False)

@@ -129,7 +129,7 @@ class Daemon:
             raise mounts.refusal(self._place.mountpoint, said) from error
 
     async def _greet(self, door: Door) -> None:
-        """Say that the mount serves, once files that are opened have the read-ahead that they keep."""
+        """Report that the mount serves, once the read-ahead that files take at open is set."""
         await door.greeted.wait()
         there = mounts.mounted_at(self._place.mountpoint)
         door.closers.device = there.device if there is not None else None
@@ -245,7 +245,7 @@ class Daemon:
 
 
 def _leave_no_core() -> None:
-    """Let no memory of ours, which holds secrets and files, be written to a disk when we crash.
+    """Disable core dumps: the memory of the daemon holds secrets and files.
 
     A program that the kernel pipes cores to is not bound by the first, so that there is nothing in them by the second.
     Both leave us debuggable, and our entries in /proc ours, unlike PR_SET_DUMPABLE.

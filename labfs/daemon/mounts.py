@@ -142,7 +142,7 @@ class Place:
                 raise ConfigError(f"labfs cannot keep its state in {self.directory}: {error.strerror}.") from error
 
     def in_use(self) -> bool:
-        """Tell whether a living labfs serves this mount point. Changes nothing, also on a disk that is in trouble.
+        """Return whether a living labfs serves this mount point. Changes nothing, also on a failing disk.
 
         One that was killed a moment ago is not listening any more, and holds its lock until its last thread has ended.
         """
@@ -154,7 +154,7 @@ class Place:
         return locked
 
     def is_served(self) -> bool:
-        """Tell whether a labfs is there that answers; one that keeps silent counts, one that is dying does not."""
+        """Return whether a labfs serves here; a silent one counts, one that is dying does not."""
         try:
             return self.in_use() and bool(control.ask(self.socket, {"op": "alive"}, ALIVE_S))
         except control.NoDaemon:
@@ -286,7 +286,7 @@ def alive(mountpoint: str) -> bool:
 
 
 def detach(mountpoint: str) -> None:
-    """Take a dead mount out of the tree, also when something still uses it."""
+    """Unmount a dead mount lazily, also when something still uses it."""
     unmount(mountpoint, lazy=True)
 
 
@@ -302,7 +302,7 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> bool:
 
 
 def widen_read_ahead(mountpoint: str, kib: int = 1024) -> bool:
-    """Let the kernel ask for more at a time, which only root may: a third faster on sequential reads."""
+    """Raise the read-ahead of the mount, which only root may: sequential reads are a third faster."""
     there = mounted_at(mountpoint)
     if there is None:
         return False
@@ -314,7 +314,7 @@ def widen_read_ahead(mountpoint: str, kib: int = 1024) -> bool:
 
 
 def widen_background(mountpoint: str, requests: int = 1000) -> bool:
-    """Let so many reads be under way at the same time; the kernel's own limit is 12, of all sites together.
+    """Raise the kernel's limit of concurrent background reads, 12 by default over all sites.
 
     More than those wait inside the kernel, where no deadline of ours counts: a silent site would so delay the others,
     and its own readers for longer than a read may take. The limit is the mounting user's to set where the kernel's

@@ -40,7 +40,7 @@ _SIGNED = re.compile(
 
 
 def know(secret: str) -> None:
-    """Take a secret for one from now on."""
+    """Register a secret, to be masked from now on."""
     if secret not in _known:
         with _knowing:
             _known[secret] = tuple(dict.fromkeys(_shapes(secret))) if len(secret) >= LEAST else ()
@@ -48,7 +48,7 @@ def know(secret: str) -> None:
 
 
 def know_headers(credentials: Mapping[str, str]) -> None:
-    """Take the values of headers that identify us for secrets, with and without the word before them."""
+    """Register the values of credential headers as secrets, with and without the scheme word before them."""
     for value in credentials.values():
         know(value)
         know(value.rpartition(" ")[2])
@@ -125,7 +125,7 @@ class Formatter(logging.Formatter):
 
 
 def guard_tracebacks() -> None:
-    """Have Python print tracebacks without secrets, where nothing catches what they are of."""
+    """Install an excepthook that masks secrets in tracebacks of uncaught exceptions."""
 
     def show(kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
         if sys.stderr is not None:

@@ -36,7 +36,7 @@ LONG_S = 0.5  # what failed faster than this may as well be tried again
 
 
 class Door(Protocol):
-    """What `answered` needs of whoever has the handlers."""
+    """What the `answered` decorator needs of the class with the handlers."""
 
     repeats: Repeats
 
@@ -130,7 +130,7 @@ class Walks:
         return self._began.setdefault(task, now)
 
     def reached(self, task: int, inode: int) -> None:
-        """Note that a task was told of an inode."""
+        """Record that an inode was handed out to a task."""
         self._reached[task] = (inode, trio.current_time())
 
 

@@ -45,7 +45,7 @@ class Closers:
         return await trio.to_thread.run_sync(holders.open_for_writing, inode, node.name, self.device) > 0
 
     async def was_killed(self, handle: Handle) -> bool:
-        """Whether the process that opened a handle to write is closing it since a signal ends it."""
+        """Whether the process that opened a handle for writing closes it because a signal kills the process."""
         node = handle.node
         if not handle.writable or not handle.pid or node.writer is None or not node.writer.dirty:
             return False
@@ -75,7 +75,7 @@ class FailedCloses:
             self._closes[node].released.set()
 
     async def decided(self, node: Node | None) -> None:
-        """Wait, if the close of a file failed just now, until it is known what the server has."""
+        """Wait, after a close that failed just now, until the state of the file on the server is known."""
         close = self._closes.get(node) if node is not None else None
         if node is None or close is None:
             return
@@ -90,7 +90,7 @@ class FailedCloses:
             del self._closes[node]
 
     async def decided_in(self, folder: Folder) -> None:
-        """Do so for all files in a directory."""
+        """Wait, as `decided` does, for all files in a directory."""
         for node in list(self._closes):
             if node.parent is folder:
                 await self.decided(node)

@@ -359,7 +359,7 @@ class Door(Refusals):
             await self._kernel.disbelieve(node, parent, name)
 
     async def renew(self, node: Node) -> None:
-        """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
+        """Invalidate the kernel's names and attributes of a directory, and of all below it."""
         await self._kernel.renew(node)
 
     # -- bookkeeping -----------------------------------------------------------------------------------

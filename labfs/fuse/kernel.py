@@ -36,7 +36,7 @@ class Kernel:
     # -- sizes -----------------------------------------------------------------------------------------
 
     def record(self, node: Node, size: int) -> None:
-        """Note that the kernel knows this size, in bytes, from now on."""
+        """Record the size, in bytes, that the kernel knows from now on."""
         self._sizes[node] = size
         self._updates[node] = self.updates(node) + 1
 
@@ -49,17 +49,17 @@ class Kernel:
         return self._updates.get(node, 0)
 
     async def agree(self, node: Node, size: int) -> None:
-        """Have the attributes of a file asked for again if the kernel knows another size."""
+        """Invalidate the kernel's attributes of a file if the kernel knows another size."""
         if node in self._sizes and self._sizes[node] != size:
             await self.doubt(node)
 
     async def doubt(self, node: Node) -> None:
-        """Have the attributes of a file asked for again."""
+        """Invalidate the kernel's attributes of a file."""
         if self._inodes.holds(node):
             await trio.to_thread.run_sync(_forget_attributes, self._inodes.number(node))
 
     async def check_read(self, node: Node, got: range, wanted: int, size: int, updates: int) -> None:
-        """Have the kernel know the file's `size`, now that it gets the bytes `got` where it `wanted` so many.
+        """Make the kernel know the file's `size` before a reply of the bytes `got` to a request of `wanted` bytes.
 
         A short answer makes the kernel believe that the file ends there, but only if it was told nothing else since
         `updates`; if it was, it would fill up with zeros. Raises Stale then.
@@ -92,7 +92,7 @@ class Kernel:
         return kept, False
 
     async def closed(self, node: Node, handle: int) -> None:
-        """Note that a handle is gone, and with it perhaps a size that only it made the kernel believe."""
+        """Record the release of a handle, and drop a size that the kernel knew through that handle alone."""
         generation, _ = self._readers.get(node, {}).pop(handle, (node.generation, 0))
         if generation != node.generation:
             await self.doubt(node)
@@ -107,12 +107,12 @@ class Kernel:
         return max((size for generation, size in readers if generation != node.generation), default=0)
 
     def gave(self, node: Node, start: int, size: int) -> None:
-        """Note that the kernel wrote so many bytes, which it keeps by whole pages."""
+        """Record a write of the kernel, which caches the bytes by whole pages."""
         if start + size - -(-start // mmap.PAGESIZE) * mmap.PAGESIZE >= mmap.PAGESIZE:
             self._filled.add(node)
 
     def filled(self, node: Node) -> None:
-        """Note that bytes of a file were handed out."""
+        """Record that bytes of a file went into the kernel's page cache."""
         self._filled.add(node)
 
     def has_pages(self, node: Node) -> bool:
@@ -134,7 +134,7 @@ class Kernel:
             _forget_name(parent, name)
 
     async def renew(self, node: Node) -> None:
-        """Have the kernel ask again for the names and attributes of a directory, and of all below it."""
+        """Invalidate the kernel's names and attributes of a directory, and of all below it."""
         known = [child for child in _below(node) if not child.is_root and self._inodes.holds(child)]
         numbers = [(self._inodes.number(c.parent), c.name, self._inodes.number(c)) for c in known]
 

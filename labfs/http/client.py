@@ -192,7 +192,7 @@ class Client:
     # -- file bytes ----------------------------------------------------------------------------------
 
     def watch(self, notice: Callable[[Mapping[str, str]], None]) -> None:
-        """Have `notice` called with the headers of each answer of a file store; it runs in other threads."""
+        """Register a callback for the headers of each answer of a file store; it runs in other threads."""
         self._bulk.notice = notice
 
     async def fetch(self, url: str, start: int, stop: int, version: str | None, size: int | None = None) -> Buffer:
@@ -247,7 +247,7 @@ class Client:
         await self._own(lambda ask: self._pour(self.url, ask, sink), ask)
 
     async def _own(self, work: Callable[[Ask], Awaitable[T]], ask: Ask) -> T:
-        """Do something with the site's credentials, and with others where these are refused and there are some."""
+        """Run a download with the site's credentials, and once more with renewed ones after a 401."""
         try:
             return await work(ask)
         except Unauthorized:
@@ -256,7 +256,7 @@ class Client:
         return await work(replace(ask, credentials=self._credentials()))
 
     async def _pour(self, url: str, ask: Ask, sink: Sink) -> None:
-        """Send a file to `sink`, again where nothing marks its end: it is believed where two passes end alike."""
+        """Send a file to `sink`; where nothing marks its end, again until two passes have the same length."""
         ended: int | None = None
         while True:
             before = sink.received
@@ -317,7 +317,7 @@ class Client:
         repeatable: bool,
         scope: trio.CancelScope | None = None,
     ) -> T:
-        """Try until it works, patience ends or no retry can help. Waiting for a turn costs no patience.
+        """Retry until success, the end of patience, or an error beyond retry. Waiting for a turn is not counted.
 
         `once` is told whether it must take a new connection: after a kept one was mute, which costs no patience.
         `scope`, if given, is cancelled when a try takes longer than patience lasts.

@@ -16,7 +16,7 @@ CODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br"
 
 
 def is_labelled(headers: Mapping[str, str]) -> bool:
-    """Tell whether a body has a coding by name. What is none, such as `utf-8` or `aws-chunked`, counts for nothing."""
+    """Return whether a body is labelled with a content coding; `utf-8` and `aws-chunked` are none."""
     return any(name.strip().lower() in CODINGS for name in headers.get("content-encoding", "").split(","))
 
 
@@ -27,7 +27,7 @@ def total(status: int, headers: Mapping[str, str]) -> int | None:
 
 
 def is_stored(status: int, headers: Mapping[str, str], size: int | None) -> bool | None:
-    """Tell whether a body, or the part of it that was asked for, is of a file of `size` bytes as it is stored.
+    """Return whether a body, or the requested part of one, is the file of `size` bytes as stored; None where unknown.
 
     None: that shows when the body has come to its end, by its length. Where the size is not known, a length that is
     announced is the file's, unless the server says that it chooses the coding.
@@ -43,7 +43,7 @@ def is_stored(status: int, headers: Mapping[str, str], size: int | None) -> bool
 
 
 def ends_surely(version: str, headers: Mapping[str, str]) -> bool:
-    """Tell whether a body that was cut would have been noticed, as it is not where its end is the connection's."""
+    """Return whether truncation of a body would be noticed: not where the end of the connection ends the body."""
     framed = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "").lower()
     return framed or not version.startswith(("HTTP/0", "HTTP/1"))
 

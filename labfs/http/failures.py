@@ -125,7 +125,7 @@ def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, 
 
 
 def is_page(headers: Mapping[str, str], body: bytes) -> bool:
-    """Tell a web page, which none of the services sends a program, by its first letters.
+    """Return whether a body is a web page, by its first letters: no service sends one to a program.
 
     The type alone proves nothing: PHP gives it to answers of all kinds, empty ones too.
     """

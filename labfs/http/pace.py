@@ -32,7 +32,7 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Hold a turn for one request; yields how long it was waited for, in seconds."""
+        """Hold a turn for one request; yields the seconds spent waiting for the turn."""
         if not self._limited:
             yield 0.0
             return

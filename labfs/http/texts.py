@@ -68,7 +68,7 @@ def address(url: str) -> str:
 
 
 def is_upgrade(url: str, other: str) -> bool:
-    """Tell whether another address is the same by https, perhaps on another port, where this one is by http."""
+    """Return whether another address is the https form of this http one, on any port."""
     asked, there = urlsplit(url), urlsplit(other)
     same = (asked.hostname, asked.path, asked.query) == (there.hostname, there.path, there.query)
     return same and (asked.scheme, there.scheme) == ("http", "https") and "@" not in there.netloc

@@ -92,6 +92,6 @@ class Blocks:
         return None if self._shelf is None else await self._shelf.get(key)
 
     def store(self, key: Key, block: Buffer) -> None:
-        """Have a block that was fetched kept on disk, if that is ready for it."""
+        """Queue a fetched block for the disk cache, unless the queue is full."""
         if self._shelf is not None:
             self._shelf.put(key, block)

@@ -45,7 +45,7 @@ class Digests:
         return bytes(self._values[index * WIDTH : (index + 1) * WIDTH])
 
     def add(self, index: int, value: bytes) -> bool:
-        """Take note of a block that came; false, and nothing noted, if it came otherwise before."""
+        """Record the digest of a fetched block; return False, and record nothing, where an earlier digest differs."""
         known = self.known(index)
         if known and value != self.value(index):
             return False
@@ -109,7 +109,7 @@ class Running:
 
 
 def intact(values: Buffer, start: int, data: Buffer) -> bool:
-    """Tell whether `data`, whole blocks from the offset `start` on, has the digests that `values` holds."""
+    """Return whether `data`, whole blocks from the offset `start` on, matches the digests in `values`."""
     view, first = memoryview(data), start // SPAN
     found = b"".join(digest(view[begin : begin + SPAN]) for begin in range(0, len(view), SPAN))
     return found == bytes(values[first * WIDTH : first * WIDTH + len(found)])

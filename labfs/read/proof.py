@@ -144,14 +144,14 @@ class Proof:
         return self._next
 
     def wants(self, index: int) -> bool:
-        """Tell whether this block continues the proof, or begins it anew after a reader gave up."""
+        """Return whether this block continues the proof, or begins a new one after a reader gave up."""
         if self._doubt is not None or not self.open:
             return False
         abandoned = self._idle.is_set() and trio.current_time() - self._offered_at > IDLE_S
         return index == self._next or (index == 0 and abandoned)
 
     async def offer(self, index: int, block: Buffer) -> None:
-        """Have a block hashed if it is the next one; waits only while very many are waiting already."""
+        """Queue a block for hashing if it is the next one; waits only while the queue is long."""
         if self.wants(index):
             if index == 0:
                 self._begin()
@@ -195,7 +195,7 @@ class Proof:
             )
 
     def revise(self, index: int, value: bytes) -> None:
-        """Hold another digest of a block for right than that under which it may have been handed out."""
+        """Replace the digest of a block; readers that were given the old bytes fail from now on."""
         log.warning("Block %d was wrong the first time; what was read of the file until now may be.", index)
         self.digests.put(index, value, TWICE)
         self.failures += 1

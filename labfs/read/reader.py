@@ -106,7 +106,7 @@ class Reader:
         raise Damaged("The bytes that arrived do not match the server's checksum of the file, or what arrived before.")
 
     async def _prove(self, index: int, block: Buffer) -> None:
-        """Offer a block, and those behind it that came first; wait for what the proof says of the file's end."""
+        """Offer a block, and cached ones behind it, to the proof; wait for the verdict near the end of the file."""
         if self._proof.wants(index):
             await self._proof.offer(index, block)
             while (early := self._blocks.peek((self._key, self._proof.next))) is not None:

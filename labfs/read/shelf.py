@@ -56,7 +56,7 @@ class Shelf:
         nursery.start_soon(self._write_all, later)
 
     def _find(self) -> None:
-        """Take over what an earlier process kept, and remove what it did not finish."""
+        """Adopt the files of an earlier process, and remove partial ones."""
         found = []
         for path in self._directory.glob("*/*"):
             if path.suffix == PARTIAL:

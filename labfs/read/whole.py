@@ -57,7 +57,7 @@ class Copies:
         self._find()
 
     def _find(self) -> None:
-        """Take over what an earlier process kept, and remove what it did not finish."""
+        """Adopt the files of an earlier process, and remove partial ones."""
         found = []
         for path in self.directory.iterdir():
             if path.suffix == PARTIAL:
@@ -101,7 +101,7 @@ class Copies:
         remove(self.directory / name)
 
     def held(self, name: str) -> bool:
-        """Tell whether a complete copy is there, which counts as used now."""
+        """Return whether a complete copy exists, and mark it as used."""
         if name not in self._sizes:
             return False
         try:
@@ -304,7 +304,7 @@ class Copy:
             raise WrongLength(f"{size} bytes came of a file that has {self.expected}: that is something else.")
 
     def _finish(self) -> None:
-        """Put a confirmed copy where the next mount will find it."""
+        """Seal a confirmed copy and rename it into the cache, where the next mount finds it."""
         if self._offset != self.received:
             raise Stale("The file became shorter while it was fetched.")
         self._check_size(self._offset)

@@ -55,7 +55,7 @@ class Lister:
         return [text for container in list(self._looked) if (text := remark(container)) is not None]
 
     async def look(self, container: Folder) -> None:
-        """Have a directory listed, and wait for that as long as whoever asks may. Raises NotYet."""
+        """List a directory, and wait for that as long as the caller's patience allows. Raises NotYet."""
         listing, until = self.renewal(container), answer_by()
         if container.known is Known.NOTHING:
             with trio.move_on_at(until):
@@ -212,7 +212,7 @@ def is_fresh(container: Folder) -> bool:
 
 
 def expire(folder: Folder) -> None:
-    """Have a directory listed anew when somebody looks next."""
+    """Expire the listing of a directory: the next look lists it anew."""
     container = folder.container
     if not container.is_root:
         container.listed_at = float("-inf")
@@ -236,7 +236,7 @@ def unknown(container: Folder) -> LabfsError:
 
 
 def remark(container: Folder) -> str | None:
-    """Say in which way a directory is not known as it is now."""
+    """Return in which way the listing of a directory may be out of date; None where it is current."""
     if container.known is Known.PART or (container.known is Known.NOTHING and container.listing is not None):
         return unfinished(container.path, container.listing)
     if container.known is Known.KEPT:

@@ -66,7 +66,7 @@ class Rest:
         self._silences = 0
 
     def begin(self, error: LabfsError, took_s: float, pause_s: float) -> None:
-        """Note a failure after so many seconds; where the server may still be at work the pause is a longer one."""
+        """Begin the pause after a failure; a longer one where the server may still be at work."""
         self.error = error
         if isinstance(error, Unanswered) and error.lost and (error.silent or took_s >= LONG_S):
             pause_s = min(PAUSE_S * 2.0 ** min(self._silences, 10), LONGEST_REST_S)
@@ -75,18 +75,18 @@ class Rest:
         self._until = self._began + pause_s
 
     def end(self) -> None:
-        """Note that it was listed."""
+        """Record a successful listing."""
         self._silences, self.error = 0, None
         self._until = float("-inf")
 
     def cut(self) -> None:
-        """Let it be asked for at once, unless the server may still be at work on the last request."""
+        """End the pause, unless the server may still be at work on the last request."""
         if not self._silences:
             self._until = float("-inf")
 
     @property
     def lately(self) -> bool:
-        """Whether the failure is so new that a list can be read on from where it broke off."""
+        """Whether the failure is recent enough to resume the list from where it broke off."""
         return trio.current_time() - self._began < LATELY_S
 
     @property
@@ -105,7 +105,7 @@ def answer_by() -> float:
 
 
 def unfinished(path: str, listing: Listing | None) -> str:
-    """Say that a directory is still being listed, and how far that is."""
+    """Return the sentence for a directory that is still being listed, with the progress."""
     if listing is None:
         return f"{path} has been listed in part only; try again in a while."
     count = len(listing.progress.found)
@@ -115,5 +115,5 @@ def unfinished(path: str, listing: Listing | None) -> str:
 
 
 async def aside(entries: int, work: Callable[[], T]) -> T:
-    """Do something with so many entries, in a thread where that takes too long while others wait."""
+    """Run work over so many entries, in a thread where that would block the event loop too long."""
     return work() if entries < MANY else await trio.to_thread.run_sync(work)

@@ -72,7 +72,7 @@ class Measuring:
         return replace(entry, size=size)
 
     def give_up(self, site: str, entry: Entry, error: LabfsError) -> None:
-        """Remember why a size could not be had, so that nobody waits for it soon again."""
+        """Record why a size could not be measured, so that nobody waits for it again soon."""
         log.info("%s has no size yet: %s", entry.name, error)
         self._given_up[site, entry.id, entry.version] = error
 
@@ -81,7 +81,7 @@ class Measuring:
         return self._given_up.get((site, entry.id, entry.version))
 
     def insist(self, site: str) -> None:
-        """Forget what was given up at a site: somebody wants to know it now."""
+        """Forget the failed measurements of a site: somebody asked for a refresh."""
         for key in [key for key in self._given_up if key[0] == site]:
             self._given_up.pop(key, None)
 

@@ -91,7 +91,7 @@ class Tree:
 
     @staticmethod
     def remark(node: Node) -> str | None:
-        """Say in which way a directory, or the one that a file is in, is not known as it is now."""
+        """Return in which way the listing that shows a node may be out of date; None where it is current."""
         return remark(node.folder.container)
 
     def remarks(self) -> list[str]:
@@ -147,7 +147,7 @@ class Tree:
         return parent.unlisted[name]
 
     def renew(self, node: Node) -> None:
-        """Have a directory listed anew as `expire` does, whatever its server may still be at work on."""
+        """Expire a listing as `expire` does, even while the server may still be at work on the last request."""
         container = node.folder.container
         if container.listing is not None:
             container.listing.scope.cancel()  # whoever waits for it gets the new one
@@ -156,7 +156,7 @@ class Tree:
 
     @staticmethod
     def expire(node: Node) -> None:
-        """Have a directory, or the one that a file is in, listed anew when somebody looks next."""
+        """Expire the listing that shows a node: the next look lists it anew."""
         lister.expire(node.folder)
 
     # -- places ----------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class Tree:
         self._show(folder, entry, None)
 
     def add_folder(self, parent: Folder, name: str, kind: Kind = Kind.UNBORN) -> Folder:
-        """Put a folder of this mount into a directory, or take the one that is on offer there into use."""
+        """Add a folder to a directory, or use the one that the system offers there."""
         offered = parent.unlisted.get(name)
         folder = offered if isinstance(offered, Folder) else Folder(name, parent, kind)
         folder.kind = kind
@@ -176,14 +176,14 @@ class Tree:
 
     @staticmethod
     def add_view(parent: Folder, name: str, text: bytes) -> Node:
-        """Have a directory answer, unlisted, to a name with a text of labfs's own."""
+        """Add an unlisted file with a text of labfs's own to a directory."""
         node = parent.unlisted[name] = Node(name, parent, Kind.VIEW)
         node.text = text
         return node
 
     @staticmethod
     def attach(node: Node, parent: Folder, name: str) -> None:
-        """Put a node at a place, which it takes from whatever was there."""
+        """Attach a node at a name, in place of whatever had it."""
         node.name, node.parent = name, parent
         parent.children[name] = node
         parent.hidden.pop(name, None)
@@ -192,7 +192,7 @@ class Tree:
 
     @staticmethod
     def detach(node: Node) -> None:
-        """Take a node from its place; whoever has it open keeps it."""
+        """Detach a node from its parent; open handles keep it."""
         if node.parent.children.get(node.name) is node:
             del node.parent.children[node.name]
 
@@ -235,16 +235,16 @@ class Tree:
         parent.container.gone.add((entry.id, entry.version))
 
     def bury_hidden(self, parent: Folder, name: str, entry: Entry) -> None:
-        """Do so with a file that was hidden under a name."""
+        """Unlink, as `unlink` does, a file that was hidden under a name."""
         parent.hidden.pop(name, None)
         self.bury(parent, entry)
 
     def doom(self, site: str, number: str) -> None:
-        """Show an entry no more, since another has its place and it is about to be deleted."""
+        """Stop showing an entry that was replaced and is about to be deleted."""
         self._lister.doomed[site].add(number)
 
     def spare(self, site: str, number: str) -> None:
-        """Show an entry again if it is there."""
+        """Show an entry again if the server still lists it."""
         self._lister.doomed[site].discard(number)
 
     # -- what a node is --------------------------------------------------------------------------------
@@ -256,11 +256,11 @@ class Tree:
 
     @staticmethod
     def leave(node: Node) -> None:
-        """Have a node that stayed on this machine be what it is for its server: one of its files, or a new one."""
+        """Make a local node one of its server again: a file that the server has, or a new one."""
         node.kind = Kind.UNBORN if node.entry is None else Kind.SERVER
 
     def take(self, node: Node, entry: Entry | None) -> None:
-        """Have a file be the one that the server has as `entry`, or a new one: what is saved is saved over that."""
+        """Give a file the identity of the server's `entry`, or of a new file: its save goes over that one."""
         node.entry = entry
         self.leave(node)
         if node.writer is not None:
@@ -274,7 +274,7 @@ class Tree:
         node.saves += 1
 
     def renamed(self, node: Node, entry: Entry, over: Entry | None) -> None:
-        """Show what has another name on the server, where it took the place of `over`."""
+        """Rename a node whose file was renamed on the server, in place of `over`."""
         self._show(node, entry, over)
         if node.writer is not None and node.writer.opened is not None:
             node.writer.opened = entry  # what is being written is saved under the new name
@@ -314,21 +314,21 @@ class Tree:
 
     @staticmethod
     def written(node: Node) -> None:
-        """Have a file be as old as its last write, whatever date a user gave it before."""
+        """Drop the date that a user set, since a write is newer."""
         node.modified_ns = None
 
     @staticmethod
     def set_writer(node: Node, writer: Writer | None) -> None:
-        """Have what is written to a file go to a writer, or to none any more."""
+        """Set or clear the writer of a file."""
         node.writer = writer
 
     @staticmethod
     def changed(node: Node) -> None:
-        """Have nobody believe what the kernel keeps of a file: its bytes changed behind the reader's back."""
+        """Mark the kernel's cached pages of a file as invalid: its bytes changed on the server."""
         node.generation += 1
 
     def measured(self, node: Node, entry: Entry, size: int | None, least: int = 1) -> None:
-        """Know the size of an entry, in bytes, or that it has so many at `least`."""
+        """Record the size of an entry in bytes, or that it has at `least` so many."""
         node.least = least
         if size is not None and node.entry is entry:
             node.entry = self.measuring.learnt(node.site.key, entry, size)

@@ -284,7 +284,7 @@ class Moves:
 
     @contextmanager
     def _explained(self, node: Node) -> Iterator[None]:
-        """Write down why a file did not get the name that it has in here."""
+        """Record in the journal why the rename of a file that is being saved failed."""
         try:
             yield
         except trio.Cancelled:

@@ -62,7 +62,7 @@ class Outbox:
     # -- what a person asks for ------------------------------------------------------------------------
 
     def retry(self, name: str | None, over: Over | None = None) -> int:
-        """Have the failed save of that name sent again, or all that may be sent unasked; return how many.
+        """Retry the failed save of that name, or all that may be sent unasked; return their number.
 
         A named one goes over whatever is there, or over that version alone whose identity is `over`.
         """
@@ -83,7 +83,7 @@ class Outbox:
         return len(chosen)
 
     async def plan(self, name: str) -> dict[str, Any]:
-        """Say what sending the save of that name would do to which version; `over` identifies that one."""
+        """Return what a retry of that save would do, and to which version; `over` identifies the version."""
         kept = self._found(name)
         note, size, path = kept.note, _size(kept), kept.note.path
         if note.is_duty:
@@ -143,7 +143,7 @@ class Outbox:
                 wait_s = 0.0  # while this round was under way
 
     async def _round(self, site: Site) -> tuple[bool, bool]:
-        """Try all that waits; say whether some of it still does, and whether more has come meanwhile."""
+        """Try all waiting saves; return whether some still wait, and whether more came meanwhile."""
         left: set[Path] = set()
         owing = not self._waiting.flush()
         try:
@@ -171,7 +171,7 @@ class Outbox:
         return due
 
     async def _tried(self, kept: Spooled, work: Callable[[Spooled], Awaitable[bool]]) -> bool:
-        """Do what is left to do about one save; false if it is to be tried again."""
+        """Carry out what is left of one save; return False if it is to be tried again."""
         path = kept.note.path
         try:
             return await work(kept)
@@ -372,7 +372,7 @@ def _again(note: Note, *, insisted: bool, over: Over | None) -> Changes:
 
 
 def _described(entry: Entry, *, begun: bool) -> str:
-    """Say which version that is, for a person."""
+    """Describe a version, for people."""
     size = "a size that nobody tells" if entry.size is None else f"{entry.size:,} bytes"
     date = (
         ""

@@ -54,11 +54,11 @@ class Waiting:
         self._owed: list[Owed] = []
 
     def forget(self) -> None:
-        """Have the spool looked at anew."""
+        """Drop the cached list of the spool's files."""
         self._found = None
 
     def changed(self) -> None:
-        """Have the spool looked at anew, and whoever waits for news go on."""
+        """Drop the cached list of the spool's files, and wake the task that waits for changes."""
         self.forget()
         self.news.set()
         self.news = trio.Event()
@@ -103,7 +103,7 @@ class Waiting:
             return 0.0
 
     def owe(self, spool: SpoolFile, path: str, persist: Callable[..., None], news: Changes) -> None:
-        """Have a note that the disk refused written later."""
+        """Queue a note that the disk refused, to be written later."""
         self._owed.append(Owed(spool, path, persist, news))
 
     def owed(self) -> list[Spooled]:

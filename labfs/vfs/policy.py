@@ -16,14 +16,14 @@ from labfs.write.journal import Note, State
 
 
 def stays_local(parent: Folder, name: str, program: str = "") -> bool:
-    """Tell whether what gets this name here, made by this program, is kept from the server."""
+    """Return whether a file of this name, made by this program here, stays on this machine."""
     if parent.is_root or not parent.site.may_write:
         return False
     return parent.in_scratch or is_scratch(name, program, parent.children, parent.path)
 
 
 def why_read_only(node: Node) -> str | None:
-    """Say why nothing can be written to a file or into a directory; None if something can."""
+    """Return why nothing can be written to a file or into a directory; None if something can."""
     if node.is_root:
         return "Only the configuration adds sites here."
     if not node.site.may_write:
@@ -132,7 +132,7 @@ def _check_offered(parent: Folder, entry: Entry, what: Accept, name: str) -> Non
 
 
 def state(node: Node, kept: Note | None = None) -> str | None:
-    """Say how far a file is: local, a draft, unsaved, uploading, waiting, saved or archived.
+    """Return the state of a file: local, draft, unsaved, uploading, waiting, saved or archived.
 
     This is what `status` and the extended attribute tell. `kept` is the note of a save of its path in the outbox.
     """

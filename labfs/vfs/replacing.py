@@ -67,7 +67,7 @@ class Replacing:
         self._done(parent, old, duty)
 
     def follow(self, site: str, path: str, new: Entry) -> None:
-        """Have what is still to be deleted about a path wait for `new`, which has been saved there since."""
+        """Move the pending deletions of a path behind `new`, which was saved there since."""
         try:
             for duty in self._waiting.duties(site, path):
                 self._spool.mark(duty, arrived=new.id)
@@ -76,12 +76,12 @@ class Replacing:
             log.error("What is still to be deleted about %s cannot be written down: %s", path, error)
 
     async def finish(self, node: Node) -> None:
-        """Do now what is still to be done about a path, which is to be removed or renamed."""
+        """Carry out the pending deletions of a path that is about to be removed or renamed."""
         for duty in self._waiting.duties(node.site.name, node.path):
             await self.go_on(node.parent, duty)
 
     async def go_on(self, parent: Folder, kept: Spooled) -> None:
-        """Do what an earlier try left to do, in a directory that was listed just now."""
+        """Carry out pending deletions in a directory that was listed just now."""
         site, number, duty = parent.site, target(kept.note).id, self._spool.reopen(kept)
         try:
             old = await self._left(site, parent, kept)
@@ -96,7 +96,7 @@ class Replacing:
         self._tree.expire(parent)
 
     def drop(self, site: Site, number: str, duty: SpoolFile | None) -> None:
-        """Take a duty back: nothing has the place of the file, or the file is gone."""
+        """Cancel a pending deletion: nothing replaced the file, or the file is gone."""
         self._tree.spare(site.name, number)
         if duty is not None:
             duty.discard()

@@ -245,13 +245,13 @@ class Saves:
             self._tree.detach(node)
 
     async def leave(self, node: Node, *, unfinished: bool) -> None:
-        """Keep the bytes of a file for the next mount, or for a person where it is unfinished."""
+        """Leave the bytes of a file to the next mount, or to a person where the file is unfinished."""
         if node.writer is not None:
             node.writer.error = Unfinished(NEVER_NAMED) if unfinished else None
             await self._set_aside(node, node.writer)
 
     def abandon(self, node: Node) -> None:
-        """Have a file that its writer did not finish, since it was killed, not be saved when it is released."""
+        """Mark a file whose writing process was killed, so that the release does not save it."""
         if node.writer is not None and node.writer.dirty and not node.stays_here:
             node.writer.error = Unfinished(KILLED)
             self._reasons.record(node.path, node.writer.error)

@@ -90,7 +90,7 @@ class Vfs:
         return await self.tree.child(parent, name)
 
     async def measure(self, node: Node) -> None:
-        """Have a file's true size at hand for `attributes`, if that can be had for little."""
+        """Measure a file for `attributes`, where the cost is small."""
         await self.files.sources.measure(node)
 
     async def resolve(self, path: str) -> Node:
@@ -234,7 +234,7 @@ class Vfs:
     # -- upkeep --------------------------------------------------------------------------------------
 
     def refresh(self, node: Node) -> None:
-        """Have a directory and everything below, or a file, asked of its server when somebody looks next."""
+        """Expire a file, or a directory and everything below: the next look asks the server."""
         self.tree.renew(node)
         if not node.is_root:
             self.tree.measuring.insist(node.site.key)

@@ -49,7 +49,7 @@ class Draft:
         self._copy = trio.Lock()
 
     def go_on(self) -> None:
-        """Take over what an earlier save left in the spool; `base` reads the bytes that it lacks. Raises Malformed."""
+        """Adopt the spool file of an earlier save; `base` reads the bytes that it lacks. Raises Malformed."""
         note, there = self.spool.note, os.stat(self.spool.path).st_size
         missing = sorted(note.missing)
         if missing and note.size is None:
@@ -118,7 +118,7 @@ class Draft:
         return len(data)
 
     def lose(self, offset: int, size: int, error: BaseException) -> None:
-        """Take note that a write failed: what lacks its bytes is not the file, and not saved as if it were."""
+        """Record a failed write: without its bytes the file is not whole, and not saved."""
         late = TimedOut("Some of what was written came too late, and is missing.")
         self._lost.append((offset, offset + size))
         self._why_lost = error if isinstance(error, Exception) else late
@@ -127,12 +127,12 @@ class Draft:
         self.touch()
 
     def refuse(self, error: Exception) -> None:
-        """Take note that a length was refused: whoever only closes now does not know that; whoever goes on does."""
+        """Record a refused truncation: a program that only closes does not know of it, one that goes on does."""
         self._refused, self._why_lost = True, error
         self.touch()
 
     def _make_good(self, start: int, stop: int | None = None) -> None:
-        """Take note that what was lost in a range has been written, or cut off, after all."""
+        """Remove a range from what was lost, since it was written again or cut off."""
         end = float("inf") if stop is None else stop
         left = [(low, min(high, start)) for low, high in self._lost if low < start]
         self._lost = left + [(int(max(low, end)), high) for low, high in self._lost if high > end]

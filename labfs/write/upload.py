@@ -119,7 +119,7 @@ async def _abort(upload: Upload) -> None:
 
 @contextmanager
 def _first_error() -> Iterator[None]:
-    """Let the error of one of several tasks out as itself, not as a group."""
+    """Re-raise the error of one of several tasks as itself, not as an exception group."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -33,7 +33,7 @@ class Destination(Protocol):
         ...
 
     def arrived(self, entry: Entry) -> None:
-        """Take note that the server has all of it; nobody may look before that is known here."""
+        """Record that the server has the whole file, before anybody can look."""
         ...
 
 
@@ -50,7 +50,7 @@ class Writer(Draft):
 
     @classmethod
     def adopted(cls, spool: SpoolFile, base: Reader | None, opened: Entry | None, destination: Destination) -> Writer:
-        """Go on with what an earlier save left; `base` reads the bytes that the spool lacks. Raises Malformed."""
+        """Adopt an earlier save; `base` reads the bytes that the spool lacks. Raises Malformed."""
         writer = cls(spool, base, opened, destination)
         writer.go_on()
         return writer

@@ -128,14 +128,14 @@ class Trial:
         self.lot, self._sent = lot, time.monotonic()
 
     def answered(self) -> bool:
-        """Take note of an answer; return whether it is still wanted."""
+        """Record that an answer came; return whether the request was still waiting for it."""
         wanted = self.claim()
         if wanted and self.lot is not None:
             self.lot.used, self.took_s = True, time.monotonic() - self._sent
         return wanted
 
     def claim(self) -> bool:
-        """Tell whether this is the first to say that it is answered, or given up."""
+        """Decide the race of answer against timeout: return True for the first caller alone."""
         with self._lock:
             first, self._ended = not self._ended, True
             return first

@@ -101,22 +101,22 @@ class Drafts:
     # -- what becomes one ------------------------------------------------------------------------------
 
     def judge(self, parent: Folder, name: str, maker: Maker) -> Draft | None:
-        """Say what kind of draft a file that is to be made is, as far as its making tells."""
+        """Return the kind of draft that a new file is, by its name and maker; None for an ordinary file."""
         return judge(name, maker, parent.children, self.known)
 
     def made(self, node: Node, kind: Draft | None, maker: Maker) -> None:
-        """Take note of a new file; what it is, is settled when it is closed."""
+        """Record a new file; its kind is decided at the close."""
         if self._in_folder(node):
             self._made[node] = self.known.kind(node.name) or Draft.PRIVATE, maker
         elif not node.stays_here:
             self._made[node] = kind, maker
 
     def made_folder(self, folder: Folder, maker: Maker) -> None:
-        """Take note of a program's own folder: all that is in it are drafts."""
+        """Record a program's own folder: all files in it are drafts."""
         self._folders[folder] = maker
 
     def closed(self, node: Node) -> bool:
-        """Keep a file that is closed now if it is a draft; whether it is one."""
+        """Hold a closed file back if it is a draft; return whether it is one."""
         writer = node.writer
         if node not in self._made or writer is None or node.unlinked:
             return False
@@ -128,7 +128,7 @@ class Drafts:
         return kind is not None
 
     def refused(self, node: Node) -> bool:
-        """Keep a new file that its system did not take since it is empty; whether it is new."""
+        """Hold back a new empty file that the system refused; return whether it is new."""
         if node not in self._made or node.writer is None:
             return False
         self._store(node, node.writer, Draft.EMPTY)
@@ -151,12 +151,12 @@ class Drafts:
         return kind
 
     def aside(self, node: Node, maker: Maker) -> None:
-        """Take note of a file of the server that a program moved aside to put another in its place."""
+        """Record a server's file that a program moved aside to put another in its place."""
         self._closed[node] = Closed(Draft.TEMPORARY, maker, trio.current_time())
         self._notify()
 
     def moved(self, node: Node) -> None:
-        """Take note of a draft's new name, which may be a draft's as well."""
+        """Record the new name of a draft, which may be a draft's name too."""
         closed = self._closed.get(node)
         if closed is None:
             return
@@ -249,7 +249,7 @@ class Drafts:
         await self._saves.send(node)
 
     def _make_folders(self, parent: Folder) -> None:
-        """Have a program's own folder be one that a server will know."""
+        """Turn a program's own folder into an ordinary one, which the server learns of with its first file."""
         for above in parent.ancestry():
             if above.kind is Kind.SCRATCH:
                 policy.check_holds(above.parent, Accept.FOLDER, above.name)
@@ -295,7 +295,7 @@ class Drafts:
     # -- removals --------------------------------------------------------------------------------------
 
     def removed(self, parent: Folder, name: str, entry: Entry) -> None:
-        """Have a file deleted if nothing takes its name soon."""
+        """Schedule the deletion of a file, unless another takes its name soon."""
         self._removals.append(Removal(parent, name, entry, trio.current_time() + GIVEN_UP_S))
         self._notify()
 
@@ -324,7 +324,7 @@ class Drafts:
 
 @contextmanager
 def _no_mistake(what: str) -> Iterator[None]:
-    """Let no mistake of labfs over one file end the task that sees to all others, and the mount with it."""
+    """Log an unexpected exception over one file, so that it ends neither the task for all others nor the mount."""
     try:
         yield
     except Exception:

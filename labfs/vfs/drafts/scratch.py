@@ -54,7 +54,7 @@ _BESIDE = re.compile(r"(.+)-(journal|wal|shm)")
 
 
 def is_scratch(name: str, program: str, beside: Container[str], directory: str = "") -> bool:
-    """Tell whether a new file stays local.
+    """Return whether a new file stays local.
 
     `program` is the name of the process that makes it, "" if unknown; `beside` holds the names that are
     already in the directory, `directory` is its path.

@@ -92,7 +92,7 @@ class Ahead:
         self._at_once = trio.CapacityLimiter(AT_ONCE)
 
     def opened(self, node: Node) -> None:
-        """Take into account that a file is opened to be read."""
+        """Record that a file is opened for reading, and start the fetches that follow from that."""
         folder = node.parent
         if not folder.site.backend.capabilities.ranged or not _can_be_fetched(node):
             return
@@ -108,13 +108,13 @@ class Ahead:
             self._nursery.start_soon(self._fetch, other)
 
     def reached(self, node: Node, offset: int) -> None:
-        """Take into account that a file was read up to an offset in bytes."""
+        """Record that a file was read up to an offset in bytes."""
         run = self._runs.get(node.parent)
         if run is not None and run.last is node and offset >= _least(node):
             run.read_through = True
 
     async def _fetch(self, node: Node) -> None:
-        """Have the address of a file and its first block at hand; whoever opens it is told what is wrong."""
+        """Fetch the address and the first block of a file; an error is left to the program that opens it."""
         async with self._at_once:
             if node.writer is not None or node.unlinked or not _can_be_fetched(node):
                 return

@@ -88,7 +88,7 @@ class Sources:
         return reader, entry
 
     async def again(self, node: Node, error: LabfsError) -> tuple[Reader, Entry | None]:
-        """Do so after `error` showed that the listing is out of date; raise it where the next one says the same."""
+        """Begin after a new listing, since `error` shows that the last one is stale; re-raise if both are equal."""
         before = node.entry
         if node.unlinked:
             raise error
@@ -101,9 +101,9 @@ class Sources:
         return await self._prepared(node)
 
     def damaged(self, node: Node) -> None:
-        """Have nobody believe what the kernel cached of a file."""
+        """Mark the kernel's cached pages of a file as invalid."""
         self._tree.changed(node)
 
     def expire(self, node: Node) -> None:
-        """Have whoever opens a file next see what is there then."""
+        """Expire the listing of a file: the next open sees the current version."""
         self._tree.expire(node)
