@@ -22,7 +22,7 @@ ASIDE_S = 60.0  # for something newer to take the name of what was moved aside
 
 
 def hide(node: Node, entry: Entry, over: Callable[[], bool] | None = None) -> None:
-    """Hide a file, which the server has as `entry`, until another takes its name, or `over` says so (after some seconds by default)."""
+    """Hide a file, which the server has as `entry`, until another takes its name or `over`, else a timeout, is True."""
     if node.parent.children.get(node.name) is node:
         del node.parent.children[node.name]
     until = trio.current_time() + ASIDE_S
