@@ -88,10 +88,9 @@ class Waiting:
         return [left for left in there if left.note.is_overtaken and left.note.begun]
 
     def of(self, path: str) -> Note | None:
-        """Return the note of a save of this path that is to be sent."""
-        waiting = [
-            left.note for left in self.leftovers() if left.note.path == path and left.note.state is State.WAITING
-        ]
+        """Return the note of a save of this path that is to be sent; one that was sent has no file any more."""
+        mine = [left for left in self.leftovers() if left.note.path == path and left.note.state is State.WAITING]
+        waiting = [left.note for left in mine if left.file.exists()]
         return waiting[-1] if waiting else None
 
     def under_way_s(self, path: str) -> float:
