@@ -1,1 +1,1 @@
-"""What is typed: the commands, the outbox of what could not be saved, and the tour."""
+"""The command line: the commands, those of the outbox, and the tour."""

@@ -1,6 +1,6 @@
-"""The tour: a sandbox, a mount of it, and what a scientist does with ordinary tools, told as it happens.
+"""The tour: a sandbox, a mount of it, and a scientist's work with ordinary tools, explained step by step.
 
-Each stop is one lab system: look, read, save, and then ask the system itself, without labfs, for what was saved.
+Each stop is one lab system: list, read, save, and then request the saved file from the system itself, without labfs.
 
 Tests: mount/test_demo.
 """
@@ -39,7 +39,7 @@ class Stopped(Exception):
 def tour(*, keep: bool) -> int:
     """Give the tour; return the exit status. With `keep` the mount stays until Enter is pressed."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # what is mounted is unmounted, however this ends
+        signal.signal(number, signal.default_int_handler)  # the sandbox is unmounted, however the tour ends
     _say("labfs shows the files of lab systems as ordinary files. This tour needs no account and no network: it")
     _say("starts stand-ins of five lab systems on this machine and mounts them as one drive. ~ is a temporary folder.")
     try:
@@ -77,7 +77,7 @@ def _stopped(why: str) -> int:
 @contextlib.contextmanager
 def _sandbox(directory: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "labfs", "sandbox", "--dir", str(directory / "sandbox")]
-    # A session of its own: Ctrl-C ends the tour, which then unmounts first and stops this last.
+    # A session of its own: Ctrl-C ends the tour, which unmounts first and stops the sandbox last.
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -118,13 +118,13 @@ def _mounted(directory: Path) -> Iterator[_Guide]:
 
 
 def _is_mounted(path: Path) -> bool:
-    """Ask the mount table, which answers also when what is mounted does not."""
+    """Whether the mount table has a path; does not access the mount, which may not answer."""
     shown = str(path).replace(" ", "\\040")
     return any(line.split()[4] == shown for line in Path("/proc/self/mountinfo").read_text().splitlines())
 
 
 class _Guide:
-    """Runs the commands of the tour in a shell whose home is its directory, and shows what they say."""
+    """Runs the commands of the tour in a shell whose home is the tour's directory, and shows their output."""
 
     def __init__(self, directory: Path) -> None:
         self.home = directory.resolve()
@@ -133,7 +133,7 @@ class _Guide:
         self._env = {
             **os.environ,
             "LC_ALL": "C.UTF-8",
-            "PYTHONUSERBASE": site.getuserbase(),  # before the home is another one
+            "PYTHONUSERBASE": site.getuserbase(),  # of the real home
             "HOME": str(self.home),
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
             "LABFS_STATE_DIR": str(self.home / "state"),
@@ -143,7 +143,7 @@ class _Guide:
         }
 
     def stop_at(self, title: str, *folders: str) -> None:
-        """Begin with another system: a headline, and the folder in which the next commands run."""
+        """Begin the stop of another system: print a headline, and change to its folder."""
         click.echo()
         click.secho(f"── {title} ".ljust(100, "─"), fg="green", bold=True)
         self._here = self.mount.joinpath(*folders)
@@ -153,12 +153,12 @@ class _Guide:
         self._here = self.home
 
     def step(self, why: str, command: str, *, fails: bool = False) -> str:
-        """Explain and run one shell command; raises Stopped unless it ends as it should."""
+        """Explain and run one shell command. Raises Stopped for an unexpected exit status."""
         self.explain(why, command)
         done = self.run(command)
         lines = done.stdout.replace(str(self.home), "~").splitlines()
         click.echo("\n".join(lines[:LINES]) + ("\n…" if len(lines) > LINES else ""))
-        # SIGPIPE: `zcat big | head` ends so, and means well.
+        # 141 is SIGPIPE: `zcat big | head` ends so, which is no failure.
         if (done.returncode not in (0, 141)) != fails:
             raise Stopped(
                 f"`{command}` ended with status {done.returncode}: {lines[-1] if lines else 'it said nothing'}"
@@ -173,7 +173,7 @@ class _Guide:
 
     @property
     def known(self) -> Any:
-        """What the sandbox wrote about itself: addresses and credentials."""
+        """The addresses and credentials that the sandbox wrote to its sandbox.json."""
         return json.loads((self.home / "sandbox" / "sandbox.json").read_text())
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
@@ -184,11 +184,11 @@ class _Guide:
         )  # fmt: skip
 
     def control(self, method: str, what: str) -> Any:
-        """Ask the sandbox what it has counted, or to count anew."""
+        """Get or reset the counters of the sandbox."""
         return json.loads(_http(method, f"{self.known['control']}/{what}", {}))
 
     def ask(self, name: str, path: str, headers: dict[str, str], form: dict[str, str] | None = None) -> str:
-        """Ask a system's own interface, without labfs; show the request, and return the answer."""
+        """Send a request to a system's own API, without labfs; show the request, and return the answer."""
         url = self.known["sites"][name]
         shown = "".join(f" {key}={value}" for key, value in (form or {}).items() if key != "token")
         click.secho(f"{'POST' if form else 'GET'} {url}/{path}{shown}", bold=True)

@@ -1,6 +1,6 @@
-"""The command line: what is typed ⇄ what the modules below do. Every failure is one plain sentence.
+"""The command line: commands ⇄ calls of the other packages. Every failure is reported in one plain sentence.
 
-Exit status 0 only when a command did what it says.
+The exit status is 0 only when a command did what it says.
 
 Tests: mount/test_cli.
 """
@@ -32,10 +32,10 @@ LOG_BYTES = 5 * 1024 * 1024
 
 
 def main() -> NoReturn:
-    """Run the command line; whatever goes wrong, nobody sees a traceback."""
+    """Run the command line and exit; every exception is reported as a sentence, without a traceback."""
     secrecy.guard_tracebacks()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a server calls a name need not be text
+        if isinstance(stream, io.TextIOWrapper):  # a name from a server need not be valid text
             stream.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
@@ -118,7 +118,7 @@ def mount(
 
 
 def _spawn(path: Path, options: list[str], where: str) -> None:
-    """Start the daemon in a session of its own and wait until it serves or says why not."""
+    """Start the daemon in a session of its own and wait until it serves or reports an error."""
     ours, theirs = os.pipe()
     command = [sys.executable, "-m", "labfs", "mount", "-f", f"--ready-fd={theirs}", "-c", str(path.absolute())]
     process = subprocess.Popen(
@@ -133,7 +133,7 @@ def _spawn(path: Path, options: list[str], where: str) -> None:
     os.close(theirs)
     try:
         with open(ours) as said:
-            text = said.read()  # until the daemon has said all and closed its end
+            text = said.read()  # until the daemon has closed its end of the pipe
     except KeyboardInterrupt:
         process.terminate()
         process.wait(END_S)
@@ -147,7 +147,7 @@ def _spawn(path: Path, options: list[str], where: str) -> None:
 
 @contextmanager
 def _announcer(fd: int | None) -> Iterator[Any]:
-    """Yield what tells the waiting parent, or the terminal, that the mount serves; errors go there too."""
+    """Yield a function that tells the waiting parent, or the terminal, that the mount serves; send errors there too."""
     if fd is None:
         yield click.echo
         return
@@ -185,7 +185,7 @@ def _set_up_log(path: Path | None) -> None:
             path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace"
         )
     handler.setFormatter(secrecy.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    # Libraries log whole addresses and headers: of them only what is amiss.
+    # Libraries log whole addresses and headers: of their records only warnings and errors.
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("labfs").setLevel(level if level in logging.getLevelNamesMapping() else "INFO")
 
@@ -219,7 +219,7 @@ def umount(mountpoint: str) -> None:
 
 
 def _drain(place: mounts.Place) -> None:
-    """Wait while uploads are under way, saying which; files that programs still write do not count."""
+    """Wait while uploads are under way, and print them; files that programs still write are not waited for."""
     said = ""
     while True:
         under_way = _uploads(place, "uploading")
@@ -237,7 +237,7 @@ def _uploads(place: mounts.Place, state: str) -> list[dict[str, Any]]:
 
 
 def _users(where: str) -> str:
-    from labfs.fuse import holders  # with which comes the whole core
+    from labfs.fuse import holders  # imported here, since it imports the whole core
 
     found = holders.using(where)
     return ", ".join(f"{h.program} (process {h.pid}, {h.path})" for h in found[:5]) or "another program"
@@ -263,7 +263,7 @@ def status(as_json: bool) -> None:
         if place.in_use():
             try:
                 found.append(control.ask(place.socket, {"op": "status"}))
-            except ConfigError as error:  # the others do answer
+            except ConfigError as error:  # the other mounts may answer
                 found.append({"mountpoint": place.mountpoint, "silent": str(error)})
         elif mounts.left_behind(place.mountpoint):
             found.append({"mountpoint": place.mountpoint, "dead": True})

@@ -1,4 +1,4 @@
-"""The commands of `labfs outbox`: what could not be saved, and the only ways out of it.
+"""The commands of `labfs outbox`: list the saves that failed or wait, and retry, export or discard them.
 
 Tests: mount/test_cli, mount/test_recovery.
 """
@@ -15,7 +15,7 @@ from labfs.errors import ConfigError
 from labfs.write.journal import NEVER_CLOSED, OVERTAKEN, Leftover, Spooled, State, Strange, heard
 from labfs.write.pairs import leftovers, remove
 
-ENDED = (State.LOCAL, State.SAVED)  # of what nobody misses when a mount is gone
+ENDED = (State.LOCAL, State.SAVED)  # states of files that end with the mount
 
 
 @click.group()
@@ -24,11 +24,11 @@ def outbox() -> None:
 
 
 def leftovers_in(place: mounts.Place) -> list[Leftover]:
-    """Return what lies in the spool of a mount and is no living daemon's work."""
+    """Return the saves in the spool of a mount that no living daemon has open."""
     if not place.is_served():
         kept = [left for left in leftovers(place.spool) if _state(left) not in ENDED]
         return [left for left in kept if left.bytes or _state(left) is not State.WRITING]
-    try:  # the daemon knows also what a full disk took no note of
+    try:  # the daemon also knows the saves whose notes a full disk refused
         return [heard(told) for told in control.ask(place.socket, {"op": "outbox"})["notes"]]
     except ConfigError:
         left_over = (State.WAITING, State.FAILED, State.REPLACING)
@@ -127,9 +127,9 @@ def outbox_export(name: str, file: Path, partial: bool) -> None:
             while chunk := source.read(1024 * 1024):
                 sink.write(chunk)
             sink.flush()
-            os.fsync(sink.fileno())  # a disk that is full or far away may say so only now, and what is here may go next
+            os.fsync(sink.fileno())  # a full or remote disk may fail only now, and the save may be discarded next
         except BaseException:
-            file.unlink(missing_ok=True)  # half of it would look like all of it
+            file.unlink(missing_ok=True)  # a partial copy would look complete
             raise
 
 

@@ -1,8 +1,8 @@
-"""Who we are to each site: asked when a mount begins, without keeping it waiting, and again until there is an answer.
+"""The check of each site's credentials: begun with the mount, without delaying it, and retried until an answer comes.
 
-A site that is slow or away never fails a mount, also if it is the only one: it may answer later, and until then what
-was listed last is shown. Only where waiting mends nothing (a wrong token, an address behind which something else is)
-a mount with no other site is refused, while whoever typed the command is there to read why.
+A site that is slow or unavailable never fails a mount, even as the only one: it may answer later, and until then the
+last listings are shown. Only if all sites fail permanently (a wrong token, an address of another service) the mount is
+refused, while the user who typed the command is there to read why.
 
 Tests: mount/test_five_sites.
 """
@@ -19,22 +19,22 @@ from labfs.tree.site import Site
 
 log = logging.getLogger(__name__)
 
-SOON_S = 2.5  # for the answers that are told at the mount
-FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 60.0  # before a site that could not answer is asked again
+SOON_S = 2.5  # for the answers that are reported at the mount
+FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 60.0  # before the check of an unavailable site is retried
 
 
 class Checks:
-    """What the sites of a mount answered, by name; `doubts` says what is wrong with some."""
+    """The results of the checks of a mount's sites; `doubts` has a sentence for each failed one, by name."""
 
     def __init__(self, sites: Iterable[Site]) -> None:
         self.sites = tuple(sites)
         self.doubts: dict[str, str] = {}
         self._hopeless: set[str] = set()
         self._unasked = {site.name for site in self.sites}
-        self._told = trio.Event()  # by all of them, for the first time
+        self._told = trio.Event()  # all sites were checked once
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Ask all sites, and return with the first answers or after a while; the asking goes on."""
+        """Check all sites, and return once all were checked or after `SOON_S`; the checks go on in `nursery`."""
         for site in self.sites:
             nursery.start_soon(self._ask, site)
         with trio.move_on_after(SOON_S):
@@ -44,7 +44,7 @@ class Checks:
 
     @property
     def hopeless(self) -> bool:
-        """Whether there is no site that waiting could help."""
+        """Whether the checks of all sites have failed permanently."""
         return self._hopeless == {site.name for site in self.sites}
 
     async def _ask(self, site: Site) -> None:
@@ -54,7 +54,7 @@ class Checks:
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     async def _answered(self, site: Site) -> bool:
-        """Ask once; false if it makes sense to ask again."""
+        """Check a site once; false if a retry can help."""
         again = False
         try:
             who = await site.backend.check()
@@ -65,7 +65,7 @@ class Checks:
             self.doubts[site.name] = str(error)
             again = isinstance(error, Unavailable)
             self._hopeless |= set() if again else {site.name}
-        except Exception as error:  # which must not end a mount
+        except Exception as error:  # a bug in a check must not end the mount
             log.exception("%s could not be asked who we are; this is a mistake in labfs", site.name)
             self.doubts[site.name] = f"{site.name} could not be asked who we are: {type(error).__name__}."
         self._unasked.discard(site.name)

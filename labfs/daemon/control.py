@@ -1,7 +1,7 @@
-"""The daemon's ear: one line of JSON in, one line of JSON out, over a private socket.
+"""The daemon's control socket: one line of JSON per request, one line of JSON per answer.
 
-A socket's path may have 107 bytes at most, and a state directory's can be longer: both sides go through
-the descriptor of the directory.
+A socket's path may have 107 bytes at most, and a state directory's can be longer: both sides use the path
+of the directory's descriptor.
 
 Tests: mount/test_cli.
 """
@@ -26,7 +26,7 @@ LONGEST = 1024 * 1024
 
 
 class NoDaemon(ConfigError):
-    """Nobody listens, or whoever did was killed meanwhile."""
+    """No daemon listens at the socket, or it was killed meanwhile."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def _short(path: Path) -> Iterator[str]:
 
 
 def ask(path: Path, request: Request, timeout_s: float = 20.0) -> dict[str, Any]:
-    """Send a request to the daemon behind a socket. Raises ConfigError if it says no or is not there."""
+    """Send a request to the daemon at a socket, and return its answer. Raises ConfigError, NoDaemon if none listens."""
     try:
         with _short(path) as short, socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
@@ -56,7 +56,7 @@ def ask(path: Path, request: Request, timeout_s: float = 20.0) -> dict[str, Any]
 
 
 def is_deaf(path: Path) -> bool:
-    """Return whether a socket exists without a listener, as a killed daemon leaves it."""
+    """Whether a socket exists without a listener, as a killed daemon leaves it."""
     try:
         with _short(path) as short, socket.socket(socket.AF_UNIX) as connection:
             connection.setblocking(False)
@@ -73,8 +73,8 @@ async def listen(
     handle: Callable[[Request], Awaitable[dict[str, Any]]],
     task_status: trio.TaskStatus[None] | None = None,
 ) -> None:
-    """Answer requests until cancelled; a mistake in one is its sender's. Started once requests are heard."""
-    import trio  # here, since a command line only asks, and would wait a fifth of a second for it
+    """Answer requests until cancelled; an exception becomes an error answer. Started once the socket listens."""
+    import trio  # here, since the command line only sends requests, and the import takes a fifth of a second
 
     path.unlink(missing_ok=True)
     listener = trio.socket.socket(socket.AF_UNIX)
@@ -92,14 +92,14 @@ async def listen(
                 answer = await handle(json.loads(line))
             except (LabfsError, DiskFailed) as error:
                 answer = {"error": str(error)}
-            except Exception as error:  # whatever somebody sends, it must not end the mount
+            except Exception as error:  # no request may end the mount
                 answer = {"error": f"The request was not understood ({type(error).__name__})."}
             await stream.send_all(json.dumps(answer).encode() + b"\n")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the asker went away
+            pass  # the client has disconnected
 
     try:
         await trio.serve_listeners(serve, [trio.SocketListener(listener)])
     finally:
-        with suppress(OSError):  # a disk that can only be read by now
+        with suppress(OSError):  # a disk that is read-only by now
             path.unlink(missing_ok=True)

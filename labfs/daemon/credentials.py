@@ -1,9 +1,8 @@
 """Secrets as they are configured: from a variable, a file, the keyring or the configuration itself; fit to be sent.
 
-White space around a secret is a copy's or an editor's, and goes, from a file in whatever form an editor saved it.
-A password that stands in the configuration itself keeps its blanks: somebody put them between quotes. What cannot be
-sent is told by the key that it belongs to, and never by its value; that is also so for what stands where the name
-of a variable or of a file should.
+White space around a secret comes from copying or an editor, and is stripped; a file may be UTF-8 or UTF-16. A password
+in the configuration itself keeps its blanks: they were put between quotes on purpose. An error about a secret names
+its key and never its value; nor does it show a text that may be a secret in place of the name of a variable or a file.
 
 Tests: unit/test_credentials.
 """
@@ -25,16 +24,16 @@ Secret = Callable[[], str]
 
 PASSWORD, USERNAME = "password", "username"
 LINE_ENDS = "\r\n"
-MARK = "\ufeff"  # of byte order
+MARK = "\ufeff"  # the byte order mark
 JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 HEX = re.compile(r"[0-9A-Fa-f]{16,}")
 
 
 def secret(where: str, key: str, service: str, value: Any) -> Secret:
-    """Return what reads the secret of a key such as `sites.hub.token`; `service` is its keyring's name for the site.
+    """Return a reader of the secret of a key such as `sites.hub.token`; `service` is the site's name in the keyring.
 
-    It is read once here, so that a missing one is told at once, by a ConfigError; later it is Denied.
+    The secret is read once here. Raises ConfigError if it is missing or unfit; the reader then raises Denied instead.
     """
     name = key.rpartition(".")[2]
     read, literal = _reader(where, key, service, value), isinstance(value, str)
@@ -61,7 +60,7 @@ def secret(where: str, key: str, service: str, value: Any) -> Secret:
 
 
 def plain(where: str, key: str, service: str, value: Any) -> Secret:
-    """Return what reads a text that may hold a secret, and may be empty: the address of a proxy."""
+    """Return a reader of a text that may hold a secret, and may be empty: the address of a proxy."""
     read = _reader(where, key, service, value)
     return lambda: read().removeprefix(MARK).strip()
 
@@ -72,7 +71,7 @@ def _trimmed(name: str, text: str, *, literal: bool) -> str:
 
 
 def _unfit(name: str, text: str) -> str:
-    """Return what is in a secret that no request can carry, in words that do not give it away; "" if nothing is."""
+    """Return a description, which does not reveal the secret, of a character that no request can carry; "" if none."""
     for letter in text:
         kind = unicodedata.category(letter)
         if letter in LINE_ENDS:
@@ -116,7 +115,7 @@ def _from_env(where: str, key: str, variable: str) -> str:
 
 
 def _from_file(where: str, key: str, path: Path) -> str:
-    shown = str(path) if len(path.parts) > 1 else "the file that it names"  # which may be the secret itself
+    shown = str(path) if len(path.parts) > 1 else "the file that it names"  # a bare name may be the secret itself
     try:
         check_private(path)
         data = path.read_bytes()
@@ -124,7 +123,7 @@ def _from_file(where: str, key: str, path: Path) -> str:
         raise ConfigError(f"{where}: {key} cannot be read from {shown}: {error.strerror}.") from None
     except ValueError:  # a NUL in its name
         raise ConfigError(f"{where}: {key} names no file.") from None
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # what some Windows programs save
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as some Windows programs save text
     try:
         return data.decode("utf-16" if utf16 else "utf-8")
     except UnicodeDecodeError:
@@ -132,7 +131,7 @@ def _from_file(where: str, key: str, path: Path) -> str:
 
 
 def _from_keyring(where: str, key: str, service: str) -> str:
-    # Imported here: looking for a desktop's keyring takes a while, and few configurations use one.
+    # Imported here: the search for a desktop's keyring is slow, and few configurations use a keyring.
     import keyring
     import keyring.errors
 

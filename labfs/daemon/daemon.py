@@ -1,4 +1,4 @@
-"""One mount being served: put together, announced, watched, ended with nothing left behind.
+"""The daemon of one mount: set-up, announcement, signals, commands, and a clean end.
 
 Tests: mount/test_cli, mount/test_trouble.
 """
@@ -35,10 +35,10 @@ from labfs.write.spool import Spool
 
 log = logging.getLogger(__name__)
 
-LITTLE = 16 * 1024 * 1024  # bytes for what is written, of which the user should know
+LITTLE = 16 * 1024 * 1024  # bytes free in the spool, below which the user is warned
 ASKED_S = 17.0  # for an answer to a command
-LAST_SAVES_S = 45.0  # for saves under way when somebody has unmounted
-SIGNALLED_S = 5.0  # for them when a signal came: what is not saved by then goes on with the next mount
+LAST_SAVES_S = 45.0  # for saves under way after an unmount
+SIGNALLED_S = 5.0  # for them after a signal: the next mount continues the saves that are not done by then
 
 
 class Daemon:
@@ -66,8 +66,8 @@ class Daemon:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
         _leave_no_core()
-        # A listing of a million files makes millions of objects that stay: looking through them for garbage
-        # after every few hundred more took two thirds of the time.
+        # A listing of a million files makes millions of objects that stay: a garbage collection after every
+        # few hundred more took two thirds of the time.
         gc.set_threshold(200_000, 50, 1000)
         try:
             trio.run(self._serve)
@@ -96,8 +96,8 @@ class Daemon:
             nursery.start_soon(self._watch_signals)
             await nursery.start(control.listen, self._place.socket, self._answer)
             nursery.start_soon(self._greet, door)
-            # A task waits for each request under way, also for each of many closes on a slow site.
-            with self._serving:  # what is being saved is waited for, but not for ever
+            # Each request under way has a task, also each of many closes on a slow site.
+            with self._serving:  # waits for saves under way, but not for ever
                 await pyfuse3.main(max_tasks=10_000)
             await self._vfs.finish(min(LAST_SAVES_S, self._serving.deadline - trio.current_time()))
         finally:
@@ -129,11 +129,11 @@ class Daemon:
             raise mounts.refusal(self._place.mountpoint, said) from error
 
     async def _greet(self, door: Door) -> None:
-        """Report that the mount serves, once the read-ahead that files take at open is set."""
+        """Announce the mount once its read-ahead is set, which applies to files opened from then on."""
         await door.greeted.wait()
         there = mounts.mounted_at(self._place.mountpoint)
         door.closers.device = there.device if there is not None else None
-        await trio.sleep(0.1)  # the kernel sets its own values when it has our greeting
+        await trio.sleep(0.1)  # the kernel sets its own values after the INIT handshake
         mounts.widen_read_ahead(self._place.mountpoint)
         if not mounts.widen_background(self._place.mountpoint):
             log.info("No more than the kernel's usual number of reads can be under way at the same time.")
@@ -158,12 +158,12 @@ class Daemon:
         return "\n".join(lines)
 
     async def _watch_signals(self) -> None:
-        # A terminal that closes takes a mount in front along, unless that was started with nohup.
+        # A terminal that closes ends a mount in the foreground, unless it was started with nohup.
         hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
             async for number in signals:
                 log.info("Ending on signal %d.", number)
-                if self._serving.deadline < float("inf"):  # a second one: whoever sends it has no time
+                if self._serving.deadline < float("inf"):  # a second signal: end at once
                     self._serving.deadline = trio.current_time()
                     return
                 self._serving.deadline = trio.current_time() + SIGNALLED_S
@@ -202,18 +202,18 @@ class Daemon:
         raise ConfigError("The daemon does not know this request; is it another version of labfs?")
 
     async def _node(self, path: str) -> Node:
-        with trio.move_on_after(ASKED_S):  # before that whatever takes longer says so
+        with trio.move_on_after(ASKED_S):  # a slow listing raises NotYet before that
             return await self._vfs.resolve(path)
         raise TimedOut("The site did not answer in time.")
 
     def _why(self, path: str) -> str | None:
-        """Return why the last thing failed at a path, else what there is to say about it."""
+        """Return the last error at a path, else the doubt about its site or the remark about its directory."""
         found = self._vfs.reasons.of(path) or self._checks.doubts.get(path.strip("/"))
         node = self._vfs.known(path)
         return found or (self._vfs.tree.remark(node) if node is not None else None)
 
     def _unsaved(self) -> list[Leftover]:
-        """Return what could not be saved, also what a full disk took no note of."""
+        """Return the saves that did not reach a server, also those whose notes a full disk refused."""
         owed = self._vfs.saves.waiting.owed()
         files = {kept.file for kept in owed}
         left = [left for left in self._vfs.saves.spool.leftovers() if left.file not in files]
@@ -245,10 +245,10 @@ class Daemon:
 
 
 def _leave_no_core() -> None:
-    """Disable core dumps: the memory of the daemon holds secrets and files.
+    """Disable core dumps: the memory of this process holds secrets and the bytes of files.
 
-    A program that the kernel pipes cores to is not bound by the first, so that there is nothing in them by the second.
-    Both leave us debuggable, and our entries in /proc ours, unlike PR_SET_DUMPABLE.
+    RLIMIT_CORE does not bind a program that the kernel pipes cores to; the coredump filter leaves such cores empty.
+    Unlike PR_SET_DUMPABLE both allow a debugger, and leave the process's entries in /proc to its user.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):
@@ -256,7 +256,7 @@ def _leave_no_core() -> None:
 
 
 def _shut_out() -> list[str]:
-    """Say that the kernel lets in this user's programs of one group only, where that is not his usual one."""
+    """Return a warning if the mount's group, whose programs alone the kernel admits, is not the user's primary one."""
     try:
         usual, now = pwd.getpwuid(os.getuid()).pw_gid, os.getgid()
         name = grp.getgrgid(now).gr_name

@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 FSTYPE = "fuse.labfs"
 DYING_S = 2.0
-ALIVE_S = 3.0  # for a daemon to say that it lives
-LOOK_S = 5.0  # for a mount to show that it lives
-ALLOWS_OTHERS = "user_allow_other"  # the line that lets ordinary users use the option; root needs none
+ALIVE_S = 3.0  # for a daemon to answer
+LOOK_S = 5.0  # for a mount to answer statvfs
+ALLOWS_OTHERS = "user_allow_other"  # the line that allows ordinary users the option; root needs none
 ELSEWHERE = "by a labfs of another user or with another LABFS_STATE_DIR"
 
 
@@ -48,7 +48,7 @@ class Mounted:
 
 
 def table() -> list[Mounted]:
-    """Return what is mounted, without touching any of it."""
+    """Return the mount table, without accessing any mount."""
     found = []
     for line in Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape").split("\n"):
         if not line:
@@ -66,7 +66,7 @@ def mounted_at(mountpoint: str) -> Mounted | None:
 
 
 def absolute(path: str) -> str:
-    """Return the path without links above its last part; never touches what is mounted at it."""
+    """Resolve the links in a path above its last part; never accesses a mount at the path."""
     head, tail = os.path.split(os.path.abspath(os.path.expanduser(path)))
     return os.path.join(os.path.realpath(head), tail)
 
@@ -89,7 +89,7 @@ class Place:
         return cache_dir() / "mounts" / self.name
 
     def prepare(self) -> None:
-        """Make sure that state and cache can be kept. Raises ConfigError with what to do."""
+        """Make sure that the state and cache directories are writable. Raises ConfigError with the remedy."""
         try:
             os.close(self._open_lock())
             (self.directory / ".try").write_bytes(b"")
@@ -106,9 +106,9 @@ class Place:
         return os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def claim(self) -> bool:
-        """Lock the place for this process, until it ends; False if another process has it."""
+        """Lock the place for this process, until it ends; False if another process holds the lock."""
         lock = self._open_lock()
-        for attempt in range(20):  # whoever looks at the lock holds it for a moment
+        for attempt in range(20):  # a process that checks the lock holds it for a moment
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -131,20 +131,20 @@ class Place:
         )
 
     def _sign(self) -> None:
-        """Write down whose place this is: by that note the outbox is found again."""
+        """Record the mount point and the pid in `mount.json`, by which the outbox is found again."""
         partial = self.directory / "mount.part"
         try:
             partial.write_text(json.dumps({"mountpoint": self.mountpoint, "pid": os.getpid()}))
             partial.rename(self.directory / "mount.json")
         except OSError as error:
             partial.unlink(missing_ok=True)
-            if self.record().get("mountpoint") != self.mountpoint:  # else an earlier one will do
+            if self.record().get("mountpoint") != self.mountpoint:  # else the earlier record will do
                 raise ConfigError(f"labfs cannot keep its state in {self.directory}: {error.strerror}.") from error
 
     def in_use(self) -> bool:
-        """Return whether a living labfs serves this mount point. Changes nothing, also on a failing disk.
+        """Whether a living labfs serves this mount point, by its lock. Writes nothing, so works on a full disk.
 
-        One that was killed a moment ago is not listening any more, and holds its lock until its last thread has ended.
+        A labfs that was killed just now does not listen any more, but holds its lock until its last thread has ended.
         """
         until = time.monotonic() + DYING_S
         while locked := self._is_locked():
@@ -154,7 +154,7 @@ class Place:
         return locked
 
     def is_served(self) -> bool:
-        """Return whether a labfs serves here; a silent one counts, one that is dying does not."""
+        """Whether a labfs serves this mount point; one that does not answer in time counts, a dying one does not."""
         try:
             return self.in_use() and bool(control.ask(self.socket, {"op": "alive"}, ALIVE_S))
         except control.NoDaemon:
@@ -197,9 +197,9 @@ def places() -> list[Place]:
 
 
 def check(mountpoint: str) -> None:
-    """Make sure that a directory can be mounted on; detach what a labfs that died left there.
+    """Make sure that a directory can be mounted on; detach the mount of a labfs that died.
 
-    Raises ConfigError with what is wrong and what to do.
+    Raises ConfigError with the obstacle and the remedy.
     """
     if not os.path.exists("/dev/fuse"):
         raise ConfigError("This machine has no /dev/fuse; load the kernel module fuse, or ask an administrator.")
@@ -228,7 +228,7 @@ def check(mountpoint: str) -> None:
 
 
 def _check_own(mountpoint: str) -> None:
-    """Raises ConfigError where labfs would be asked for its own files: nobody could answer."""
+    """Raises ConfigError if the mount would hide labfs's own files: access to them would deadlock."""
     for what, kept in (("state", state_dir()), ("cache", cache_dir())):
         if f"{kept}/".startswith(mountpoint.rstrip("/") + "/"):
             raise ConfigError(f"labfs keeps its {what} in {kept}, which this mount would hide; mount elsewhere.")
@@ -236,7 +236,7 @@ def _check_own(mountpoint: str) -> None:
 
 @contextmanager
 def hearing() -> Iterator[list[str]]:
-    """Log what libfuse and fusermount3 write to stderr meanwhile; give it, line by line, at the end."""
+    """Capture what libfuse and fusermount3 write to stderr in the block; log the lines and add them to the list."""
     said: list[str] = []
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as ear:
@@ -253,7 +253,7 @@ def hearing() -> Iterator[list[str]]:
 
 
 def refusal(mountpoint: str, said: list[str]) -> ConfigError:
-    """Return why a mount could not be made, after what libfuse and fusermount3 `said`."""
+    """Return the error of a failed mount, from the lines that libfuse and fusermount3 `said`."""
     if any(ALLOWS_OTHERS in line for line in said):
         return ConfigError(
             f"--allow-other needs the line {ALLOWS_OTHERS} in /etc/fuse.conf of this machine, which an administrator"
@@ -264,18 +264,18 @@ def refusal(mountpoint: str, said: list[str]) -> ConfigError:
 
 
 def left_behind(mountpoint: str) -> bool:
-    """Whether a labfs that died left its mount there."""
+    """Whether there is a dead mount, left by a labfs that died."""
     there = mounted_at(mountpoint)
     return there is not None and there.fstype == FSTYPE and not alive(mountpoint)
 
 
 def alive(mountpoint: str) -> bool:
-    """Whether somebody serves a mount, perhaps from another state directory; also if he says nothing."""
+    """Whether a process serves a mount, perhaps with another state directory; one that does not answer counts."""
     dead = []
 
     def look() -> None:
         try:
-            os.statvfs(mountpoint)  # which is asked each time: a stat is answered from the kernel's memory for a while
+            os.statvfs(mountpoint)  # always a request: a stat may be answered from the kernel's cache
         except OSError as error:
             dead.append(error.errno in (errno.ENOTCONN, errno.ECONNABORTED))
 
@@ -286,12 +286,12 @@ def alive(mountpoint: str) -> bool:
 
 
 def detach(mountpoint: str) -> None:
-    """Unmount a dead mount lazily, also when something still uses it."""
+    """Unmount a dead mount lazily, even if a process still uses it. Raises ConfigError."""
     unmount(mountpoint, lazy=True)
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> bool:
-    """Unmount; False if the mount is busy."""
+    """Unmount; False if the mount is busy. Raises ConfigError if unmounting fails."""
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", mountpoint]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     if done.returncode == 0:
@@ -302,7 +302,7 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> bool:
 
 
 def widen_read_ahead(mountpoint: str, kib: int = 1024) -> bool:
-    """Raise the read-ahead of the mount, which only root may: sequential reads are a third faster."""
+    """Enlarge the kernel's read-ahead to `kib`, which only root may: a third faster on sequential reads."""
     there = mounted_at(mountpoint)
     if there is None:
         return False
@@ -314,11 +314,11 @@ def widen_read_ahead(mountpoint: str, kib: int = 1024) -> bool:
 
 
 def widen_background(mountpoint: str, requests: int = 1000) -> bool:
-    """Raise the kernel's limit of concurrent background reads, 12 by default over all sites.
+    """Raise the kernel's limit of concurrent background requests, by default 12 for all sites together.
 
-    More than those wait inside the kernel, where no deadline of ours counts: a silent site would so delay the others,
-    and its own readers for longer than a read may take. The limit is the mounting user's to set where the kernel's
-    control file system is mounted, as it is wherever systemd runs.
+    Further requests wait inside the kernel, where no deadline of ours applies: a silent site would delay the others,
+    and its own readers for longer than a read may take. The mounting user may set the limit if the kernel's control
+    file system is mounted, as it is wherever systemd runs. False if it cannot be set.
     """
     there = mounted_at(mountpoint)
     if there is None:

@@ -1,19 +1,19 @@
-"""Everything that can go wrong, once: each class knows its errno and whether a retry can help.
+"""The exceptions of labfs: each class has its errno, and tells whether a retry can help.
 
     LabfsError                EIO
     ├── NotFound              ENOENT
     ├── Exists                EEXIST
-    │   └── NoRoom            EEXIST        the one place for a file is taken by another
+    │   └── NoRoom            EEXIST        the directory holds as many files as it can
     ├── NotDirectory          ENOTDIR
     ├── IsDirectory           EISDIR
     ├── NotEmpty              ENOTEMPTY
-    ├── Denied                EACCES        the system says: not you
-    │   └── Unauthorized      EACCES        … since it does not take the credentials
-    ├── Barred                EACCES        a proxy or a certificate is in the way, until somebody sees to it
-    ├── NotPermitted          EPERM         nobody may, here
+    ├── Denied                EACCES        the system refuses this account
+    │   └── Unauthorized      EACCES        … since it refuses the credentials
+    ├── Barred                EACCES        a proxy or a certificate refuses, until a person corrects that
+    ├── NotPermitted          EPERM         not possible here for any account
     ├── ReadOnly              EROFS
     ├── Invalid               EINVAL
-    ├── NotUnicode            EILSEQ        a new name that is no text
+    ├── NotUnicode            EILSEQ        a new name that is not UTF-8
     ├── NameTooLong           ENAMETOOLONG
     ├── TooLarge              EFBIG
     ├── NoSpace               ENOSPC
@@ -21,16 +21,16 @@
     ├── Stale                 ESTALE        the version that was opened is gone
     │   └── Conflict          ESTALE        somebody else saved meanwhile: neither side is lost
     ├── Busy                  EBUSY
-    ├── Archived              EAGAIN        bytes in cold storage: ask again in days
-    ├── NotYet                EAGAIN        a list is still being read: ask again in a while
+    ├── Archived              EAGAIN        bytes in cold storage: retry in days
+    ├── NotYet                EAGAIN        a list is still being read: retry in a while
     ├── Unsupported           EOPNOTSUPP
-    ├── Unranged              EIO           ranges are not to be had: take the file whole
-    ├── Enough                EIO           a download is ended, since nobody wants the rest
+    ├── Unranged              EIO           the server does not send ranges: fetch the file whole
+    ├── Enough                EIO           a download is stopped, since no reader waits for the rest
     ├── TimedOut              ETIMEDOUT
     ├── Unavailable           EIO           transient: a retry can help
-    │   ├── Unanswered        EIO           sent, and nobody knows whether it was carried out
-    │   │   └── Mute          EIO           … on a connection that may have been dead for long
-    │   ├── Moved             EIO           to be asked again, by https
+    │   ├── Unanswered        EIO           sent, and perhaps carried out
+    │   │   └── Mute          EIO           … on a kept connection that may have been dead
+    │   ├── Moved             EIO           to be sent again, by https
     │   └── Garbled           EIO           arrived damaged: to be sent again
     ├── Malformed             EIO           the service broke its own rules
     │   └── NoBytes           EIO           a file's record without its bytes
@@ -72,7 +72,7 @@ class Exists(LabfsError):
 
 
 class NoRoom(Exists):
-    """Unlike a name that is taken, this needs a sentence."""
+    """A directory holds as many files as it can; unlike a name that exists, reported to the user."""
 
 
 class NotDirectory(LabfsError):
@@ -92,11 +92,11 @@ class Denied(LabfsError):
 
 
 class Unauthorized(Denied):
-    """The system does not know who asks, or not by these credentials."""
+    """The request had no credentials, or the system refused them."""
 
 
 class Barred(LabfsError):
-    """No outage, and no word of the service: trying again does not help."""
+    """A proxy or a certificate prevents the request: neither an outage nor the service's answer; no retry helps."""
 
     errno = errno.EACCES
 
@@ -114,7 +114,7 @@ class Invalid(LabfsError):
 
 
 class Empty(Invalid):
-    """A system takes no file without bytes."""
+    """The system accepts no empty file."""
 
 
 class NotUnicode(LabfsError):
@@ -150,7 +150,7 @@ class Busy(LabfsError):
 
 
 class Archived(LabfsError):
-    # HSM file systems answer EAGAIN for a file on tape; no other errno says "later" so plainly.
+    # HSM file systems answer EAGAIN for a file on tape; no other errno means "later" as clearly.
     errno = errno.EAGAIN
 
 
@@ -159,7 +159,7 @@ class Unfinished(LabfsError):
 
 
 class NotYet(LabfsError):
-    """What was asked for may be in the part of a list that has not been read yet."""
+    """The name may be in the part of a list that has not been read yet."""
 
     errno = errno.EAGAIN
 
@@ -169,11 +169,11 @@ class Unsupported(LabfsError):
 
 
 class Unranged(LabfsError):
-    """For the core, which then takes the file in one pass; nobody else sees it."""
+    """Internal: the core then fetches the file in one pass."""
 
 
 class Enough(LabfsError):
-    """For whoever began a download; nobody else sees it."""
+    """Internal: ends a download that no reader waits for."""
 
 
 class TimedOut(LabfsError):
@@ -183,8 +183,8 @@ class TimedOut(LabfsError):
 class Unavailable(LabfsError):
     """The service could not answer now.
 
-    `retry_after_s` is the server's own wish, in seconds. `silent` tells an origin that said nothing at
-    all from one that answered with a refusal; `who` names whoever was silent, if it was not the site.
+    `retry_after_s` is the server's Retry-After, in seconds. `silent` is true if the origin did not answer
+    at all, false if it answered with a refusal; `who` names the silent party, if it was not the site.
     """
 
     errno = errno.EIO
@@ -200,15 +200,15 @@ class Unavailable(LabfsError):
 
     @property
     def absent(self) -> bool:
-        """Whether nobody was there: nothing was carried out, and waiting may be in vain."""
+        """Whether the origin was not there: nothing was carried out, and waiting may be in vain."""
         return self.silent or self.retry_after_s is None
 
 
 class Unanswered(Unavailable):
-    """The request went out and no whole answer came back: it may have been carried out.
+    """The request was sent and no whole answer came back: it may have been carried out.
 
-    `lost` says that no answer of the service itself came, so that the request may still be under way there, and
-    be carried out minutes later; else the service says that it failed over it, and no more will come of it.
+    `lost` says that the service itself did not answer, so that the request may still be under way there, and be
+    carried out minutes later; else the service answered that the request failed, and does not go on with it.
     """
 
     def __init__(self, sentence: str, *, lost: bool = True, **more: Any) -> None:
@@ -221,15 +221,15 @@ class Unanswered(Unavailable):
 
 
 class Mute(Unanswered):
-    """A connection that had been kept did not answer: that tells nothing about the site, and a new one may."""
+    """A kept connection did not answer: no evidence about the site; a new connection may work."""
 
 
 class Moved(Unavailable):
-    """The site is to be asked at another address of its own; nothing was carried out."""
+    """The site redirects to another address of its own; nothing was carried out."""
 
 
 class Garbled(Unavailable):
-    """What was sent did not arrive as it was sent: it can be sent again at once."""
+    """The bytes arrived damaged at the server: the request can be retried at once."""
 
 
 class Malformed(LabfsError):
@@ -241,18 +241,18 @@ class ConfigError(LabfsError):
 
 
 class NoBytes(Malformed):
-    """A save that broke off half-way leaves this where a file is made in two steps."""
+    """A file's record has no bytes: left by an interrupted save where a file is made in two steps."""
 
 
 class WrongLength(LabfsError):
-    """What came has another length than was listed: it is something else, or the listing is out of date."""
+    """The bytes have another length than the listing says: they are another file's, or the listing is out of date."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFailed(OSError):
-    """The disk that takes what is written failed: full, read-only or broken. Keeps the errno it failed with."""
+    """An OSError of the spool's disk: full, read-only or broken. Has the errno of the original error."""
 
     def __str__(self) -> str:
         disk = "The disk on which labfs keeps what is written"
@@ -264,7 +264,7 @@ class DiskFailed(OSError):
 
 
 def again(error: Exception) -> Exception:
-    """Return a failure once more, for another who waited: one traceback must not grow in many tasks."""
+    """Return a copy of an error for another waiting task: else one traceback would grow in many tasks."""
     if not isinstance(error, LabfsError):
         return error
     once_more = copy.copy(error)
@@ -273,18 +273,18 @@ def again(error: Exception) -> Exception:
 
 
 def leaf(error: BaseException) -> BaseException:
-    """Return what is at the bottom of a group of errors: of several tasks, the failure that ended the others."""
+    """Return the first error inside of nested groups: of several tasks, the failure that ended the others."""
     return leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def ungrouped(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error of a group that tells what went wrong: a known one before a mistake."""
+    """Return one error of a group: a LabfsError or OSError if there is one, else the first."""
     return leaf(group.subgroup((LabfsError, OSError)) or group)
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Re-raise an OSError of the disk that takes what is written as DiskFailed."""
+    """Re-raise an OSError of the spool's disk as DiskFailed."""
     try:
         yield
     except DiskFailed:
@@ -294,7 +294,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def sentence(error: BaseException) -> str:
-    """Return what went wrong, for people. What others' code says in an exception is not: it may quote a secret."""
+    """Return an error as a sentence for users, without the messages of foreign exceptions, which may quote a secret."""
     if isinstance(error, LabfsError | DiskFailed | TimeoutError):
         return str(error)
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Why something failed, in a plain sentence, remembered by path for whoever asks afterwards.
+"""The reasons of failures, as plain sentences, stored by path for later queries.
 
 Tests: mount/test_trouble.
 """
@@ -27,7 +27,7 @@ class Reason:
 
 
 class Reasons:
-    """The last error of each path, the oldest forgotten first."""
+    """The last error of each path, in an LRU cache."""
 
     def __init__(self) -> None:
         self._by_path: LRUCache[str, Reason] = LRUCache(maxsize=KEPT)
@@ -42,7 +42,7 @@ class Reasons:
 
     def of(self, path: str) -> str | None:
         """Return date and sentence of the last error at a path."""
-        # Where a path is asked for by a name that is not UTF-8, it is remembered as it is shown.
+        # A path with a name that is not UTF-8 is stored as it is shown.
         reason = self._by_path.get(path.encode(errors="surrogateescape").decode(errors="backslashreplace"))
         return None if reason is None else str(reason)
 

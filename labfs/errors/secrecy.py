@@ -1,9 +1,9 @@
 """The secrets that this process holds, kept out of sentences, logs and tracebacks.
 
-The first line of defence is that nobody puts one there: `http.failures` passes no library's text on that may hold a
-request, and `repr` of what holds a secret shows none. This is the second: a server can send a token back, and a
-mistake of ours prints whatever an exception says. So known secrets are taken out in every form that a request gives
-them, and addresses lose what signs them.
+The first line of defence is not to put a secret there: `http.failures` passes on no library's message that may quote
+a request, and the `repr` of an object with a secret shows none. This is the second: a server can send a token back,
+and a bug of ours prints any exception's message. So known secrets are removed in every encoding in which a request
+sends them, and signatures are removed from addresses.
 
 Tests: mount/test_secrets, unit/test_credentials.
 """
@@ -23,11 +23,11 @@ from contextlib import suppress
 from types import TracebackType
 from urllib.parse import quote, quote_plus
 
-LEAST = 6  # letters of a secret that is looked for: without a shorter one ordinary words would be torn
+LEAST = 6  # characters of a secret that is searched for: a shorter one would match in ordinary words
 HIDDEN = "…"
 
-_known: dict[str, tuple[str, ...]] = {}  # secret → its forms
-_index: list[dict[str, list[str]]] = []  # one, or none: first letters → forms of all, the longest first
+_known: dict[str, tuple[str, ...]] = {}  # secret → its encoded forms
+_index: list[dict[str, list[str]]] = []  # one, or none: first characters → forms of all secrets, the longest first
 _knowing = threading.Lock()
 
 _LOGIN = re.compile(r"(?<=://)[^/\s@'\"<>“”]+@")
@@ -40,22 +40,22 @@ _SIGNED = re.compile(
 
 
 def know(secret: str) -> None:
-    """Register a secret, to be masked from now on."""
+    """Register a secret, to be removed from texts from now on."""
     if secret not in _known:
         with _knowing:
             _known[secret] = tuple(dict.fromkeys(_shapes(secret))) if len(secret) >= LEAST else ()
-            _index.clear()  # until somebody asks
+            _index.clear()  # rebuilt at the next use
 
 
 def know_headers(credentials: Mapping[str, str]) -> None:
-    """Register the values of credential headers as secrets, with and without the scheme word before them."""
+    """Register the values of credential headers as secrets, with and without the scheme before them."""
     for value in credentials.values():
         know(value)
         know(value.rpartition(" ")[2])
 
 
 def hidden(text: str) -> str:
-    """Return a text without secrets."""
+    """Return a text with its secrets, and the logins, queries and signatures of its addresses, replaced by `HIDDEN`."""
     text = _swept(text)
     if "://" in text:
         text = _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(f"{HIDDEN}@", text))
@@ -63,7 +63,7 @@ def hidden(text: str) -> str:
 
 
 def _swept(text: str) -> str:
-    """Return a text without known secrets, in one pass: a site can have a token for each of a thousand projects."""
+    """Replace known secrets in a text, in one pass: a site can have a token for each of a thousand projects."""
     forms = _forms()
     kept, begun, at = [], 0, 0
     while at <= len(text) - LEAST:
@@ -87,7 +87,7 @@ def _forms() -> dict[str, list[str]]:
 
 
 def _shapes(secret: str) -> Iterator[str]:
-    """Yield what a secret looks like in addresses, forms, headers, JSON, pages, and Python's own texts."""
+    """Yield the forms of a secret in addresses, forms, headers, JSON, HTML, and Python's `repr`."""
     yield secret
     raw = secret.encode("utf-8", "surrogatepass")
     encodings = [raw]
@@ -108,7 +108,7 @@ def _shapes(secret: str) -> Iterator[str]:
 
 
 def _base64(data: bytes) -> Iterator[str]:
-    """Yield the letters that bytes have in base64 wherever they begin, such as behind a user name and a colon."""
+    """Yield the base64 of bytes at each offset modulo 3, such as after a user name and a colon."""
     for before in range(3):
         text = base64.b64encode(bytes(before) + data).decode()
         first, last = -(-before * 4 // 3), len(text.rstrip("=")) - (1 if (before + len(data)) % 3 else 0)
@@ -118,14 +118,14 @@ def _base64(data: bytes) -> Iterator[str]:
 
 
 class Formatter(logging.Formatter):
-    """Lines of a log, tracebacks included, without secrets."""
+    """A log formatter that removes secrets, also from tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return hidden(super().format(record))
 
 
 def guard_tracebacks() -> None:
-    """Install an excepthook that masks secrets in tracebacks of uncaught exceptions."""
+    """Install hooks by which Python prints the tracebacks of uncaught exceptions without secrets."""
 
     def show(kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
         if sys.stderr is not None:

@@ -1,4 +1,4 @@
-"""The kernel's door: requests of pyfuse3 ⇄ calls of `vfs`, errors ⇄ errno, and what the kernel believes meanwhile.
+"""The kernel's door: requests of pyfuse3 ⇄ calls of `vfs`, errors ⇄ errno, and the state of the kernel's caches.
 
-Another door is a folder beside this one.
+Another door is a package beside this one.
 """

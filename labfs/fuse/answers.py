@@ -1,8 +1,8 @@
-"""Answers to the kernel: each in time, an errno for every failure, and the same errno when the kernel repeats itself.
+"""Answers to the kernel: each before its deadline, an errno for every failure, the same errno for a repeated request.
 
-The kernel asks a second time for what failed: a page of a read-ahead by itself, a name whose entry it wanted to
-renew. Two full deadlines would then pass in one call of a program. So a failure that took long is remembered for
-a moment, and its repetition is answered with it at once.
+The kernel repeats a request that failed: a page of a read-ahead by itself, a lookup of a name whose entry it wanted
+to revalidate. Two full deadlines would then pass in one call of a program. So the errno of a slow failure is stored
+for `REPEATED_S`, and the repeated request is answered with it at once.
 
 Tests: mount/test_patience.
 """
@@ -28,28 +28,28 @@ from labfs.vfs import Attributes
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 17.0
-REPEATED_S = 1.0  # after a failure, in which the same question is the kernel's; a program that tries again takes longer
+REPEATED_S = 1.0  # after a failure, in which the kernel repeats a request; a program that retries takes longer
 STEP_S = 0.05  # between two steps along a path
 MOST_TASKS = 10_000
-VALID_S = 1.0  # for which the kernel believes names and attributes without asking
-LONG_S = 0.5  # what failed faster than this may as well be tried again
+VALID_S = 1.0  # for which the kernel caches names and attributes
+LONG_S = 0.5  # a request that failed faster than this may as well be retried
 
 
 class Door(Protocol):
-    """What the `answered` decorator needs of the class with the handlers."""
+    """The interface that `answered` needs of the class with the handlers."""
 
     repeats: Repeats
 
     def failure(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
-        """Return the answer to a request that failed."""
+        """Return the error to answer a failed request with."""
         ...
 
     def began(self, request: str, args: tuple[Any, ...]) -> float:
-        """Return when the call of the program began that a request is part of, on trio's clock."""
+        """Return when the program's call that a request is part of began, on trio's clock."""
         ...
 
     def subject(self, request: str, args: tuple[Any, ...]) -> tuple[Hashable, range] | None:
-        """Return what a request asks for, if the kernel may repeat it: a thing, and the bytes of it."""
+        """Return the subject of a request that the kernel may repeat: a key, and a range of bytes; else None."""
         ...
 
 
@@ -61,7 +61,7 @@ Answer = Callable[Concatenate[D, P], Coroutine[Any, Any, R]]
 
 
 def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[D, P, R]], Answer[D, P, R]]:
-    """Make a handler answer in time, and with an errno whatever happens in it."""
+    """Decorate a handler so that it answers within `deadline_s`, and with an errno for every exception."""
 
     def wrap(handler: Handler[D, P, R]) -> Answer[D, P, R]:
         name = getattr(handler, "__name__", "request")
@@ -95,7 +95,7 @@ def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[D, P, R
 
 
 def entry_attributes(found: Attributes, number: int, owner: tuple[int, int]) -> pyfuse3.EntryAttributes:
-    """Return what is known of a node in the kernel's form."""
+    """Return a node's attributes in the form of pyfuse3."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = InodeT(number)
     kind, bits = (stat.S_IFDIR, 0o755) if found.is_dir else (stat.S_IFREG, 0o644)
@@ -104,17 +104,17 @@ def entry_attributes(found: Attributes, number: int, owner: tuple[int, int]) -> 
     entry.st_uid, entry.st_gid = owner
     entry.st_size = found.size
     entry.st_blocks = -(-found.size // 512)
-    entry.st_blksize = 1024 * 1024  # cp and cat then move as much at a time as one request can carry
+    entry.st_blksize = 1024 * 1024  # cp and cat then read and write as much at a time as one request can carry
     entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = found.modified_ns
     entry.entry_timeout = VALID_S
-    entry.attr_timeout = VALID_S if found.certain else 0.0  # the kernel asks again when somebody looks
+    entry.attr_timeout = VALID_S if found.certain else 0.0  # 0: the kernel asks again at each access
     return entry
 
 
 class Walks:
-    """The paths that programs are being led along: each call of theirs has one deadline, however many names it passes.
+    """The path walks of programs: a call has one deadline, however many names its path has.
 
-    A task that asks for something inside what it was just told of is in the same call still, as far as can be seen.
+    A request of a task for the inode that its last request returned is taken for a part of the same call.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Walks:
         self._reached: LRUCache[int, tuple[int, float]] = LRUCache(MOST_TASKS)  # task → inode, and when
 
     def began(self, task: int, inode: int) -> float:
-        """Return when the call began in which a task asks for something about an inode."""
+        """Return when the call began in which a task makes a request for an inode, on trio's clock."""
         now = trio.current_time()
         reached, at = self._reached.get(task, (0, 0.0))
         if reached != inode or now - at > STEP_S:
@@ -130,7 +130,7 @@ class Walks:
         return self._began.setdefault(task, now)
 
     def reached(self, task: int, inode: int) -> None:
-        """Record that an inode was handed out to a task."""
+        """Record the inode that a lookup of a task returned."""
         self._reached[task] = (inode, trio.current_time())
 
 
@@ -142,7 +142,7 @@ class Failure:
 
 
 class Repeats:
-    """What failed a moment ago, by thing and by the bytes of it that were asked for."""
+    """Recent failures, by the subject and the range of bytes of the request."""
 
     def __init__(self) -> None:
         self._failures: dict[Hashable, list[Failure]] = {}
@@ -152,7 +152,7 @@ class Repeats:
         self._failures.setdefault(thing, []).append(Failure(wanted, number, trio.current_time() + REPEATED_S))
 
     def check(self, thing: Hashable, wanted: range) -> None:
-        """Raise FUSEError if this begins in what has just failed."""
+        """Raise FUSEError if the start of the request lies in a range that failed within `REPEATED_S`."""
         now = trio.current_time()
         for failure in self._failures.get(thing, ()):
             if now < failure.until and wanted.start in failure.bytes:

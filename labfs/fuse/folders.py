@@ -1,4 +1,4 @@
-"""An open directory, as its reading goes on while names in it change.
+"""An open directory, which is read while names in it change.
 
 Tests: mount/test_semantics.
 """
@@ -14,7 +14,7 @@ from labfs.tree.node import Folder, Node
 
 @dataclass
 class OpenFolder:
-    """An open directory, and the names in it as they were when its reading began."""
+    """An open directory, and the names in it at the time of the first readdir."""
 
     node: Folder
     names: list[tuple[bytes, Node]]
@@ -22,9 +22,9 @@ class OpenFolder:
     read: bool = False  # some of it
 
     def holds(self, node: Node, name: bytes) -> bool:
-        """Whether a node has its name still.
+        """Whether a node still has its name.
 
-        One that was removed or renamed since must not be told: the kernel would take the old name for that file, and
-        what a program then saves under the name would go into what was moved aside as a backup.
+        A node that was removed or renamed since must not be listed: the kernel would take the old name for that file,
+        and a program that then writes to the name would write into the file that was moved aside as a backup.
         """
         return os.fsencode(node.name) == name and self.node.children.get(node.name) is node

@@ -1,9 +1,9 @@
-"""Who holds a file open: asked of /proc, since FUSE tells neither the closer nor how many are left.
+"""Who holds a file open, read from /proc: FUSE tells neither the closing process nor the descriptors left.
 
-A shell redirection duplicates its descriptor and hands it to children, and the kernel sends a flush for
-every close of every copy. Only the last one means that the file is finished. `/proc/PID/fdinfo` shows the
-other copies (its `ino` line needs Linux 5.14). Nothing here touches the mount itself: that would be a
-request to ourselves, and a deadlock.
+A shell redirection duplicates its descriptor and passes it to children, and the kernel sends a flush for
+every close of every copy. Only the last flush means that the file is finished. `/proc/PID/fdinfo` shows the
+other copies (its `ino` line needs Linux 5.14). No function here accesses the mount itself: that would be a
+request to this process, and a deadlock.
 
 Tests: unit/test_units, mount/test_semantics.
 """
@@ -30,7 +30,7 @@ class Holder:
 
 
 def open_for_writing(inode: int, name: str, device: str | None = None) -> int:
-    """Count the descriptors, of processes we may look into, that could still write to a file. Blocks.
+    """Count the descriptors, in processes that we may inspect, that could still write to a file. Blocks.
 
     `device` is the mount's, major:minor: another mount of the same account has the same numbers and names.
     """
@@ -39,7 +39,7 @@ def open_for_writing(inode: int, name: str, device: str | None = None) -> int:
 
 
 def mapped(inode: int, name: str, device: str | None = None) -> bool:
-    """Whether a process that we may look into has a file of that mount mapped into its memory. Blocks."""
+    """Whether a process that we may inspect has a file of the mount mapped into its memory. Blocks."""
     ourselves = os.getpid()
     return any(_maps(pid, inode, name, device) for pid in _pids() if pid != ourselves)
 
@@ -56,18 +56,18 @@ def using(mountpoint: str) -> list[Holder]:
 
 
 def program(task: int) -> str:
-    """Return the name of the process that a thread belongs to, "" where it cannot be known.
+    """Return the name of the process that a thread belongs to, "" if unknown.
 
-    A thread may have a name of its own; LibreOffice saves from such threads. The kernel cuts names after 15 bytes,
-    also within a letter.
+    A thread may have a name of its own; LibreOffice saves from such threads. The kernel truncates names to 15 bytes,
+    also within a character.
     """
     return _read(f"/proc/{process(task)}/comm").strip()
 
 
 def maker(task: int, *, exclusive: bool = False, mode: int | None = None, umask: int = 0) -> Maker:
-    """Return what can be seen of the process that a thread belongs to, and of how it makes a file or folder. Blocks.
+    """Return the process that a thread belongs to, and how it creates a file or folder, as a Maker. Blocks.
 
-    `mode` is what it asks for, less the `umask`, as FUSE tells it.
+    `mode` is the requested mode, without the bits of the `umask`, as in the FUSE request.
     """
     pid = process(task)
     if not pid:
@@ -85,7 +85,7 @@ def maker(task: int, *, exclusive: bool = False, mode: int | None = None, umask:
 
 
 def process(task: int) -> int:
-    """Return the process that a thread belongs to, 0 where it cannot be known."""
+    """Return the id of the process that a thread belongs to, 0 if unknown."""
     try:
         with open(f"/proc/{task}/status", errors="replace") as file:
             return int(next(line.split()[1] for line in file if line.startswith("Tgid:")))
@@ -94,12 +94,12 @@ def process(task: int) -> int:
 
 
 def killed(pid: int) -> bool:
-    """Whether a process is ending by a signal just now, so that what it was writing may not be whole. Blocks.
+    """Whether a process is being ended by a signal, so that the file it was writing may be incomplete. Blocks.
 
-    Its descriptors are closed after its exit code is known, in whose low bits the signal is (proc(5), `stat`); of
-    another user's process only the kernel's flags are told.
+    The kernel closes descriptors after it has set the exit code, whose low bits are the signal (proc(5), `stat`); of
+    another user's process only the flags can be read.
     """
-    # After the name, which may hold blanks and brackets, the state is the first field and the third of all.
+    # After the name, which may contain blanks and brackets, the first field is the state, the third of all.
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if len(fields) < EXIT_CODE - 2:
         return False
@@ -131,7 +131,7 @@ def _can_write(pid: int, fd: str, inode: int, device: str | None) -> bool:
 
 
 def _device(pid: int, mount: str) -> str | None:
-    """Return the device of a mount, major:minor, as a process sees it; None where it does not."""
+    """Return the device of a mount, major:minor, from a process's mountinfo; None if it is not there."""
     try:
         with open(f"/proc/{pid}/mountinfo", errors="replace") as file:
             return next((line.split()[2] for line in file if line.split(" ", 1)[0] == mount), None)

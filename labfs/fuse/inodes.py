@@ -1,8 +1,8 @@
 """Inode numbers and lookup counts: pure bookkeeping for doors that speak in numbers.
 
-A number is a hash of what the node is (site and server id), so that it is the same after a remount. It
-belongs to the node for as long as that lives, whether or not the kernel holds a reference, also when a
-save gives the file a new id on the server: so one number never means two nodes.
+A number is a hash of the node's key (site and server id), so that it is the same after a remount. A number
+belongs to its node as long as the node object lives, whether or not the kernel holds a reference, also when
+a save gives the file a new id on the server: so one number never means two nodes.
 
 Tests: unit/test_units.
 """
@@ -36,7 +36,7 @@ class Inodes(Generic[N]):
         self._counts: Counter[int] = Counter({ROOT: 1})
 
     def __getitem__(self, number: int) -> N:
-        """Return the node; KeyError for a number that the kernel has forgotten."""
+        """Return the node of a number. Raises KeyError for a number that the kernel has forgotten."""
         return self._held[number]
 
     def __len__(self) -> int:
@@ -54,18 +54,18 @@ class Inodes(Generic[N]):
         return number
 
     def holds(self, node: N) -> bool:
-        """Whether the kernel knows the node by its number."""
+        """Whether the kernel holds a reference to the node."""
         return self._numbers.get(node, 0) in self._held
 
     def remember(self, node: N) -> int:
-        """Count one reference that the kernel was handed, and return the number."""
+        """Count one more reference of the kernel to the node, and return the number."""
         number = self.number(node)
         self._held[number] = node
         self._counts[number] += 1
         return number
 
     def forget(self, number: int, count: int) -> None:
-        """Take back `count` references; the root is never forgotten."""
+        """Subtract `count` references; drop the node without references, but never the root."""
         self._counts[number] -= count
         if self._counts[number] <= 0 and number != ROOT:
             del self._counts[number]

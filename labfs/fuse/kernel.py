@@ -1,7 +1,7 @@
-"""What the kernel believes of files and names, and how it is made to ask again.
+"""What the kernel caches of files and names, and how these caches are invalidated.
 
-An invalidation blocks until the kernel has let go, for which it may need answers from us: all run in threads.
-That of attributes alone takes no lock that a request holds, and is safe before the answer to any.
+An invalidation blocks until the kernel is done, for which it may need answers from us: all run in threads.
+That of attributes alone takes no lock that a request holds, and is safe before the answer to any request.
 
 Tests: core/test_replaced, mount/test_fsx.
 """
@@ -23,33 +23,33 @@ from labfs.tree.node import Folder, Node
 
 
 class Kernel:
-    """The kernel's memory of one mount's nodes: sizes, pages and names."""
+    """The kernel's caches of one mount's nodes: sizes, pages and names."""
 
     def __init__(self, inodes: Inodes[Node]) -> None:
         self._inodes = inodes
         self._sizes: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
         self._updates: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
-        self._pages: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # the generation they are of
-        self._filled: WeakSet[Node] = WeakSet()  # of which it has pages
+        self._pages: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # → the generation of the cached pages
+        self._filled: WeakSet[Node] = WeakSet()  # nodes of which the kernel has pages
         self._readers: WeakKeyDictionary[Node, dict[int, tuple[int, int]]] = WeakKeyDictionary()
 
     # -- sizes -----------------------------------------------------------------------------------------
 
     def record(self, node: Node, size: int) -> None:
-        """Record the size, in bytes, that the kernel knows from now on."""
+        """Record that the kernel was told a size, in bytes."""
         self._sizes[node] = size
         self._updates[node] = self.updates(node) + 1
 
     def size(self, node: Node) -> int:
-        """Return the size that the kernel knows, 0 if it knows none."""
+        """Return the size in bytes that the kernel knows, 0 if it knows none."""
         return self._sizes.get(node, 0)
 
     def updates(self, node: Node) -> int:
-        """Return how often it was told one."""
+        """Return how often the kernel was told a size."""
         return self._updates.get(node, 0)
 
     async def agree(self, node: Node, size: int) -> None:
-        """Invalidate the kernel's attributes of a file if the kernel knows another size."""
+        """Invalidate the kernel's attributes of a file if it knows another size."""
         if node in self._sizes and self._sizes[node] != size:
             await self.doubt(node)
 
@@ -59,10 +59,10 @@ class Kernel:
             await trio.to_thread.run_sync(_forget_attributes, self._inodes.number(node))
 
     async def check_read(self, node: Node, got: range, wanted: int, size: int, updates: int) -> None:
-        """Make the kernel know the file's `size` before a reply of the bytes `got` to a request of `wanted` bytes.
+        """Keep the kernel's size correct after a read of `wanted` bytes that returned the range `got`.
 
-        A short answer makes the kernel believe that the file ends there, but only if it was told nothing else since
-        `updates`; if it was, it would fill up with zeros. Raises Stale then.
+        After a short read the kernel takes its end for the end of the file, but only if it was told no other size
+        since `updates`; else it would fill up with zeros. Raises Stale then.
         """
         told = self.size(node)
         if len(got) < min(wanted, told - got.start) and (size == told or updates != self.updates(node)):
@@ -75,10 +75,10 @@ class Kernel:
     # -- pages -----------------------------------------------------------------------------------------
 
     def opened(self, node: Node, handle: int, size: int | None) -> tuple[bool, bool]:
-        """Return whether the kernel keeps its pages at an open, and whether this handle reads past them.
+        """Return whether the kernel keeps its cached pages at an open, and whether this handle bypasses them.
 
-        It does so while a reader of another version is open, whose pages it must neither see nor replace. `size` is
-        in bytes; None for a handle that reads what is being written here.
+        A handle bypasses the page cache while a reader of another version is open, whose pages it must neither see
+        nor replace. `size` is in bytes; None for a handle that reads what is being written here.
         """
         readers = self._readers.setdefault(node, {})
         if size is not None and any(generation != node.generation for generation, _ in readers.values()):
@@ -92,37 +92,37 @@ class Kernel:
         return kept, False
 
     async def closed(self, node: Node, handle: int) -> None:
-        """Record the release of a handle, and drop a size that the kernel knew through that handle alone."""
+        """Remove a closed handle; if it read another version, invalidate the kernel's attributes."""
         generation, _ = self._readers.get(node, {}).pop(handle, (node.generation, 0))
         if generation != node.generation:
             await self.doubt(node)
 
     def through_pages(self, node: Node, handle: int) -> bool:
-        """Whether the reads of a handle, opened to read only, fill the kernel's pages."""
+        """Whether the reads of a read-only handle go through the kernel's page cache."""
         return handle in self._readers.get(node, {})
 
     def least(self, node: Node) -> int:
-        """Return the size below which the kernel would cut a reader of another version short."""
+        """Return the largest size in bytes of other versions with open readers, whose reads a smaller one would cut."""
         readers = self._readers.get(node, {}).values()
         return max((size for generation, size in readers if generation != node.generation), default=0)
 
     def gave(self, node: Node, start: int, size: int) -> None:
-        """Record a write of the kernel, which caches the bytes by whole pages."""
+        """Record a write of `size` bytes by the kernel, which caches whole pages of them."""
         if start + size - -(-start // mmap.PAGESIZE) * mmap.PAGESIZE >= mmap.PAGESIZE:
             self._filled.add(node)
 
     def filled(self, node: Node) -> None:
-        """Record that bytes of a file went into the kernel's page cache."""
+        """Record that the kernel got bytes of a file to cache."""
         self._filled.add(node)
 
     def has_pages(self, node: Node) -> bool:
-        """Whether a program may have read some of the file without our hearing of it."""
+        """Whether a program may have read bytes of the file from the kernel's page cache, without a request."""
         return node in self._filled
 
-    # -- letting go ------------------------------------------------------------------------------------
+    # -- invalidation ----------------------------------------------------------------------------------
 
     async def disbelieve(self, node: Node, parent: Folder, name: str) -> None:
-        """Drop the pages of a file, and its name if that is no longer there."""
+        """Invalidate the kernel's pages of a file, and its name if the file is no longer there."""
         gone = parent.children.get(name) is not node
         await trio.to_thread.run_sync(self._drop, self._inodes.number(node), self._inodes.number(parent), name, gone)
 
@@ -134,7 +134,7 @@ class Kernel:
             _forget_name(parent, name)
 
     async def renew(self, node: Node) -> None:
-        """Invalidate the kernel's names and attributes of a directory, and of all below it."""
+        """Invalidate the names and attributes that the kernel caches of a directory and of all below it."""
         known = [child for child in _below(node) if not child.is_root and self._inodes.holds(child)]
         numbers = [(self._inodes.number(c.parent), c.name, self._inodes.number(c)) for c in known]
 

@@ -1,7 +1,7 @@
-"""What no lab system has: links, sockets, pipes, devices, and extended attributes of the users' own.
+"""Requests that no lab system supports: links, sockets, pipes, devices, and user-defined extended attributes.
 
-pyfuse3 answers ENOSYS to what it finds no handler for, which says that the kernel is too new for us. EPERM is what
-symlink(2), link(2) and mknod(2) document for a file system without these.
+pyfuse3 answers ENOSYS to a request without a handler, which says that the kernel is too new for us. symlink(2),
+link(2) and mknod(2) document EPERM for a file system without these.
 
 Tests: mount/test_semantics.
 """

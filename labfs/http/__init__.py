@@ -1,1 +1,1 @@
-"""All that knows httpx: requests with credentials, limits, retries and deadlines; bytes in both directions."""
+"""HTTP over httpx: requests with credentials, limits, retries and deadlines; downloads and uploads."""

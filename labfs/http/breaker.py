@@ -1,4 +1,4 @@
-"""The circuit breaker of one origin: while it is silent, requests fail at once instead of waiting in turn.
+"""The circuit breaker of one origin: while the origin is silent, requests fail at once instead of timing out.
 
 Tests: unit/test_client.
 """
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Breaker:
-    """Fails requests at once to an origin that was silent several times in a row, and probes it later."""
+    """Fails requests at once to an origin that was silent `THRESHOLD` times in a row, and probes the origin later."""
 
     THRESHOLD = 4  # silences in a row
     FIRST_REST, LONGEST_REST = 0.25, 2.5  # in multiples of the longest silence
@@ -28,10 +28,10 @@ class Breaker:
         self._silences = 0
         self._since = 0.0
         self._rest_until = 0.0
-        self._who = site  # was silent last
+        self._who = site  # the site or proxy that was silent last
 
     async def guard(self, once: Callable[[], Awaitable[T]]) -> T:
-        """Run one try, or refuse it at once while the origin rests; any answer ends the silence."""
+        """Run one attempt, or raise Unavailable at once while the breaker is open; any answer closes the breaker."""
         if reason := self.reason():
             raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1), silent=True)
         try:

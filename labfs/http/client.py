@@ -1,8 +1,8 @@
 """One site's HTTP: credentials, limits, retries, deadlines, and answers turned into `labfs.errors`.
 
-With `download`, `failures` and `network` the only product modules that know httpx. API calls and uploads run on trio;
-file bytes come down through `download`. Credentials go to the site's own origin and nowhere else: bytes are fetched
-by a client without any, and redirects are followed by hand (httpx would carry an `x-access-token` header along).
+With `download`, `failures` and `network` the only product modules that import httpx. API calls and uploads run on
+trio; file bytes are fetched through `download`. Credentials are sent to the site's own origin only: bytes are fetched
+by a client without credentials, and redirects are followed by hand (httpx would forward an `x-access-token` header).
 
 Tests: unit/test_client.
 """
@@ -45,11 +45,11 @@ __all__ = ["Answer", "Client", "Patience", "Request"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-STORING = 4.0  # times the usual silence: some services say nothing while they put a body away
-COMPILING = 12.0  # or while they make a list: with the usual 8 s, longer than known proxies and workers are let wait
+STORING = 4.0  # times the usual timeout: some services are silent while they store a body
+COMPILING = 12.0  # or while they make a list: with the usual 8 s, longer than the timeouts of known proxies and workers
 GRACE_S = 2.0  # for an answer that has begun when patience ends
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
-ONCE_MORE_S = 1.0  # before the only repetition of what can be done without
+ONCE_MORE_S = 1.0  # before the only retry of a dispensable request
 
 
 def no_explanation(answer: Answer) -> str:
@@ -57,13 +57,13 @@ def no_explanation(answer: Answer) -> str:
 
 
 class Client:
-    """Requests to one site and to the origins that its answers point at.
+    """Requests to one site and to the origins that its answers refer to.
 
-    `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of those that
-    a 401 refused, whether it gives others by now. `explain` picks the service's own sentence out of an error answer.
-    `timeout_s` is the longest silence, in seconds, before a request is given up, and `compiling` times that before an
-    unhurried one is; `requests_per_s` the pace that the service allows. `proxy` and `ca` are those of `Settings`.
-    Raises ConfigError if they, or the environment, name a way that cannot be gone.
+    `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of headers that
+    a 401 refused, whether `credentials` gives others by now. `explain` extracts the service's own sentence from an
+    error answer. `timeout_s` is the read timeout in seconds, and `compiling` times that of an unhurried request;
+    `requests_per_s` is the rate that the service allows. `proxy` and `ca` are those of `Settings`.
+    Raises ConfigError if they, or the environment, name a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Client:
         self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
         self._compiling = httpx.Timeout(timeout_s, pool=None, read=compiling * timeout_s)
         route, trusted = Route(site, proxy, os.environ), trust(site, ca, os.environ)
-        route.of(self.url)  # what is wrong with it is told before anything is sent
+        route.of(self.url)  # raises for an unusable proxy before anything is sent
 
         def over(limits: httpx.Limits) -> httpx.AsyncBaseTransport:
             return transport or Ways(site, route, trusted, limits, socket_options(timeout_s))
@@ -123,7 +123,7 @@ class Client:
     async def call(self, request: Request) -> Answer:
         """Send one request with the site's credentials and return its 2xx answer.
 
-        Tried again while its patience lasts, where a retry can help. Raises Unanswered where a request that is not
+        Retried while its patience lasts, where a retry can help. Raises Unanswered if a request that is not
         repeatable may have been carried out.
         """
         what = f"{self.site}: {request.method} {'the file store' if request.signed else urlsplit(request.path).path}"
@@ -140,7 +140,7 @@ class Client:
                 with translated(what):
                     sent = self._lines.build_request(
                         request.method,
-                        request.address(self.url),  # which may have moved
+                        request.address(self.url),  # which a redirect may have changed
                         json=request.json,
                         content=request.content,
                         headers=request.headers_with(credentials),
@@ -184,7 +184,7 @@ class Client:
             and not signed
             and (better := upgraded(self.url, str(response.url), answer.headers))
         ):
-            self.url = better  # or another request was told before
+            self.url = better  # unless another request has set it already
             raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
         raise refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
@@ -192,15 +192,15 @@ class Client:
     # -- file bytes ----------------------------------------------------------------------------------
 
     def watch(self, notice: Callable[[Mapping[str, str]], None]) -> None:
-        """Register a callback for the headers of each answer of a file store; it runs in other threads."""
+        """Register `notice`, to be called with the headers of each answer to a download, in other threads."""
         self._bulk.notice = notice
 
     async def fetch(self, url: str, start: int, stop: int, version: str | None, size: int | None = None) -> Buffer:
         """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
 
         Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
-        Unranged where ranges are not to be had, and Unavailable when patience ran out over short, cut or
-        missing answers.
+        Unranged if the server does not send ranges, and Unavailable when patience ran out over short,
+        interrupted or missing answers.
         """
         return await self._bulky(url, self._bulk.get, self._there(url, version, size), start, stop)
 
@@ -210,13 +210,13 @@ class Client:
         return await self._own(lambda ask: self._bulky(self.url, self._bulk.get, ask, start, stop), ask)
 
     async def measure(self, url: str) -> int | None:
-        """Return the size in bytes of what lies behind `url`, sent without credentials: one range of a byte."""
+        """Return the size in bytes of the file behind `url`, by a range request of one byte without credentials."""
         return await self._bulky(url, self._bulk.total, self._there(url, None))
 
     async def measure_own(self, path: str) -> int | None:
-        """Return the size in bytes of what lies behind a path of the site; None where it does not tell.
+        """Return the size in bytes of the file behind a path of the site; None if the site does not tell.
 
-        One HEAD; where that is silent, a range of one byte, whose answer names the whole.
+        By a HEAD; if that gives no size, by a range request of one byte, whose answer names the whole size.
         """
         try:
             answer = await self.call(Request("HEAD", path, headers={"Accept-Encoding": "identity"}))
@@ -227,7 +227,7 @@ class Client:
         return await self._own(lambda ask: self._bulky(self.url, self._bulk.total, ask), self._here(path))
 
     async def pour(self, url: str, version: str | None, sink: Sink, size: int | None = None) -> None:
-        """Send the whole file behind `url` to `sink`, in one pass, asked for without credentials."""
+        """Write the whole file behind `url` to `sink`, in one pass, requested without credentials."""
         await self._pour(url, self._there(url, version, size), sink)
 
     async def pour_own(
@@ -239,15 +239,15 @@ class Client:
         check: Callable[[Mapping[str, str]], None] = lambda headers: None,
         size: int | None = None,
     ) -> None:
-        """Send the whole file behind a path of the site to `sink`, in one pass.
+        """Write the whole file behind a path of the site to `sink`, in one pass.
 
-        With a `form` it is asked for by a POST. `check` raises if an answer's headers are not a file's.
+        With a `form` the request is a POST. `check` raises if an answer's headers are not a file's.
         """
         ask = replace(self._here(path, size), form=form, check=check)
         await self._own(lambda ask: self._pour(self.url, ask, sink), ask)
 
     async def _own(self, work: Callable[[Ask], Awaitable[T]], ask: Ask) -> T:
-        """Run a download with the site's credentials, and once more with renewed ones after a 401."""
+        """Run a download with the site's credentials; if they are refused, once more with newer ones, if any."""
         try:
             return await work(ask)
         except Unauthorized:
@@ -263,7 +263,7 @@ class Client:
             try:
                 size, sure = await self._bulky(url, self._bulk.pour, ask, sink)
             except Unavailable:
-                # Patience is for a silence, not for the time that many bytes take.
+                # Patience limits a silence, not the time that many bytes take.
                 if sink.received <= before:
                     raise
                 continue
@@ -317,10 +317,10 @@ class Client:
         repeatable: bool,
         scope: trio.CancelScope | None = None,
     ) -> T:
-        """Retry until success, the end of patience, or an error beyond retry. Waiting for a turn is not counted.
+        """Retry `once` until it succeeds, patience ends or no retry can help. Waiting for a turn costs no patience.
 
-        `once` is told whether it must take a new connection: after a kept one was mute, which costs no patience.
-        `scope`, if given, is cancelled when a try takes longer than patience lasts.
+        `once` is told whether it must open a new connection: after a kept one was mute, which costs no patience.
+        `scope`, if given, is cancelled when an attempt takes longer than patience lasts.
         """
         fresh = False
         breaker = self._breaker(url)
@@ -345,7 +345,7 @@ class Client:
                 continue
             except Unavailable as error:
                 lost = isinstance(error, Unanswered) and not repeatable
-                # What was long in vain may be at work on it still, and a second one beside it would take as long.
+                # The server may still work on a request that timed out late, and a second one would take as long.
                 lost = lost or (is_unhurried() and trio.current_time() - began >= self.timeout_s)
                 own_pause = wait_s * random.uniform(0.7, 1.3)
                 pause = own_pause if error.retry_after_s is None else error.retry_after_s
@@ -356,7 +356,7 @@ class Client:
                 log.info("%s Trying again in %.1f s.", error, pause)
             await trio.sleep(pause)
             if scope is not None:
-                scope.deadline = math.inf  # until its turn comes
+                scope.deadline = math.inf  # until the next turn
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _breaker(self, url: str) -> Breaker:
@@ -367,5 +367,5 @@ class Client:
 
     @property
     def outage(self) -> str | None:
-        """Why requests are being refused at once at present, or None."""
+        """Why a breaker refuses requests at once at present; None if none does."""
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)

@@ -1,6 +1,6 @@
 """The contents of files: behind a site's own address, with its credentials, or behind one that is signed and expires.
 
-A signed address is asked for once, kept until near its end, and asked for again on 403.
+A signed address is requested once, cached until shortly before its expiry, and requested again on 403.
 
 Tests: unit/test_client, backends/test_backends.
 """
@@ -19,8 +19,8 @@ from labfs.http.client import Answer, Client
 
 T = TypeVar("T")
 
-MARGIN_S = 60.0  # before its expiry, for which an address is no longer used
-UNKNOWN_S = 600.0  # for which an address is used that does not say how long it lives
+MARGIN_S = 60.0  # before its expiry, in which an address is no longer used
+UNKNOWN_S = 600.0  # for which an address with unknown expiry is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class Address:
 
 
 def address(url: str, answer: Answer, expires_s: float | None) -> Address:
-    """Return the address with its life by the server's clock; `expires_s` is in seconds since 1970."""
+    """Return the address with its lifetime by the server's clock; `expires_s` is in seconds since 1970."""
     lives_s = UNKNOWN_S if expires_s is None else max(expires_s - answer.now_s, 0.0)
     return Address(url, trio.current_time() + max(lives_s - MARGIN_S, lives_s * 0.8))
 
 
 class Presigned:
-    """The content of one version of a file, of `size` bytes where that is known; `ask` gets a new address for it."""
+    """The content of one version of a file, of `size` bytes if known; `ask` requests a new signed address."""
 
     def __init__(
         self, client: Client, version: str | None, ask: Callable[[], Awaitable[Address]], size: int | None = None
@@ -58,7 +58,7 @@ class Presigned:
         await self._asking(lambda url: self._client.pour(url, self._version, sink, self._size))
 
     async def measure(self) -> int | None:
-        """Return the size in bytes, where the file store tells it."""
+        """Return the size in bytes; None if the file store does not tell."""
         return await self._asking(self._client.measure)
 
     async def _asking(self, use: Callable[[str], Awaitable[T]]) -> T:
@@ -66,7 +66,7 @@ class Presigned:
         try:
             return await use(address.url)
         except Denied:
-            # Expired before its time: on another clock, or revoked. A second refusal is meant.
+            # Expired early, by another clock, or revoked. A second refusal is final.
             if self._address is address:
                 self._address = None
         address = await self._locate()
@@ -83,7 +83,7 @@ class Presigned:
 
 
 class Direct:
-    """The content of a file behind `path` of its site; `size` is in bytes, where it is known."""
+    """The content of a file behind `path` of its site; `size` is in bytes, if known."""
 
     def __init__(self, client: Client, path: str, size: int | None = None) -> None:
         self._client = client

@@ -1,7 +1,7 @@
 """The data plane: whole blocks of file bytes, fetched in worker threads by a Rust transport behind httpx.
 
 Parsing bulk bodies in Python costs half the speed (measured: 490 against 1,400 MB/s on loopback). The
-methods block. Redirects are followed by hand, and credentials go to the origin they belong to only.
+methods block. Redirects are followed by hand, and credentials are sent to the site's own origin only.
 
 Tests: unit/test_client, unit/test_ends.
 """
@@ -30,7 +30,7 @@ from labfs.http.network.trust import Trust
 from labfs.http.network.ways import RustWays
 from labfs.http.texts import FORM, address, is_upgrade, urlencoded
 
-LONGEST_SKIP = 8 * 1024 * 1024  # bytes thrown away to reach a range that the server ignored
+LONGEST_SKIP = 8 * 1024 * 1024  # bytes discarded to reach a range if the server ignored the Range header
 LONGEST_REASON = 64 * 1024  # bytes of an answer that explains a refusal
 PIECE = 1024 * 1024  # bytes taken from the transport at a time
 REDIRECTS = 5
@@ -41,7 +41,7 @@ class Ask:
     """A request for file bytes; `credentials` are headers for the url's own origin, `form` makes it a POST.
 
     `explain` turns a refusal's status, headers and body into a sentence; `check` raises if the headers of a
-    200 are not those of a file. `size` is the file's in bytes, where it is known.
+    200 are not those of a file. `size` is the file's size in bytes, if known.
     """
 
     url: str = field(repr=False)  # it may be signed
@@ -59,7 +59,7 @@ class Bulk:
     """Downloads through a transport that knows its own timeouts."""
 
     def __init__(self, make: Callable[[bool], httpx.BaseTransport], *, keeps: bool = True) -> None:
-        """`make` returns a transport, which keeps connections or not; there is none of the first if not `keeps`."""
+        """`make` returns a transport that keeps connections or not; only the latter are used unless `keeps`."""
 
         def client(*, keep: bool) -> httpx.Client:
             # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
@@ -76,11 +76,11 @@ class Bulk:
 
     @property
     def keeps(self) -> bool:
-        """Whether a request may be sent over a connection that an earlier one left."""
+        """Whether a request may be sent over a connection kept from an earlier one."""
         return self._pool is not None and self._pool.used
 
     def retire(self, trial: Trial) -> None:
-        """Give up all connections that were kept when a request was sent in vain."""
+        """Retire all connections of the lot over which an unanswered request was sent."""
         if self._pool is not None and trial.lot is not None:
             self._pool.retire(trial.lot)
 
@@ -97,7 +97,7 @@ class Bulk:
             client.close()
 
     def total(self, ask: Ask) -> int | None:
-        """Return the size that an answer about the first byte names; None where it names none."""
+        """Return the file's size in bytes, from the answer to a range of one byte; None if not told."""
         with self._answer(ask, {"Range": "bytes=0-0"}, (200, 206, 416)) as response:
             if response.status_code == 416:
                 return 0
@@ -105,7 +105,7 @@ class Bulk:
             return stated_size(response.status_code, response.headers)
 
     def get(self, ask: Ask, start: int, stop: int) -> Buffer:
-        """Return the bytes `[start, stop)`. Raises Unranged if all that lies before them would come along."""
+        """Return the bytes `[start, stop)`. Raises Unranged if the server would send the file from its beginning."""
         with self._answer(ask, {"Range": f"bytes={start}-{stop - 1}"}, (200, 206)) as response:
             certain = _check_body(response, ask) is not None
             skip = 0
@@ -122,9 +122,9 @@ class Bulk:
             return _collect(response, skip, stop - start, ask.what)
 
     def pour(self, ask: Ask, sink: Sink) -> tuple[int, bool]:
-        """Send the whole file to `sink`, piece by piece as it arrives.
+        """Write the whole file to `sink`, piece by piece as it arrives.
 
-        Returns its size in bytes, and whether that is sure: an answer that ends with its connection may have been cut.
+        Returns its size in bytes, and whether that is sure: an answer that ends with its connection may be truncated.
         """
         with self._answer(ask, {}, (200,)) as response:
             certain = _check_body(response, ask) is not None
@@ -148,7 +148,7 @@ class Bulk:
 
     @contextmanager
     def _answer(self, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]) -> Iterator[httpx.Response]:
-        """Yield the answer, its body still to be read, from wherever redirects lead; raise a refusal."""
+        """Yield the answer after redirects, its body still unread. Raises the error of a refusal."""
         with self._lent(ask.trial) as http:
             yield from self._followed(http, ask, headers, wanted)
 
@@ -188,19 +188,19 @@ class Bulk:
 
 
 def rust(site: str, route: Route, trusted: Trust, timeout_s: float) -> Callable[[bool], httpx.BaseTransport]:
-    """Return what makes transports of a site's downloads; `timeout_s` is the longest silence before one is given up."""
+    """Return a factory of transports for a site's downloads; `timeout_s` is their connect and read timeout."""
     return lambda keep: RustWays(site, route, trusted, timeout_s, _Tolerating, keep=keep)
 
 
 class _Tolerating(SyncHttpxTransport):
-    """The library's own, but for one thing: it fails over a header that is not ASCII, such as a file's name."""
+    """The library's transport, which alone would fail over a header that is not ASCII, such as a file's name."""
 
     def _map_response(self, builder: Any, request: httpx.Request) -> httpx.Response:
         return super()._map_response(cast(SyncRequestBuilder, _Tolerant(builder)), request)
 
 
 class _Tolerant:
-    """A request whose answer has only the headers that can be read; of the others the name, and no value."""
+    """A request whose answer has an empty value for each header that is not ASCII."""
 
     def __init__(self, builder: SyncRequestBuilder) -> None:
         self._builder = builder
@@ -225,7 +225,7 @@ def _values(headers: HeaderMap, name: str) -> str:
 
 
 def _check_body(response: httpx.Response, ask: Ask) -> bool | None:
-    """Raises Stale or Malformed for other bytes than the file's. None: only their number will tell."""
+    """Raises Stale or Malformed if the body is not the file's stored bytes. None: only its length will show."""
     tag = response.headers.get("etag", "").removeprefix("W/").strip('"')
     if ask.version is not None and tag and tag != ask.version:
         raise Stale(f"{ask.what} now holds another version of the file.")
@@ -254,7 +254,7 @@ def _reason(response: httpx.Response) -> bytes:
 
 
 def _counted(response: httpx.Response, size: int, ask: Ask) -> Buffer:
-    """Return a body that must end where the part that was asked for ends: packed, it has another length."""
+    """Return a body of exactly `size` bytes. Raises Malformed for another length: the body is compressed."""
     body = bytearray()
     for chunk in _chunks(response, size + 1):
         body += chunk
@@ -280,7 +280,7 @@ def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffe
 
 
 def _chunks(response: httpx.Response, size: int) -> Iterator[Buffer]:
-    """Yield the body as it comes; from the Rust transport in one piece if it can be, which saves two copies of it."""
+    """Yield the body as it arrives; from the Rust transport in pieces as large as possible, which saves two copies."""
     native = response.extensions.get("pyreqwest_response")
     if native is None:
         yield from response.iter_raw()

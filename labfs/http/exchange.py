@@ -1,4 +1,4 @@
-"""A request as a value, and its whole answer: what a service says of itself, of the time, and of a file.
+"""A request as a value, and its whole answer: status, headers and body, the server's time, and a file's size.
 
 Tests: unit/test_client.
 """
@@ -34,7 +34,7 @@ class Answer:
 
     @property
     def announced(self) -> int | None:
-        """The size in bytes of the file that a HEAD was about; None where its answer does not tell it."""
+        """The size in bytes of the file, from the answer to a HEAD; None if not told."""
         return stated_size(200, self.headers)
 
     @property
@@ -43,10 +43,10 @@ class Answer:
         return now_s(self.headers)
 
     def since_s(self, wall_s: float, clock_s: float) -> float:
-        """Return on the server's clock, or a little earlier, a moment that both of ours told.
+        """Convert a moment, by this machine's wall clock and by trio's, to the server's clock, or a little earlier.
 
-        The first of ours can jump and the second stands still while the machine sleeps; where the answer has no
-        date, theirs may differ from ours.
+        The wall clock can jump, and trio's stands still while the machine sleeps; if the answer has no date, the
+        server's clock may differ from ours.
         """
         slack_s = SLACK_S if "date" in self.headers else CLOCKS_S
         return min(wall_s, self.now_s - (trio.current_time() - clock_s)) - slack_s
@@ -71,8 +71,8 @@ class Request:
     """One request to a site's API, and how it may be sent.
 
     The body is one of `form`, `json`, `body` (bytes) and `source` (bytes on disk). A request that is not `repeatable`
-    is tried again only if it surely was not carried out. `check` raises if a 2xx answer is none after all:
-    Unavailable has the request tried again as any other.
+    is retried only if it surely was not carried out. `check` raises if a 2xx answer is no success after all:
+    Unavailable has the request retried as any other.
     """
 
     method: str
@@ -85,12 +85,12 @@ class Request:
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     patience: Patience = Patience.PROMPT
     repeatable: bool = True
-    signed: bool = False  # the address carries its own signature: the site's credentials stay away
+    signed: bool = False  # the address carries its own signature: sent without the site's credentials
     check: Callable[[Answer], None] = _any_answer
 
     @property
     def asks(self) -> bool:
-        """Whether the request changes nothing: all other methods may."""
+        """Whether the request is a GET or a HEAD, which change nothing."""
         return self.method in ("GET", "HEAD")
 
     @property
@@ -99,7 +99,7 @@ class Request:
 
     @property
     def may_be_lost(self) -> bool:
-        """Whether the request may go over a kept connection: a change that may not be made twice must surely arrive."""
+        """Whether the request may use a kept connection, and be lost: no change that must not be made twice may."""
         stored = self.source is not None
         return self.asks or (self.repeatable and (stored or self.patience is not Patience.PERSISTENT))
 
@@ -112,8 +112,8 @@ class Request:
     def accept(self, answer: Answer) -> None:
         """Raise if a 2xx answer does not mean that the request was carried out.
 
-        A web page is no answer to a change: whatever stands between sent it, and the change may have been carried
-        out behind it.
+        A web page is no answer to a change: a proxy or gateway sent it, and the change may have been carried out
+        behind that.
         """
         self.check(answer)
         if not self.asks and is_page(answer.headers, answer.body):

@@ -24,9 +24,9 @@ from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable
 
 log = logging.getLogger(__name__)
 
-# No way leads to an address: said of IPv6 wherever there is none, whatever another address of the host answers.
+# No route to an address: the error of IPv6 addresses on a machine without IPv6, whatever IPv4 answers.
 NOWHERE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-# What the libraries say without quoting anything.
+# Messages of the libraries that quote nothing of a request.
 HARMLESS = (
     "Server disconnected without sending a response",
     "peer closed connection without sending complete message body",
@@ -43,10 +43,10 @@ HARMLESS = (
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turn the errors of both HTTP libraries into ours; only what never left can be sent again freely.
+    """Re-raise the errors of both HTTP libraries as ours; only a request that was never sent can be retried freely.
 
-    Their texts quote headers and addresses, so that each is taken for one that holds a secret: `_cause` passes on
-    what is known to hold none.
+    The libraries' messages quote headers and addresses, so that each may hold a secret: `_cause` passes on only
+    messages that are known to hold none.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def translated(what: str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise Unanswered(f"{what} fell silent.", silent=True) from error
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, BuilderError, ValueError) as error:
-        log.info("%s cannot be asked for", what, exc_info=True)  # perhaps it is a mistake of ours
+        log.info("%s cannot be asked for", what, exc_info=True)  # perhaps a bug of ours
         raise Malformed(
             f"{what} cannot be asked for: its address, or what goes with it, is unfit to be sent."
         ) from error
@@ -68,13 +68,13 @@ def translated(what: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost reason, in words that hold nothing of a request or an answer."""
+    """Return the innermost cause as text that quotes nothing of a request or an answer."""
     while within := _within(error):
         error = within
     if isinstance(error, ssl.SSLError):
         return str(error)
     if isinstance(error, OSError):
-        if error.errno and not isinstance(error, socket.gaierror):  # whose numbers are of another kind
+        if error.errno and not isinstance(error, socket.gaierror):  # whose codes are no errnos
             return os.strerror(error.errno)
         return error.strerror or type(error).__name__
     said = f"{error} {getattr(error, 'details', None) or ''}"
@@ -85,7 +85,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _within(error: BaseException) -> BaseException | None:
-    """Return what caused an error; of several attempts, at one address each, the one that came furthest."""
+    """Return the cause of an error; of a group, of attempts at one address each, the error that came furthest."""
     if isinstance(error, BaseExceptionGroup):
         return min(error.exceptions, key=lambda each: isinstance(each, OSError) and each.errno in NOWHERE)
     return error.__cause__ or error.__context__
@@ -108,10 +108,10 @@ _BY_STATUS: dict[int, type[LabfsError]] = {
 
 
 def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, page: bool = False) -> LabfsError:
-    """Return what an answer that is no success means; `page` says that its body is a web page.
+    """Return the error that an unsuccessful answer means; `page` says that its body is a web page.
 
-    Of 500 the service's own sentence is definite. What stands between says 502, 504 or 520 to 530 when it gave up
-    waiting, and also 503 with a page of its own when it was cut off, while the service may go on with the request.
+    A 500 with the service's own sentence is definite. A proxy or gateway answers 502, 504 or 520 to 530 when it timed
+    out, and 503 with a web page when it lost its connection, while the service may still work on the request.
     """
     sentence = reason or f"{what} answered {status}."
     wish = _retry_after_s(headers)
@@ -125,9 +125,9 @@ def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, 
 
 
 def is_page(headers: Mapping[str, str], body: bytes) -> bool:
-    """Return whether a body is a web page, by its first letters: no service sends one to a program.
+    """Whether a body is a web page, which none of the services sends to a program, by its first characters.
 
-    The type alone proves nothing: PHP gives it to answers of all kinds, empty ones too.
+    The content type alone proves nothing: PHP sets it for answers of all kinds, also empty ones.
     """
     start = body[:200].lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower()
     typed = "html" in headers.get("content-type", "").lower()
@@ -147,7 +147,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def now_s(headers: Mapping[str, str]) -> float:
-    """Return the time by the server's clock where it tells it, in seconds since 1970: ours may be wrong."""
+    """Return the time by the server's clock, in seconds since 1970, or by ours, which may be wrong, without a date."""
     try:
         return parsedate_to_datetime(headers["date"]).timestamp()
     except (KeyError, ValueError, OverflowError):

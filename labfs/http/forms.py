@@ -1,6 +1,6 @@
 """A multipart/form-data body around a file that stays on disk: rewindable, and of known length.
 
-Field order is kept, since some services read their bodies as they come (ODM multipart uploads reference).
+The order of fields is preserved, since some services parse bodies as a stream (ODM multipart uploads reference).
 
 Tests: backends/test_texts.
 """

@@ -1,9 +1,9 @@
-"""The largest body that a site takes, learnt from what it refused (413) and took: nothing tells it before.
+"""The largest body that a site accepts, learnt from the bodies it refused (413) and accepted: no service tells it.
 
-What is as large as the smallest that was refused is not sent. In between, a try in vain must at least halve what is
-not known; what is larger is held back once, with a sentence, and sent when it is tried again. A refusal of a body so
-small that no server can mean it, a firewall's or a mistake's, teaches nothing; and what was learnt is forgotten after
-a while, since limits are raised.
+A body as large as the smallest refused one is not sent. Between the largest accepted and the smallest refused size, a
+body in the lower half of the interval is sent; a larger one is refused here once, with a sentence, and sent when it is
+retried. A refusal of a body so small that no server can mean it, a firewall's or an error's, is ignored; and the limit
+is forgotten after `BELIEVED_S`, since limits are raised.
 
 Tests: unit/test_client.
 """
@@ -16,28 +16,28 @@ from contextlib import contextmanager
 
 from labfs.errors import TooLarge
 
-LEAST = 64 * 1024  # bytes of a body that any server takes
+LEAST = 64 * 1024  # bytes of a body that any server accepts
 BELIEVED_S = 600.0
 
 
 class Limit:
-    """What is known of one site's limit, in bytes of a body."""
+    """The bounds known of one site's limit, in bytes of a body."""
 
     def __init__(self, site: str) -> None:
         self._site = site
-        self._taken = 0  # the largest
-        self._refused: int | None = None  # the smallest
-        self._held: set[int] = set()
+        self._taken = 0  # the largest size accepted
+        self._refused: int | None = None  # the smallest size refused
+        self._held: set[int] = set()  # sizes between them that were refused here once
         self._since = 0.0  # when the smallest was refused
 
     def most(self, size: int) -> int:
-        """Return the largest body that may be taken, where `size` is the most that it could be."""
+        """Return the largest size of a body that may be accepted, `size` at most."""
         self._forget()
         return size if self._refused is None else max(min(size, self._refused - 1), 0)
 
     @contextmanager
     def learning(self, size: int | None) -> Iterator[None]:
-        """Learn from what is done with a body of `size` bytes, if there is one. Raises TooLarge before or after."""
+        """Check a body of `size` bytes, if any, before the block, and learn from its outcome. Raises TooLarge."""
         if size is None:
             yield
             return
@@ -51,7 +51,7 @@ class Limit:
         self.taken(size)
 
     def check(self, size: int) -> None:
-        """Raises TooLarge for a body that would surely, or probably, be sent in vain."""
+        """Raises TooLarge for a body that would surely, or probably, be refused."""
         self._forget()
         if self._refused is None or size <= (self._taken + self._refused) // 2:
             return
@@ -71,7 +71,7 @@ class Limit:
         return f"{self._site} takes less than {self._refused:,} bytes at a time{taken}."
 
     def refused(self, size: int) -> str:
-        """Learn from a refusal; return what is known now, as a sentence."""
+        """Record a refusal; return the known limit as a sentence."""
         self._refused, self._since = min(size, self._refused or size), time.monotonic()
         self._taken = min(self._taken, self._refused - 1)  # the limit was lowered meanwhile
         return self._known()
@@ -79,4 +79,4 @@ class Limit:
     def taken(self, size: int) -> None:
         self._taken = max(size, self._taken)
         if self._refused is not None and self._refused <= size:
-            self._refused = None  # it was raised meanwhile
+            self._refused = None  # the limit was raised meanwhile

@@ -1,7 +1,7 @@
-"""When requests are sent: at the pace that a site sets, and again for as long as somebody has patience.
+"""When requests are sent: at the rate that a site allows, and retried for as long as their patience lasts.
 
-Some services ban an address that asks too often, and only an administrator lifts the ban. So a request
-waits for its turn here rather than for a refusal there: no second at the server holds more than it allows.
+Some services ban an address that sends too many requests, and only an administrator lifts the ban. So a
+request waits for its turn here: in no second more requests reach the server than it allows.
 
 Tests: unit/test_client.
 """
@@ -18,10 +18,10 @@ SECOND_S = 1.0
 
 
 class Pace:
-    """At most `per_second` requests in any second, in the order they were asked for; no limit where it is None.
+    """A rate limit of `per_second` requests in any second, first come first served; None means no limit.
 
-    A turn is free again a second after its request was answered. The request arrived before that, and the
-    next one in its place sets out after it: however late either is on its way, a second lies between.
+    A turn is free again a second after its request was answered. The request arrived before its answer, and
+    the next one is sent after that second: however long either travels, a second lies between.
     """
 
     def __init__(self, per_second: int | None) -> None:
@@ -32,7 +32,7 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Hold a turn for one request; yields the seconds spent waiting for the turn."""
+        """Hold a turn for one request; yields how long the request waited for it, in seconds."""
         if not self._limited:
             yield 0.0
             return
@@ -47,13 +47,13 @@ class Pace:
 
 
 class Patience(float, Enum):
-    """How long one request is tried again, in multiples of the longest silence that a site is granted.
+    """How long one request is retried, in multiples of the site's timeout.
 
     With the usual 8 s, PROMPT stays below the 20 s that the kernel's freezer gives a process.
     """
 
-    BRIEF = 0.25  # what can be done without, a size in a listing: once more, a second later
-    PROMPT = 1.5  # somebody waits for a listing or a read
+    BRIEF = 0.25  # a dispensable request, for a size in a listing: one retry, a second later
+    PROMPT = 1.5  # a program waits for a listing or a read
     PERSISTENT = (
         10.0  # an upload: close() may take as long as its bytes need; no longer than PROMPT while nobody is there
     )

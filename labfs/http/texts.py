@@ -1,7 +1,7 @@
-"""Text from servers, which need not be text: no byte of a label may hide what stands beside it.
+"""Text from servers, which need not be valid text: no byte of a label may make the rest of an answer unreadable.
 
-A byte that fits into no encoding becomes half a surrogate pair, as PEP 383 has it for names of files: a name with
-one can be shown (`names` escapes it), told from others, and sent back as the byte that it was.
+A byte that cannot be decoded becomes a lone surrogate, as in PEP 383 for file names: a name with one can be shown
+(`names` escapes it), distinguished from others, and sent back as the byte that it was.
 
 Tests: backends/test_texts.
 """
@@ -15,19 +15,19 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, urljoin, urlsplit
 
-MARK = "\ufeff"  # of byte order
+MARK = "\ufeff"  # the byte order mark
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}  # the header of what `urlencoded` makes
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:+-]+)", re.IGNORECASE)
 
 
 def charset(headers: Mapping[str, str]) -> str | None:
-    """Return the encoding that an answer is said to be in."""
+    """Return the charset in an answer's Content-Type; None if there is none."""
     found = _CHARSET.search(headers.get("content-type", ""))
     return found[1] if found else None
 
 
 def decoded(body: bytes, said: str | None = None) -> str:
-    """Return a body as text, whatever it is. UTF-8 counts for more than what is `said`: servers say it of all."""
+    """Decode any body. UTF-8 is tried before the charset `said`, which servers give for every answer."""
     try:
         return body.decode(json.detect_encoding(body)).lstrip(MARK)
     except UnicodeDecodeError:
@@ -41,12 +41,12 @@ def decoded(body: bytes, said: str | None = None) -> str:
 
 
 def json_of(body: bytes, headers: Mapping[str, str]) -> Any:
-    """Return the JSON of a body, with names that are none and control characters in texts. Raises ValueError."""
+    """Parse the JSON of a body, also with undecodable bytes and control characters in strings. Raises ValueError."""
     return json.loads(decoded(body, charset(headers)), strict=False)
 
 
 def encoded(text: str) -> bytes:
-    """Return the bytes of a text, those among them that were none included."""
+    """Return the bytes of a text, also those that could not be decoded."""
     pieces = re.split("([\ud800-\udfff])", text)
     return b"".join(_half(piece) if index % 2 else piece.encode() for index, piece in enumerate(pieces))
 
@@ -57,25 +57,25 @@ def _half(letter: str) -> bytes:
 
 
 def urlencoded(fields: Mapping[str, str | list[str]]) -> str:
-    """Return fields as an address or a form carries them."""
+    """Return fields in the form of a query or an urlencoded body."""
     pairs = [(name, each) for name, value in fields.items() for each in ([value] if isinstance(value, str) else value)]
     return "&".join(f"{quote_plus(encoded(name))}={quote_plus(encoded(value))}" for name, value in pairs)
 
 
 def address(url: str) -> str:
-    """Return an address in ASCII, as all of them travel."""
+    """Return an address in ASCII, with other characters percent-encoded."""
     return url if url.isascii() else re.sub(r"[^\x00-\x7f]", lambda found: quote(encoded(found[0])), url)
 
 
 def is_upgrade(url: str, other: str) -> bool:
-    """Return whether another address is the https form of this http one, on any port."""
+    """Whether `other` is the https address, perhaps on another port, of the http address `url`."""
     asked, there = urlsplit(url), urlsplit(other)
     same = (asked.hostname, asked.path, asked.query) == (there.hostname, there.path, there.query)
     return same and (asked.scheme, there.scheme) == ("http", "https") and "@" not in there.netloc
 
 
 def upgraded(url: str, asked: str, headers: Mapping[str, str]) -> str | None:
-    """Return a site's `url` by https, where a redirect of what was `asked` for leads to the same thing there."""
+    """Return a site's `url` with https, if a redirect of the address `asked` leads to that address by https."""
     try:
         there = urljoin(asked, headers.get("location", ""))
         if is_upgrade(asked, there):
@@ -87,14 +87,14 @@ def upgraded(url: str, asked: str, headers: Mapping[str, str]) -> str | None:
 
 # -- XML ---------------------------------------------------------------------------------------------------------
 
-# What no XML holds (XML 1.0, Char), as itself or by its number.
+# Characters that no XML may contain (XML 1.0, Char), literally or as a numeric reference.
 _UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]|&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,10}));")
 _DECLARED = re.compile(r"""^\s*<\?xml\b[^>]*?\bencoding\s*=\s*["']([A-Za-z0-9_.:-]+)["'][^>]*\?>""")
-STAND_INS = 0x100000  # private letters for what no XML holds; nobody has given one of them a meaning
+STAND_INS = 0x100000  # private-use characters that stand for those that no XML may contain
 
 
 def xml_of(body: bytes, headers: Mapping[str, str]) -> str:
-    """Return the text of XML that cannot be parsed as it is, with stand-ins for what no XML holds."""
+    """Return the text of XML that cannot be parsed as it is, with stand-ins for forbidden characters."""
     start = _DECLARED.match(body[:200].decode("latin-1").lstrip("\xef\xbb\xbf"))
     text = decoded(body, start[1] if start else charset(headers))
     return _UNFIT.sub(_stand_in, re.sub(r"^\s*<\?xml\b[^>]*\?>", "", text))
@@ -108,7 +108,7 @@ def _stand_in(match: re.Match[str]) -> str:
 
 
 def meant(text: str) -> str:
-    """Return a text of such XML with what the stand-ins stand for."""
+    """Return a text of such XML with the stand-ins replaced by the characters they stand for."""
     if text.isascii():
         return text
     return re.sub("[\U00100000-\U0010ffff]", lambda found: chr(ord(found[0]) - STAND_INS), text)

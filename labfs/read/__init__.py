@@ -1,1 +1,1 @@
-"""One file being read: blocks in memory, whole copies on disk, and the proof that both are what the server has."""
+"""One file being read: blocks in memory, whole copies on disk, and the check of both against the server's checksum."""

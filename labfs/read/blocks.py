@@ -1,10 +1,10 @@
-"""Blocks of file contents in memory: bounded in bytes, least recently used out first, one fetch for each.
+"""An LRU cache of blocks of file contents in memory: bounded in bytes, one fetch for each block.
 
 What is not in memory may be on disk still (`shelf`): whoever fetches looks there first, and compares what is there.
 
 A key names the file's version, so bytes of two versions can never mix: a changed file has other keys.
-However many ask for a missing block, it is fetched once; the fetch belongs to the cache and not to the
-one who asked first, who may be cancelled without harm to the others.
+However many tasks ask for a missing block, it is fetched once; the fetch runs in a task of the cache, so
+that the first caller may be cancelled without harm to the others.
 
 Tests: unit/test_units.
 """
@@ -44,11 +44,11 @@ class Blocks:
 
     @property
     def size(self) -> int:
-        """Bytes held now."""
+        """The bytes cached now."""
         return int(self._cache.currsize)
 
     async def get(self, key: Key, fetch: Fetch) -> Buffer:
-        """Return the block, fetching it if nobody has or does. Raises what the fetch raised."""
+        """Return the block, fetched unless it is cached or a fetch is under way. Raises the error of the fetch."""
         block = self._cache.get(key)
         if block is not None:
             return block
@@ -57,16 +57,16 @@ class Blocks:
         return flight.block
 
     def peek(self, key: Key) -> Buffer | None:
-        """Return a block that is there already."""
+        """Return a block if it is cached, else None."""
         return self._cache.get(key)
 
     def start(self, key: Key, fetch: Fetch) -> None:
-        """Begin to fetch a block that will probably be asked for."""
+        """Begin to fetch a block ahead of its use, unless it is cached or a fetch is under way."""
         if key not in self._cache:
             self._start(key, fetch)
 
     def drop(self, content: Hashable) -> None:
-        """Forget all blocks of one version of one file."""
+        """Drop all cached blocks of one version of one file."""
         for key in [key for key in self._cache if key[0] == content]:
             del self._cache[key]
         if self._shelf is not None:

@@ -1,12 +1,12 @@
-"""A digest for each block of a file: what came once is recognised when it comes again, from a server or a disk.
+"""A digest for each block of a file, with which the block is compared when it is read again, from a server or a disk.
 
-XXH3 of 128 bits finds damage; it is no defence against somebody who forges blocks, and none is needed: who could
-do that is the server or the user. Chosen by measurement, in µs for a block of 1 MiB of noise (median of 7,
+XXH3 of 128 bits detects damage; it is no defence against forged blocks, and none is needed: only the server or the
+user could forge them. Chosen by measurement, in µs for a block of 1 MiB of noise (median of 7,
 AMD EPYC, Python 3.11): xxh3_128 74, crc32 515, sha1 628, sha256 672, md5 1,596, blake2b 1,956. So it costs a
 twentieth of the MD5 beside which it runs: a reader of 256 MiB from memory, each block digested as it comes and again
 beside its MD5, takes 0.65 s of CPU instead of 0.62, and through a mount no difference is to be seen.
 
-A copy on disk carries its digests at its own end, so that one rename puts both where they belong:
+A copy on disk has its digests at its end, so that one rename puts both in place:
 
     the bytes · 16 bytes a block · magic, size, block size, digest of all this and of the copy's name
 
@@ -24,28 +24,28 @@ from xxhash import xxh3_128, xxh3_128_digest
 from labfs.backend import Buffer
 
 WIDTH = 16  # bytes of a digest
-SPAN = 1024 * 1024  # bytes of a file on disk under one digest: what readers ask for at once
-ONCE, TWICE, PROVED = 1, 2, 3  # how well a digest is known: more equal answers than two are not counted
+SPAN = 1024 * 1024  # bytes of a file on disk under one digest: the size of a reader's block
+ONCE, TWICE, PROVED = 1, 2, 3  # how often a digest was seen, up to twice, or that the checksum has proved it
 
 digest = xxh3_128_digest
 
 
 class Digests:
-    """The digests of one version's blocks as far as they were seen, in 17 bytes a block."""
+    """The digests of one version's blocks as far as they were fetched, in 17 bytes a block."""
 
     def __init__(self) -> None:
         self._values = bytearray()
         self._known = bytearray()  # by index: 0, ONCE, TWICE or PROVED
 
     def known(self, index: int) -> int:
-        """Return how well the digest of a block is known; 0 if it was not seen."""
+        """Return ONCE, TWICE or PROVED for the digest of a block; 0 if the block was not fetched."""
         return self._known[index] if index < len(self._known) else 0
 
     def value(self, index: int) -> bytes:
         return bytes(self._values[index * WIDTH : (index + 1) * WIDTH])
 
     def add(self, index: int, value: bytes) -> bool:
-        """Record the digest of a fetched block; return False, and record nothing, where an earlier digest differs."""
+        """Record the digest of a fetched block; false, and nothing recorded, if it was another before."""
         known = self.known(index)
         if known and value != self.value(index):
             return False
@@ -61,7 +61,7 @@ class Digests:
         self._values[index * WIDTH : (index + 1) * WIDTH] = value
 
     def prove(self, values: bytes) -> bool:
-        """Hold `values`, of all blocks in order, for right; false if one of them was seen otherwise before."""
+        """Set the digests of all blocks, in order, as PROVED; false if one of them was another before."""
         same = values.startswith(self._values) or all(
             not known or self.value(index) == values[index * WIDTH : (index + 1) * WIDTH]
             for index, known in enumerate(self._known)
@@ -76,7 +76,7 @@ class Digests:
 
 
 class Running:
-    """The digests of a file's blocks while its bytes arrive, each byte once and in order."""
+    """Computes the digests of a file's blocks while its bytes arrive, each byte once and in order."""
 
     def __init__(self) -> None:
         self.values = bytearray()  # of whole blocks, until `finish`
@@ -85,7 +85,7 @@ class Running:
 
     @property
     def covered(self) -> int:
-        """The bytes, from the first one, that have digests."""
+        """How many bytes, from the first one, have digests."""
         return len(self.values) // WIDTH * SPAN
 
     def update(self, data: Buffer) -> None:
@@ -98,7 +98,7 @@ class Running:
         self._room -= len(view)
 
     def finish(self) -> None:
-        """Add the digest of a last block that is not full."""
+        """Add the digest of the last block, if it is not full."""
         if self._room < SPAN:
             self._close_block()
 
@@ -109,7 +109,7 @@ class Running:
 
 
 def intact(values: Buffer, start: int, data: Buffer) -> bool:
-    """Return whether `data`, whole blocks from the offset `start` on, matches the digests in `values`."""
+    """Whether `data`, whole blocks from the offset `start` on, has the digests in `values`."""
     view, first = memoryview(data), start // SPAN
     found = b"".join(digest(view[begin : begin + SPAN]) for begin in range(0, len(view), SPAN))
     return found == bytes(values[first * WIDTH : first * WIDTH + len(found)])
@@ -127,12 +127,12 @@ class Seal(NamedTuple):
 
 
 def sealed(name: str, size: int, values: Buffer) -> bytes:
-    """Return what makes `size` bytes, stored under `name`, a copy that can be checked."""
+    """Return the seal to append to `size` bytes stored under `name`: the digests and a footer."""
     return bytes(values) + _FOOTER.pack(_MAGIC, size, SPAN, _of_all(name, size, values))
 
 
 def unseal(fd: int, name: str) -> Seal:
-    """Return what a copy says of itself. Raises ValueError if that is missing, torn, or of another labfs."""
+    """Return the seal of a copy. Raises ValueError if it is missing, torn, damaged, or of another labfs."""
     there = os.fstat(fd).st_size
     if there < _FOOTER.size:
         raise ValueError("it is too short")

@@ -1,4 +1,4 @@
-"""One does it, many wait: work under way that belongs to nobody who waits for it, and so goes on when one gives up.
+"""Work in a task of its own that many tasks can wait for (single flight), and that goes on when one of them gives up.
 
 Tests: unit/test_flight.
 """
@@ -14,21 +14,21 @@ from labfs.errors import again
 
 
 class Flight:
-    """Work under way, and afterwards what became of it."""
+    """Work under way, and afterwards its outcome."""
 
     def __init__(self) -> None:
         self.landed = trio.Event()
         self.error: Exception | None = None
 
     async def wait(self) -> None:
-        """Return once the work is done. Raises what made it fail, anew for each who waits."""
+        """Wait until the work is done. Raises its error, as a new exception for each waiting task."""
         await self.landed.wait()
         if self.error is not None:
             raise again(self.error)
 
     @contextmanager
     def outcome(self) -> Iterator[None]:
-        """Hand what becomes of the work within to whoever waits; a failure is nobody's where nobody does."""
+        """Pass the outcome of the block to the tasks that wait; an exception is lost if none waits."""
         try:
             yield
         except Exception as error:

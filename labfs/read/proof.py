@@ -1,24 +1,23 @@
-"""Proof that the bytes of a file are the ones the server's checksum was made of.
+"""Proof that the bytes of a file match the server's checksum.
 
-Nothing checks a single range, but whoever reads a file from its first byte to its last hands out exactly
-what the checksum covers. So the blocks are hashed as they pass, in order; when the last one does not
-complete the right checksum it is not handed out: the read fails with EIO, never with wrong bytes at its end
-and success at its close. A file of one block is proved before its first byte leaves.
+No checksum covers a single range, but a reader that reads a file from its first byte to its last returns exactly
+the bytes that the checksum covers. So the blocks are hashed in order as they are read; if the checksum does not
+match after the last block, that block is not returned: the read fails with EIO, never with wrong bytes at its end
+and success at its close. A file of one block is proved before its first byte is returned.
 
-What was hashed is remembered by a digest a block. Once the whole matched, these are what every block that is
-fetched again is compared with, whoever asks for it (reader.py). Before that, a block is compared with what it
-was the first time; which of two is right, fetching it again in other ranges tells (refetch.py). Where that
-overturns what had been handed out, every reader of the version fails once more, and so does the running proof's
-beginning: it starts anew.
+Of each hashed block a digest is stored. Once the whole file has matched, every block that is fetched again is
+compared with these digests, for any reader (reader.py). Before that, a block is compared with its first fetch; if
+they differ, fetching it again in other ranges decides (refetch.py). If that overturns a block that had been
+returned, every reader of the version fails once more, and the running proof starts anew.
 
 A multipart tag (`md5-of-parts`) does not tell the part size. The sizes that uploaders use and that give the
 number of parts are tried, else all whole MiB; where none fits, the part size may have been an odd one.
 
 A checksum proves only where checksums were seen to be such. Some stores tag files with what looks like one and
-is none, and only a header or an upload of one's own tells. When a whole read does not match:
+is none, and only a header or an upload of one's own shows this. When a whole read does not match:
 
-* The site is known not to tell checksums (`checksums_prove` is false, perhaps since this very download): nothing
-  is tried any more. The file is believed as those of a system without checksums are: by the length and the
+* The site is known not to give checksums (`checksums_prove` is false, perhaps since this very download): no proof
+  is tried any more. The file is trusted as those of a system without checksums are: by the length and the
   version that the server confirmed with each range, and by the digests of its blocks, of which those that came
   twice are overturned by three others only. A second download is not made for it: it would double what a read
   costs on such a site for good, and each range already came under the version's own tag.
@@ -53,21 +52,21 @@ from labfs.read.digests import TWICE, Digests, digest
 log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
-WAITING = 64  # blocks that wait to be hashed, at most: their memory is not the cache's
-IDLE_S = 5.0  # a proof that nobody fed for so long may be begun anew
+WAITING = 64  # blocks that wait to be hashed, at most: their memory is not counted in the cache's
+IDLE_S = 5.0  # a proof that got no block for so long may be begun anew
 COMMON = (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128)  # MiB that uploaders use
 CANDIDATES = 4  # part sizes to try at most: each costs one MD5 over the file
 HELD = 24  # blocks before the end that wait for a second download: as many as are read ahead
-HOLD_S = 8.0  # for which each does, at most; the kernel repeats a failed read once, and a read may take 17 s
-OPINION_S = 600.0  # for a second download, which nobody may be waiting for any more
+HOLD_S = 8.0  # for which each waits, at most; the kernel repeats a failed read once, and a read may take 17 s
+OPINION_S = 600.0  # timeout of a second download, for which no reader may be waiting any more
 
 
 class Tags:
-    """What is known of the checksums of one site; `prove` asks its backend."""
+    """The state of one site's checksums; `prove` is the backend's `checksums_prove`."""
 
     def __init__(self, prove: Callable[[], bool] = lambda: True) -> None:
         self._prove = prove
-        self.matched = False  # one of them was what its file's bytes came to
+        self.matched = False  # whether a checksum of the site has matched its file
 
     @property
     def prove(self) -> bool:
@@ -80,7 +79,7 @@ class _Hash(Protocol):
 
 
 class Damaged(Unavailable):
-    """What arrived is not what the server's checksum says, or not what arrived before."""
+    """Fetched bytes do not match the server's checksum, or the bytes fetched before."""
 
 
 class Proof:
@@ -129,7 +128,7 @@ class Proof:
 
     @property
     def _agreement_counts(self) -> bool:
-        """Whether two equal downloads are worth more than a checksum that says otherwise."""
+        """Whether two equal downloads outweigh a checksum that does not match."""
         return (self._checksum or "").startswith("md5-of-parts:") or not self._tags.matched
 
     def _begin(self) -> None:
@@ -140,18 +139,18 @@ class Proof:
 
     @property
     def next(self) -> int:
-        """The block that the proof goes on with."""
+        """The index of the next block that the proof needs."""
         return self._next
 
     def wants(self, index: int) -> bool:
-        """Return whether this block continues the proof, or begins a new one after a reader gave up."""
+        """Whether this block continues the proof, or begins it anew after a reader gave up."""
         if self._doubt is not None or not self.open:
             return False
         abandoned = self._idle.is_set() and trio.current_time() - self._offered_at > IDLE_S
         return index == self._next or (index == 0 and abandoned)
 
     async def offer(self, index: int, block: Buffer) -> None:
-        """Queue a block for hashing if it is the next one; waits only while the queue is long."""
+        """Queue a block for hashing if it is the next one; waits only while more than `WAITING` are queued."""
         if self.wants(index):
             if index == 0:
                 self._begin()
@@ -168,18 +167,18 @@ class Proof:
             await self._idle.wait()
 
     async def hashed(self) -> None:
-        """Wait until everything that was offered is hashed."""
+        """Wait until all queued blocks are hashed."""
         await self._idle.wait()
 
     def leads(self, index: int) -> bool:
-        """Whether the rest of a large file is to be hashed before this block leaves: a second download may follow."""
+        """Whether the rest of a large file is to be hashed before this block is returned: see `HELD`."""
         near = max(self._last - HELD, HELD) < index < self._next <= self._last
         return near and self.open and self._doubt is None and self._agreement_counts
 
     async def tested(self, index: int, until: float) -> None:
-        """Wait for what the proof will say, as far as it matters for the block of that index.
+        """Wait for the proof, as far as the block of that index depends on it.
 
-        A second download is waited for `until` then; raises Damaged where the last block would leave before it told.
+        Waits for a second download `until` then. Raises Damaged if the last block would be returned before its end.
         """
         if self._next > self._last:
             await self._idle.wait()
@@ -195,7 +194,7 @@ class Proof:
             )
 
     def revise(self, index: int, value: bytes) -> None:
-        """Replace the digest of a block; readers that were given the old bytes fail from now on."""
+        """Replace the digest of a block that may have been returned wrong; readers of the version then fail."""
         log.warning("Block %d was wrong the first time; what was read of the file until now may be.", index)
         self.digests.put(index, value, TWICE)
         self.failures += 1
@@ -232,7 +231,7 @@ class Proof:
     def _prove(self, learnt: bytes) -> None:
         self.proven = self._answered = True
         self._found, self._hashes, self._learnt = b"", [], bytearray()
-        if not self.digests.prove(learnt):  # some of what was fetched before was wrong
+        if not self.digests.prove(learnt):  # a block fetched before was wrong
             self.failures += 1
             self._damaged()
 
@@ -253,7 +252,7 @@ class Proof:
         self._damaged()
 
     async def _second_opinion(self, again: Callable[[], AsyncGenerator[Buffer, None]], doubt: trio.Event) -> None:
-        """Download the file once more, and have that settle what the first download could not."""
+        """Download the file a second time, which decides a mismatch of the first download."""
         self._answered = False
         try:
             with trio.move_on_after(OPINION_S):
@@ -271,7 +270,7 @@ class Proof:
 
 
 def _update(hashes: list[_Hash], blocks: list[Buffer]) -> bytes:
-    """Hash some blocks; return their digests."""
+    """Add blocks to the hashes; return the digests of the blocks."""
     for block in blocks:
         for each in hashes:
             each.update(block)

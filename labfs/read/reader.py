@@ -1,8 +1,8 @@
 """One open file being read: offsets → blocks, read-ahead, and the proof that the bytes are right.
 
 Decisions: one block is one ranged GET, so there is nothing to coalesce; read-ahead is the same request
-made early; a reader is bound to the version that was opened and never sees another. Every block that arrives
-is compared with what is known of it before it enters the cache, so that nothing wrong can be served from there.
+made early; a reader is bound to the version that was opened and never sees another. Every fetched block is
+compared with its known digest before it enters the cache, so that the cache holds no damaged block.
 
 Tests: unit/test_reader, core/test_proof.
 """
@@ -32,19 +32,19 @@ log = logging.getLogger(__name__)
 # flight fill 400 Mbit/s × 40 ms eightfold. On loopback larger blocks are no faster.
 BLOCK = 1024 * 1024
 WINDOW = 24  # blocks ahead, at most
-SLOW_S = 1.5  # a block that takes longer means that the line is full: look less far ahead
+SLOW_S = 1.5  # a block that takes longer means that the line is saturated: reduce the read-ahead
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Shared:
-    """What the readers of one version have in common: where its bytes come from, and what is known of them."""
+    """The state that the readers of one version share: the source of its bytes, and their proof."""
 
     content: RangedOrWhole | Copy
     proof: Proof
 
 
 class Reader:
-    """Reads of one handle. `key` names the version."""
+    """Reads one version for one handle. `key` names the version in the cache."""
 
     def __init__(self, blocks: Blocks, shared: Shared, key: Hashable, size: int) -> None:
         self._blocks = blocks
@@ -54,7 +54,7 @@ class Reader:
         self._key = key
         self._failures = shared.proof.failures
         self._handed_out = False
-        self._damaged = False  # for good, also when the fault has passed: some of the wrong bytes have left
+        self._damaged = False  # for good, also when the fault has passed: wrong bytes were returned
         self._next = 0  # block that a sequential reader will touch next
         self._window = 0  # blocks ahead, now
         self._end = max(size - 1, 0) // BLOCK  # index of the last block
@@ -66,7 +66,7 @@ class Reader:
 
     @property
     def unproved(self) -> bool:
-        """Whether reading it once more, whole and in order, would prove what nothing has proved yet."""
+        """Whether no whole read has proved the version yet."""
         return not self._proof.proven
 
     async def prepare(self) -> None:
@@ -76,7 +76,7 @@ class Reader:
     async def read(self, start: int, size: int) -> Buffer:
         """Return the bytes `[start, start + size)`, fewer only at the end of the file.
 
-        Raises Damaged when they are not what the server's checksum says, or not what they were before.
+        Raises Damaged when they do not match the server's checksum, or an earlier fetch.
         """
         stop = min(start + size, self.size)
         if start >= stop:
@@ -106,7 +106,7 @@ class Reader:
         raise Damaged("The bytes that arrived do not match the server's checksum of the file, or what arrived before.")
 
     async def _prove(self, index: int, block: Buffer) -> None:
-        """Offer a block, and cached ones behind it, to the proof; wait for the verdict near the end of the file."""
+        """Offer a block and the cached ones that follow it to the proof; near the file's end wait for its outcome."""
         if self._proof.wants(index):
             await self._proof.offer(index, block)
             while (early := self._blocks.peek((self._key, self._proof.next))) is not None:
@@ -117,7 +117,7 @@ class Reader:
         await self._proof.tested(index, until)
 
     async def _finish_proof(self, index: int, until: float) -> None:
-        """Fetch all that follows a block, and offer it; an error is left to those who ask for its bytes."""
+        """Fetch and offer all blocks after this one; an error is raised only by the reads of these blocks."""
         for later in range(index + 1, self._end + 1):
             self._blocks.start((self._key, later), self._fetch(later))
         with trio.CancelScope(deadline=until), suppress(LabfsError):
@@ -155,7 +155,7 @@ class Reader:
         return fetch
 
     async def _recount(self, index: int, start: int, stop: int, first: Buffer) -> Buffer:
-        """Return a block that came otherwise than before; if it was wrong before, readers that were there fail."""
+        """Fetch a block again that differs from its first fetch; if the first was wrong, its readers fail."""
         digests = self._proof.digests
         block = await recounted(self._content, start, stop, index, digests, first)
         if not digests.add(index, digest(block)):
@@ -165,7 +165,7 @@ class Reader:
         return block
 
     def _look_ahead(self, first: int, last: int) -> None:
-        """Start what is asked for and, while the reading is sequential, an ever longer stretch after it."""
+        """Start to fetch the requested blocks and, while reads are sequential, a growing number of blocks ahead."""
         if self._next - 2 <= first <= self._next + 1:
             if last >= self._next and last > 0:
                 self._window = min(max(2 * self._window, 2), WINDOW)
@@ -177,7 +177,7 @@ class Reader:
 
 
 class RangedOrWhole:
-    """A content in ranges as long as the system grants them, and from a copy where or once it does not."""
+    """A content read in ranges as long as the server supports them, else from a whole copy."""
 
     def __init__(
         self, content: Content, copies: Copies, version: Version | None, size: int, *, ranged: bool = True
@@ -211,12 +211,12 @@ class RangedOrWhole:
         return self._copy
 
     def renew(self) -> None:
-        """Give up a copy that turned out not to be of one version: another one may be."""
+        """Drop a copy whose bytes turned out to be of several versions; the next read begins a new copy."""
         if self._copy is not None and self._copy.spoiled:
             self._copy = None
 
     def discard(self) -> None:
-        """Remove a copy that is not what the server's checksum says."""
+        """Remove a copy that does not match the server's checksum."""
         if self._copy is not None:
             self._copy.discard()
 
@@ -225,7 +225,7 @@ class RangedOrWhole:
 
 
 class Readers:
-    """Opens readers; keeps what is worth sharing between those of one version, and what is known of each site."""
+    """Opens readers; caches the shared state of the readers of a version, and the `Tags` of each site."""
 
     KEPT = 4096  # versions, a large one counted for each GiB: 64 MiB of digests at most
 
@@ -261,7 +261,7 @@ class Readers:
         self, tags: Tags, backend: Backend, entry: Entry, size: int, content: RangedOrWhole | Copy, key: Hashable
     ) -> Proof:
         def again() -> AsyncGenerator[Buffer, None]:
-            """Download the file a second time, past everything that is kept of the first."""
+            """Download the file a second time, bypassing the caches."""
             ranged = backend.capabilities.ranged
             return whole(RangedOrWhole(backend.content(entry), self._copies, None, size, ranged=ranged), size, BLOCK)
 
@@ -272,7 +272,7 @@ class Readers:
         return Proof(self._nursery, entry.checksum, size, BLOCK, tags=tags, again=again, damaged=damaged)
 
     async def snapshot(self, backend: Backend, entry: Entry) -> tuple[Reader, int]:
-        """Return a reader, and its size, of what is behind an entry now that has no version and no ranges."""
+        """Return a reader of the present bytes of an entry without version and ranges, and their size."""
         content = self._copies.open(None, backend.content(entry))
         size, key = await content.whole(), object()
         return Reader(
@@ -280,9 +280,9 @@ class Readers:
         ), size
 
     async def size(self, site: str, backend: Backend, entry: Entry, *, surely: bool) -> tuple[int | None, int]:
-        """Return the size in bytes of a file that was listed without one, and how many it has at least.
+        """Return the size in bytes of a file that was listed without one, or None, and a lower bound.
 
-        At most `GLANCE` bytes are fetched for it, unless it must be known `surely`.
+        About `GLANCE` bytes are fetched at most, unless the size must be known `surely`.
         """
         version = None if entry.version is None else (site, entry.id, entry.version)
         copy = self._copies.open(version, backend.content(entry))

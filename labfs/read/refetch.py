@@ -1,7 +1,7 @@
-"""Fetching again what may have come wrong: one block, or the whole file.
+"""A second fetch of bytes that may be damaged: one block, or the whole file.
 
-Always in other ranges than the first time: what spoils every answer in the same place, or keeps giving the same
-wrong one to the same question, spoils other bytes then, and two answers that agree are worth something.
+Always in other ranges than the first time: a fault that damages each answer at the same offset, or repeats the same
+wrong answer to the same request, then damages other bytes, so that two equal answers are evidence.
 
 Tests: core/test_proof.
 """
@@ -22,13 +22,13 @@ from labfs.read.proof import Damaged
 
 log = logging.getLogger(__name__)
 
-TRIES = 4  # answers about one block, at most; the first one counted
-TRYING_S = 5.0  # after which no further try begins: a FUSE read has a deadline
+TRIES = 4  # fetches of one block, at most, with the first
+TRYING_S = 5.0  # after which no further fetch begins: a FUSE read has a deadline
 AT_ONCE = 8  # ranges of a second download
 
 
 async def exactly(content: Content, start: int, stop: int) -> Buffer:
-    """Return the bytes `[start, stop)`. Raises Malformed when others came, or not as many."""
+    """Return the bytes `[start, stop)`. Raises Malformed for an answer of another length."""
     data = await content.read(start, stop)
     if len(data) != stop - start:
         raise Malformed(f"{len(data)} bytes came where {stop - start} were asked for.")
@@ -36,10 +36,10 @@ async def exactly(content: Content, start: int, stop: int) -> Buffer:
 
 
 async def recounted(content: Content, start: int, stop: int, index: int, digests: Digests, first: Buffer) -> Buffer:
-    """Return a block that came otherwise than before, as it is after fetching it again.
+    """Fetch a block that differs from its known digest again, and return it once the fetches agree.
 
-    Either it comes again as it was known: then the fault was of one answer. Or, unless the file was proved,
-    another one comes more often than the known one did. Raises Damaged when neither happens.
+    Either one has the known digest: then only `first` was wrong. Or, unless the file was proved, another digest
+    comes more often than the known one did. Raises Damaged when neither happens.
     """
     value, known = digests.value(index), digests.known(index)
     votes = Counter([digest(first)])
@@ -70,7 +70,7 @@ async def whole(content: Content, size: int, block: int) -> AsyncGenerator[Buffe
 
 
 async def _joined(content: Content, cuts: list[int]) -> bytes:
-    """Fetch the ranges between some offsets at the same time; return their bytes in order."""
+    """Fetch the ranges between successive offsets concurrently; return their bytes in order."""
     pieces: dict[int, Buffer] = {}
     errors: list[LabfsError] = []
 

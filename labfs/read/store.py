@@ -1,4 +1,4 @@
-"""What was fetched and is kept, blocks in memory and on disk and whole copies on disk, and the readers over all.
+"""The read caches, blocks in memory and whole copies on disk, and the readers over both.
 
 Tests: core/test_proof, core/test_copies, core/test_shelf.
 """
@@ -16,10 +16,7 @@ from labfs.read.whole import Copies
 
 
 class Store:
-    """One core's share of memory and disk for what it reads, in bytes; fetches run in `nursery`.
-
-    Whole copies come first on the disk: blocks have the room that these leave.
-    """
+    """One core's read caches, of `memory` and `disk` bytes; fetches run in `nursery`."""
 
     def __init__(self, nursery: trio.Nursery, memory: int, directory: Path, disk: int) -> None:
         self.copies = Copies(nursery, directory / "copies", disk)

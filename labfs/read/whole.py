@@ -1,14 +1,14 @@
-"""Whole files on disk, from systems that send a file in one piece or not at all.
+"""Whole files on disk, from systems without ranged reads.
 
-A copy grows while it is read, and lends what has arrived. Its last bytes leave only when the whole of it
-was confirmed to be of one version. Complete copies of a version are kept, least recently used out first;
-a copy of something without versions lives as long as somebody has it open, and so does one that was broken
-off. A file gets its final name when all of it is on the disk, so what a crash leaves is either whole or
-removed at the next start.
+A copy can be read while it is downloaded. Its last bytes are returned only when the whole copy was confirmed
+to be of one version. Complete copies of a version are cached, least recently used out first; a copy of a file
+without versions lives as long as it is open, and so does one whose download was interrupted. A copy gets its
+final name when all of it is on the disk, so that a crash leaves it either whole, or to be removed at the next
+start.
 
-What lies on a disk is not believed as it lies there. A digest a block is made as the bytes arrive, kept at the
-end of the copy (digests.py says how), and compared whenever bytes are lent. A copy that is damaged, cut, or of
-another labfs is removed and fetched again; nobody hears of it but the log.
+The bytes on a disk are not trusted. The digest of each block is computed as the bytes arrive, stored at the end of
+the copy (digests.py says how), and compared at each read. A copy that is damaged, truncated, or of another labfs is
+removed and fetched again; only the log reports it.
 
 Tests: core/test_copies, core/test_whole_files.
 """
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 
 Version = tuple[str, str, str]  # site, entry and version
 GLANCE = 256 * 1024  # bytes that are fetched for the size alone, where nothing announces it
-DAMAGES = 3  # times that one piece is fetched again because the disk spoiled it
-UNWANTED_S = 30.0  # after which a download that nobody reads is broken off
+DAMAGES = 3  # times that one range is fetched again because the disk damaged it
+UNWANTED_S = 30.0  # after which a download without a reader is stopped
 PARTIAL = ".part"
 UNUSABLE = "A copy on disk cannot be used (%s); the file is fetched again."
 
@@ -52,12 +52,12 @@ class Copies:
         self.directory = directory
         self.capacity = capacity
         self._sizes: OrderedDict[str, int] = OrderedDict()  # file name → bytes, longest unused first
-        self.size = 0  # bytes on disk now, those under way included
+        self.size = 0  # bytes on disk now, with those of downloads under way
         self._live: WeakValueDictionary[Version, Copy] = WeakValueDictionary()
         self._find()
 
     def _find(self) -> None:
-        """Adopt the files of an earlier process, and remove partial ones."""
+        """Take over the copies of an earlier process, and remove its unfinished ones."""
         found = []
         for path in self.directory.iterdir():
             if path.suffix == PARTIAL:
@@ -70,9 +70,9 @@ class Copies:
         self.make_room(0)
 
     def open(self, version: Version | None, content: Content, size: int | None = None) -> Copy:
-        """Return the copy of a version, or a fresh one of whatever is there where there is no version.
+        """Return the copy of a version, or a new copy if there is no version.
 
-        What turns out to have other than `size` bytes, if they are known, is not the file.
+        The copy raises WrongLength if the file turns out to have another size than `size` bytes, if known.
         """
         if version is None:
             return Copy(self, content, None, size)
@@ -84,12 +84,12 @@ class Copies:
         return copy
 
     def make_room(self, size: int) -> None:
-        """Remove what was not used for longest, so that `size` more bytes fit into the capacity."""
+        """Remove the least recently used copies, so that `size` more bytes fit into the capacity."""
         while self.size + size > self.capacity and self.give_way():
             pass
 
     def give_way(self) -> bool:
-        """Remove the copy that was not used for longest; False if there is none."""
+        """Remove the least recently used copy; False if there is none."""
         if not self._sizes:
             return False
         self.drop(next(iter(self._sizes)))
@@ -101,7 +101,7 @@ class Copies:
         remove(self.directory / name)
 
     def held(self, name: str) -> bool:
-        """Return whether a complete copy exists, and mark it as used."""
+        """Whether a complete copy is there, which counts as used now."""
         if name not in self._sizes:
             return False
         try:
@@ -124,30 +124,30 @@ class Copies:
 
 
 class Copy:
-    """One version of one file, on disk as far as it has come. A `Content` for readers, a `Sink` for a backend."""
+    """One version of one file, on disk as far as downloaded. A `Content` for readers, a `Sink` for a backend."""
 
     def __init__(self, copies: Copies, content: Content, name: str | None, size: int | None) -> None:
-        self.expected = size  # bytes, where a listing told it
+        self.expected = size  # in bytes, from the listing, if known
         self._copies = copies
         self._content = content
-        self._name = name  # in the directory, once it is complete; None: it is never kept
+        self._name = name  # in the directory, once it is complete; None: it is not cached
         self._path = copies.directory / f"{name or 'open'}.{secrets.token_hex(8)}{PARTIAL}"
         self._fd = -1
-        self._lending = Lock()  # the number of a descriptor may be another file's as soon as it is closed
+        self._lending = Lock()  # once a descriptor is closed its number may be another file's
         self._wanted_at = float("-inf")
         self._running = False
         self._error: Exception | None = None
         self._news = trio.Event()
         self._offset = 0  # of the pass under way
         self._passes = 0  # downloads begun
-        self._made = Running()  # the digests of what this process wrote
-        self._digests: Buffer = b""  # of what can be lent
-        self._promised: bytes | None = None  # of all of something without versions: what comes again must be that
+        self._made = Running()  # the digests of the bytes that this process wrote
+        self._digests: Buffer = b""  # of the bytes that can be read
+        self._promised: bytes | None = None  # of a whole file without versions: a new download must match these
         self.received = 0  # bytes of the file on disk
-        self.least = 0  # bytes that the file has at least
-        self.announced: int | None = None  # the size, as the server told it before the bytes
+        self.least = 0  # a lower bound of the file's size in bytes
+        self.announced: int | None = None  # the size in bytes that the server sent before the bytes
         self.complete = False
-        self.spoiled = False  # it is not of one version, and never will be
+        self.spoiled = False  # its bytes are not of one version, for good
 
     def __del__(self) -> None:
         self._close()
@@ -155,7 +155,7 @@ class Copy:
     # -- for readers -----------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """Begin the download, and raise now what would make every read fail."""
+        """Begin the download. Raises an error that would make every read fail."""
         self._want()
         while not self._there() and self.announced is None and not self.received:
             await self._step()
@@ -172,17 +172,17 @@ class Copy:
             try:
                 return await trio.to_thread.run_sync(self._lend, start, stop)
             except (OSError, ValueError) as error:
-                damages += not isinstance(error, FileNotFoundError)  # that was removed just now, to make room
+                damages += not isinstance(error, FileNotFoundError)  # which means: removed just now, to make room
                 log.warning(UNUSABLE, error)
                 await self._renew(passes)
         raise LabfsError("The disk of labfs's cache does not keep what is written to it; see LABFS_CACHE_DIR.")
 
     def _lendable(self, stop: int) -> bool:
-        """Whether bytes up to `stop` can be checked already; the last one waits for the confirmation of all."""
+        """Whether bytes up to `stop` can be checked already; the last byte waits for the confirmation of the whole."""
         return stop <= self._made.covered and stop < self.received
 
     async def whole(self) -> int:
-        """Return the size in bytes, for which everything may have to arrive."""
+        """Return the size in bytes, for which the whole file may have to be downloaded."""
         self._want()
         while not self._there():
             if self.announced is not None:
@@ -192,7 +192,7 @@ class Copy:
         return self.received
 
     async def glance(self) -> int | None:
-        """Return the size as far as it can be told without fetching much; None if it cannot."""
+        """Return the size in bytes; None if more than `GLANCE` bytes would have to be fetched for it."""
         while not self._there():
             if self.announced is not None:
                 return self.announced
@@ -208,7 +208,7 @@ class Copy:
         self._wanted_at = trio.current_time()
 
     def _there(self) -> bool:
-        """Whether all of it is on disk, perhaps since an earlier mount."""
+        """Whether the whole file is on disk, perhaps since an earlier mount."""
         if self._name is not None and not self._running:
             held = self._copies.held(self._name)
             self.complete = held and (self.complete or self._take_over(self._name))
@@ -216,7 +216,7 @@ class Copy:
         return self.complete
 
     def _take_over(self, name: str) -> bool:
-        """Read what a copy says of itself; one that cannot be checked is removed."""
+        """Read the seal of a copy; false, and the copy is removed, if the seal is not valid."""
         try:
             with open(self._copies.directory / name, "rb", buffering=0) as file:
                 self.received, self._digests = unseal(file.fileno(), name)
@@ -227,9 +227,9 @@ class Copy:
         return True
 
     async def _renew(self, passes: int) -> None:
-        """Give up what is on disk, unless that was begun anew since `passes` were counted.
+        """Discard the copy on disk, unless a new download has begun since `passes` were counted.
 
-        What has no version must come again as it was, since somebody has read some of it.
+        The new download of a file without version must match the old one, since some of it was read.
         """
         while self._running and self._passes == passes:
             await self._step()
@@ -240,7 +240,7 @@ class Copy:
         self._promised = promised
 
     def discard(self) -> None:
-        """Remove what is on disk, unless a download is under way: the next read fetches it again."""
+        """Remove the copy from disk, unless a download is under way: the next read fetches it again."""
         if not self._running:
             self._close()
             if self._name is not None:
@@ -248,7 +248,7 @@ class Copy:
             self.complete, self._promised = False, None
 
     async def _step(self) -> None:
-        """Wait for news of the download, which is begun if none is under way. Raises what ended it."""
+        """Wait for progress of the download; begin one if none is under way. Raises the download's error."""
         if not self._running and not self.spoiled:
             self._running, self._error, self._passes = True, None, self._passes + 1
             self.complete, self.received = False, self.received if self._fd >= 0 else 0
@@ -259,7 +259,7 @@ class Copy:
             raise again(self._error)
 
     def _lend(self, start: int, stop: int) -> Buffer:
-        """Return some bytes, checked in whole blocks. Raises ValueError where they are not what was written."""
+        """Return bytes of the copy, checked in whole blocks. Raises ValueError for damaged blocks, and Stale."""
         low, high = start // SPAN * SPAN, min(-(-stop // SPAN) * SPAN, self.received)
         data, digests = self._on_disk(low, high), self._digests
         if len(data) != high - low or not intact(digests, low, data):
@@ -304,7 +304,7 @@ class Copy:
             raise WrongLength(f"{size} bytes came of a file that has {self.expected}: that is something else.")
 
     def _finish(self) -> None:
-        """Seal a confirmed copy and rename it into the cache, where the next mount finds it."""
+        """Seal a confirmed copy, sync it and give it its final name. Raises Stale or WrongLength."""
         if self._offset != self.received:
             raise Stale("The file became shorter while it was fetched.")
         self._check_size(self._offset)

@@ -1,1 +1,1 @@
-"""Path → node: listings, the names and sizes in them, and what is remembered of both."""
+"""Path → node: listings, the names and sizes in them, and their caches on disk."""

@@ -1,9 +1,9 @@
-"""A flat list of entries → what each directory of it holds, by file name.
+"""A flat list of entries → the contents of each directory in it, by file name.
 
-A system lists a directory as a flat set of entries. Those that lie in sub-directories (`Entry.folders`) are
-folded into folders here, and those that belong to a directory that was listed along (`Entry.inside`) go
-into that one. Where a system keeps every upload to a path, the newest one has the name and the older ones
-answer to the unlisted name `name [id]`. Nothing is lost: what claims an impossible place is at the top.
+A system lists a directory as a flat set of entries. Those in sub-directories (`Entry.folders`) are sorted into
+folders, and those of a directory that was listed along (`Entry.inside`) into that directory. Where a system
+stores every upload to a path, the newest has the name and the older ones have the unlisted name `name [id]`.
+No entry is lost: one with an unknown parent is shown at the top.
 
 Tests: core/test_listed_along, unit/test_units.
 """
@@ -20,24 +20,24 @@ from labfs.tree import names
 
 log = logging.getLogger(__name__)
 
-DEEPEST = 100  # directories inside one another; a path that claims more is shown as one long name
+DEEPEST = 100  # levels of directories; a deeper path is shown as one long name
 
 
 @dataclass(slots=True)
 class Layout:
-    """What a directory should hold, by file name."""
+    """The contents of a directory in a listing, by file name."""
 
     entries: dict[str, Entry] = field(default_factory=dict)  # files, and directories that the server knows
     older: dict[str, Entry] = field(default_factory=dict)
     folders: dict[str, Layout] = field(default_factory=dict)
-    complete: dict[str, Layout] = field(default_factory=dict)  # what is in those entries that were listed along
+    complete: dict[str, Layout] = field(default_factory=dict)  # contents of the directories that were listed along
 
 
 class Order(Protocol):
-    """In which order things of one name were made, or seen."""
+    """The order in which entries of one name were made, or seen."""
 
     def twins(self, entries: list[Entry]) -> list[Entry]:
-        """Return different things, the one that keeps the plain name first."""
+        """Return different entries of one name, the one that has the plain name first."""
         ...
 
     def versions(self, entries: list[Entry]) -> list[Entry]:
@@ -46,7 +46,7 @@ class Order(Protocol):
 
 
 def fold(entries: Iterable[Entry], order: Order, *, keeps_versions: bool) -> Layout:
-    """Sort a flat list into directories, and in each the newest from the older, or twin from twin."""
+    """Sort a flat list into directories, and in each separate the newest versions from older ones and name twins."""
     entries = list(entries)
     homes = _by_home(entries)
     top = Layout()
@@ -72,7 +72,7 @@ def _by_home(entries: list[Entry]) -> dict[str | None, list[Entry]]:
 
 
 def _fill(top: Layout, entries: list[Entry], order: Order, keeps_versions: bool) -> list[tuple[Layout, str, Entry]]:
-    """Lay out one directory; return the places in it of directories that were listed along."""
+    """Fill the layout of one directory; return the directories in it that were listed along, with their places."""
     groups: dict[tuple[str, ...], list[Entry]] = {(): []}
     for entry in entries:
         if len(entry.folders) > DEEPEST:
@@ -98,7 +98,7 @@ def _listed_along(layout: Layout) -> Iterator[tuple[Layout, str, Entry]]:
 
 
 def _by_age(entries: Iterable[Entry], order: Order) -> tuple[list[Entry], list[Entry]]:
-    """Tell the newest version of each file from the older ones. Directories of one name are twins: all stay."""
+    """Separate the newest version of each file from the older ones. Directories of one name are twins: all stay."""
     newest, older = [], []
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -114,7 +114,7 @@ def _by_age(entries: Iterable[Entry], order: Order) -> tuple[list[Entry], list[E
 
 
 def _part(layout: Layout) -> None:
-    """Give a folder its plain name where a file has the same one: the file gets its id."""
+    """Where a folder and a file have the same name, add the id to the file's name."""
     for name in layout.folders.keys() & layout.entries.keys():
         entry = layout.entries.pop(name)
         layout.entries[names.with_label(name, entry)] = entry

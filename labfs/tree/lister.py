@@ -1,6 +1,6 @@
-"""Directories being listed: when, for whom, what is shown meanwhile, and what there is to say about it.
+"""The listing of directories: when it is done, what is shown meanwhile, and what is reported about it.
 
-A listing runs in the tree's nursery and belongs to nobody who waits for it: a long one is there for the next.
+A listing runs in the tree's nursery and outlives the tasks that wait for it: a long one serves the next caller.
 
 Tests: core/test_slow_lists.
 """
@@ -30,32 +30,32 @@ from labfs.tree.site import Site
 
 log = logging.getLogger(__name__)
 
-LISTING_S = 30.0  # for which a listing is believed
+LISTING_S = 30.0  # for which a listing is fresh
 RENEWAL_S = 2.0  # to wait for a newer listing before the last one is shown again
 PART_S = 5.0  # to wait for the end of a first listing, once a part of it was shown
-SLOW_S = 4.0  # a listing that took as long is let take longer than the usual silence, as any first one is
-SHARE = 5.0  # times as long as it took to list a directory, the listing is believed, where that is longer
+SLOW_S = 4.0  # a listing that took this long has a longer timeout than usual, as any first one has
+SHARE = 5.0  # a slow listing is fresh for this many times its duration, if that is longer than LISTING_S
 LONGEST_BELIEVED_S = 1800.0
-LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that whoever waits for both has his answer in time
+LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that a caller who waits for both has a timely answer
 
 
 class Lister:
-    """Has the directories of a tree listed; `nursery` runs the listings."""
+    """Lists the directories of a tree; the listings run in `nursery`."""
 
     def __init__(self, nursery: trio.Nursery, measuring: Measuring, seen: Seen, listings: Listings) -> None:
         self._nursery = nursery
         self._measuring = measuring
         self._seen = seen
         self._listings = listings
-        self._looked: WeakSet[Folder] = WeakSet()  # whose listing is under way, or did not come to its end
+        self._looked: WeakSet[Folder] = WeakSet()  # directories whose listing is under way, or was interrupted
         self.doomed: defaultdict[str, set[str]] = defaultdict(set)  # site → ids that are about to be deleted
 
     def remarks(self) -> list[str]:
-        """Return what there is to say about all directories."""
+        """Return the remarks about all directories."""
         return [text for container in list(self._looked) if (text := remark(container)) is not None]
 
     async def look(self, container: Folder) -> None:
-        """List a directory, and wait for that as long as the caller's patience allows. Raises NotYet."""
+        """List a directory, and wait for the listing until the caller's deadline. Raises NotYet."""
         listing, until = self.renewal(container), answer_by()
         if container.known is Known.NOTHING:
             with trio.move_on_at(until):
@@ -63,7 +63,7 @@ class Lister:
         if container.known is Known.PART:
             until = min(until, trio.current_time() + PART_S)
         elif container.listed_at > float("-inf") or container.known is Known.KEPT:
-            until = min(until, listing.began + RENEWAL_S)  # once for all who look while it is under way
+            until = min(until, listing.began + RENEWAL_S)  # one wait for all callers while the listing is under way
         with trio.move_on_at(until):
             await listing.wait()
         if not listing.landed.is_set():
@@ -72,7 +72,7 @@ class Lister:
             raise NotYet(unfinished(container.path, listing))
 
     def renewal(self, container: Folder) -> Listing:
-        """Return the listing of a directory that is under way, begun now if there was none."""
+        """Return the listing of a directory that is under way; begin one if there is none."""
         if container.listing is None:
             container.listing = Listing(container.progress if container.rest.lately else None)
             self._looked.add(container)
@@ -94,7 +94,7 @@ class Lister:
                 listing.shown.set()
 
     async def _recall(self, container: Folder) -> bool:
-        """Show a directory as the last mount listed it; false where that is not known."""
+        """Show the listing of a directory that an earlier mount stored; false if there is none."""
         found = self._listings.get(container.site.name, container.entity.id)
         if found is None:
             return False
@@ -113,7 +113,7 @@ class Lister:
             await self._broken_off(container, listing, error, trio.current_time() - began)
             return
         except LabfsError as error:
-            container.progress = None  # where it went on from may be no place any more
+            container.progress = None  # its cursor may be invalid
             if isinstance(error, NotFound):
                 self._listings.drop(site.name, directory.id)
                 expire(container.parent)
@@ -132,14 +132,14 @@ class Lister:
         if container.stamp == stamp:
             container.listed_at = trio.current_time()
         self._looked.discard(container)
-        if not lacking:  # else what was kept before tells more
+        if not lacking:  # else the listing stored before is more complete
             await aside(len(entries), partial(self._listings.put, site.name, directory.id, entries))
 
     async def _broken_off(self, container: Folder, listing: Listing, error: Unavailable, took_s: float) -> None:
-        """Show what is known of a directory whose listing failed. Raises the error where that is nothing."""
+        """Show what is known of a directory whose listing failed. Raises the error if nothing is known."""
         await self.show(container, listing)
         if container.listed_at == float("-inf") and not container.children:
-            container.known = Known.NOTHING  # that it was empty is nothing to show to whoever asked for it anew
+            container.known = Known.NOTHING  # an old empty listing is no answer to a caller who asked for a new one
         known = container.known is not Known.NOTHING
         container.rest.begin(error, took_s, PAUSE_S if known else 0.0)
         if not known:
@@ -149,17 +149,17 @@ class Lister:
         container.doubt = str(error)
 
     async def show(self, container: Folder, listing: Listing) -> None:
-        """Show what a first listing has found so far, and remove nothing by that."""
+        """Show the entries that a first listing has found so far, and remove none."""
         found = list(listing.progress.found.values())
         if container.known not in (Known.NOTHING, Known.PART) or not found:
             return
         layout, dates = await self._laid_out(container.site, self._corrected(container, found))
-        if container.known in (Known.NOTHING, Known.PART):  # it may have come to its end meanwhile
+        if container.known in (Known.NOTHING, Known.PART):  # the listing may have ended meanwhile
             merge(container, layout, trio.current_time(), dates, whole=False)
             container.known = Known.PART
 
     async def _unlisted(self, container: Folder, entries: list[Entry], began: float) -> list[Entry]:
-        """Return what was saved here and is not listed yet; asked for one by one, since others may have removed it."""
+        """Return entries saved here that are not listed yet; a stat of each tells whether others have removed it."""
         found, listed = [], {entry.id for entry in entries}
         for number, node in list(container.recent.items()):
             if number in listed or began - node.committed_at >= MERGING_S:
@@ -182,7 +182,7 @@ class Lister:
         return found
 
     def _corrected(self, container: Folder, entries: list[Entry], *, whole: bool = False) -> list[Entry]:
-        """Leave out what was deleted here, and is about to be; the `whole` tells what need not be any more."""
+        """Leave out entries that were deleted here, or are about to be; a `whole` listing ends this for absent ones."""
         doomed = self.doomed[container.site.name]
         if whole:
             container.gone &= {(entry.id, entry.version) for entry in entries}
@@ -191,9 +191,9 @@ class Lister:
     async def _laid_out(
         self, site: Site, entries: list[Entry], directory: Entry | None = None
     ) -> tuple[Layout, Mapping[str, int]]:
-        """Return what each directory should hold, and dates by id.
+        """Return the layout of a listing, and dates in nanoseconds by id.
 
-        Only a list that is the whole of a `directory` is a ground to note what is new.
+        New entries are recorded as seen only from a listing of a whole `directory`.
         """
 
         def lay_out() -> tuple[Layout, Mapping[str, int]]:
@@ -206,13 +206,13 @@ class Lister:
 
 
 def is_fresh(container: Folder) -> bool:
-    """Whether the last listing of a directory is believed still."""
+    """Whether the last listing of a directory is still fresh."""
     believed_s = max(LISTING_S, min(SHARE * container.took_s, LONGEST_BELIEVED_S))
     return trio.current_time() - container.listed_at < believed_s
 
 
 def expire(folder: Folder) -> None:
-    """Expire the listing of a directory: the next look lists it anew."""
+    """Expire the listing of a directory: the next access lists it anew."""
     container = folder.container
     if not container.is_root:
         container.listed_at = float("-inf")
@@ -222,21 +222,21 @@ def expire(folder: Folder) -> None:
 
 
 def distrust(node: Node) -> None:
-    """Believe a listing that does not show what was saved here: its bytes are not there any more."""
+    """Accept a listing that does not show a file saved here: its bytes are not there any more."""
     node.committed_at = float("-inf")
     if node.entry is not None:
         node.parent.container.recent.pop(node.entry.id, None)
 
 
 def unknown(container: Folder) -> LabfsError:
-    """Return why nobody can say now what else is in a directory."""
+    """Return the error of a lookup in a directory whose listing is partial or stale."""
     if container.doubt is not None:
         return Unavailable(container.doubt)
     return NotYet(unfinished(container.path, container.listing))
 
 
 def remark(container: Folder) -> str | None:
-    """Return in which way the listing of a directory may be out of date; None where it is current."""
+    """Return why the listing of a directory may not be current; None if it is."""
     if container.known is Known.PART or (container.known is Known.NOTHING and container.listing is not None):
         return unfinished(container.path, container.listing)
     if container.known is Known.KEPT:

@@ -1,8 +1,8 @@
-"""A listing that several wait for: how far it is, what became of it, and when there may be another.
+"""A listing that several tasks wait for: its progress, its outcome, and when the next may begin.
 
-A server may take long over a list, and goes on with it when nobody listens any more. So a listing belongs to
-nobody who waits for it, what it has found so far can be shown before its end, and after one that was given up in
-silence the server is left alone for a while.
+A server may take long over a list, and works on after the client has disconnected. So a listing outlives the tasks
+that wait for it, the entries found so far can be shown before its end, and after one that timed out without an
+answer no request is sent for a while.
 
 Tests: core/test_slow_lists.
 """
@@ -22,10 +22,10 @@ from labfs.tree.scan import Progress
 
 T = TypeVar("T")
 
-MANY = 5000  # entries, which take too long to lay out while others wait
-ANSWER_S = 1.5  # left of a caller's deadline to answer in
-PAUSE_S = 5.0  # after a failure, while what is known is shown
-LONG_S = 10.0  # what failed after this may still be under way at the server
+MANY = 5000  # entries: more are laid out in a thread, so as not to block other tasks
+ANSWER_S = 1.5  # left before a caller's deadline for the answer
+PAUSE_S = 5.0  # after a failure, while the known entries are shown
+LONG_S = 10.0  # a request that failed after this time may still be under way at the server
 LONGEST_REST_S = 120.0
 LATELY_S = 600.0
 
@@ -34,31 +34,31 @@ class Known(Enum):
     """How much is known of a directory."""
 
     NOTHING = "nothing"
-    PART = "part"  # what its first listing found so far
+    PART = "part"  # the entries that its first listing has found so far
     KEPT = "kept"  # as an earlier mount listed it
     WHOLE = "whole"  # as this mount listed it, perhaps a while ago
 
 
 class Listing(Flight):
-    """A listing under way, and afterwards what became of it."""
+    """A listing under way, and afterwards its outcome."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         super().__init__()
         self._begin(progress or Progress())
-        self.shown = trio.Event()  # there is something to show, or it is done
+        self.shown = trio.Event()  # there are entries to show, or the listing is done
 
     def _begin(self, progress: Progress) -> None:
         self.progress = progress
         self.began, self.since_s = trio.current_time(), time.time()
-        self.scope = trio.CancelScope()  # cancelled when a person wants the directory asked for anew
+        self.scope = trio.CancelScope()  # cancelled when a person wants the directory listed anew
 
     def begin_anew(self) -> None:
-        """Ask for the first page again, on behalf of all who wait already."""
+        """Restart from the first page, for all tasks that wait already."""
         self._begin(Progress())
 
 
 class Rest:
-    """For how long a directory is not asked for again after its listing failed, longer from time to time."""
+    """The pause after a directory's listing failed, in which it is not listed again; grows with each silence."""
 
     def __init__(self) -> None:
         self.error: LabfsError | None = None
@@ -66,7 +66,7 @@ class Rest:
         self._silences = 0
 
     def begin(self, error: LabfsError, took_s: float, pause_s: float) -> None:
-        """Begin the pause after a failure; a longer one where the server may still be at work."""
+        """Begin a pause of `pause_s`, or a longer one if the server may still work on the request that failed."""
         self.error = error
         if isinstance(error, Unanswered) and error.lost and (error.silent or took_s >= LONG_S):
             pause_s = min(PAUSE_S * 2.0 ** min(self._silences, 10), LONGEST_REST_S)
@@ -75,23 +75,23 @@ class Rest:
         self._until = self._began + pause_s
 
     def end(self) -> None:
-        """Record a successful listing."""
+        """End the pause: the directory was listed."""
         self._silences, self.error = 0, None
         self._until = float("-inf")
 
     def cut(self) -> None:
-        """End the pause, unless the server may still be at work on the last request."""
+        """End the pause, unless the server may still work on the last request."""
         if not self._silences:
             self._until = float("-inf")
 
     @property
     def lately(self) -> bool:
-        """Whether the failure is recent enough to resume the list from where it broke off."""
+        """Whether the failure is so recent that the listing can be resumed from its last page."""
         return trio.current_time() - self._began < LATELY_S
 
     @property
     def needed(self) -> bool:
-        """Whether the server may still be at work on the last request."""
+        """Whether a pause is on because the server may still work on the last request."""
         return self.on and self._silences > 0
 
     @property
@@ -100,12 +100,12 @@ class Rest:
 
 
 def answer_by() -> float:
-    """Return when whoever asks now must have an answer, on trio's clock: a moment before the deadline that he has."""
+    """Return when to answer the caller, on trio's clock: `ANSWER_S` before the deadline of the current task."""
     return trio.current_effective_deadline() - ANSWER_S
 
 
 def unfinished(path: str, listing: Listing | None) -> str:
-    """Return the sentence for a directory that is still being listed, with the progress."""
+    """Return a sentence that a directory is still being listed, with the number of entries found so far."""
     if listing is None:
         return f"{path} has been listed in part only; try again in a while."
     count = len(listing.progress.found)
@@ -115,5 +115,5 @@ def unfinished(path: str, listing: Listing | None) -> str:
 
 
 async def aside(entries: int, work: Callable[[], T]) -> T:
-    """Run work over so many entries, in a thread where that would block the event loop too long."""
+    """Run `work` on so many entries, in a thread if there are `MANY`, and return its result."""
     return work() if entries < MANY else await trio.to_thread.run_sync(work)

@@ -1,7 +1,7 @@
-"""Sizes that a listing does not tell: asked for, remembered by version, and given up for a while where they fail.
+"""Sizes that a listing lacks: requested, cached by version, and not requested again for a while after a failure.
 
-A size is worth little waiting: its request is made once more at most, and one file whose bytes cannot be had
-delays neither its folder nor the next one that shows it. Opening the file asks with the usual patience.
+A size is worth little waiting: its request is retried once at most, and one unreadable file delays neither its
+folder nor the next one that shows it. Opening the file requests the size with the usual timeouts.
 
 Tests: unit/test_measuring.
 """
@@ -21,9 +21,9 @@ from labfs.tree.remembered.sizes import Sizes
 
 log = logging.getLogger(__name__)
 
-LISTED_S = 8.0  # for all sizes that one listing lacks; the rest is learnt when somebody looks
-ONE_S = 4.0  # for one of them
-GIVEN_UP_S = 60.0  # for which a size that could not be had is not asked for again, in any listing
+LISTED_S = 8.0  # for all sizes that one listing lacks; the rest is measured on access
+ONE_S = 4.0  # for one size
+GIVEN_UP_S = 60.0  # for which a size is not requested again, in any listing, after a failure
 MOST_GIVEN_UP = 100_000
 
 
@@ -37,7 +37,7 @@ class Measuring:
         )
 
     async def fill(self, site: str, backend: Backend, entries: list[Entry], until: float) -> list[Entry]:
-        """Return what was listed with the sizes that are remembered, or told before `until` on trio's clock."""
+        """Return the entries with the sizes that are cached, or measured before `until` on trio's clock."""
         lacking = {entry.id: entry for entry in entries if not entry.is_dir and entry.size is None}
         found = {number: size for number, e in lacking.items() if (size := self._recall(site, e)) is not None}
         wanted = [e for e in lacking.values() if e.id not in found and not e.unreadable and not self.trouble(site, e)]
@@ -47,7 +47,7 @@ class Measuring:
                 async with trio.open_nursery() as nursery:
                     for _ in range(min(backend.capabilities.connections, len(wanted))):
                         nursery.start_soon(self._ask, site, backend, waiting, found)
-        # One file may be listed in several directories, which only its size is the same in.
+        # One file may be listed in several directories, by entries that share nothing but the size.
         return [replace(e, size=found[e.id]) if e.size is None and e.id in found else e for e in entries]
 
     async def _ask(self, site: str, backend: Backend, waiting: Iterator[Entry], found: dict[str, int]) -> None:
@@ -65,23 +65,23 @@ class Measuring:
                 self.learnt(site, entry, size)
 
     def learnt(self, site: str, entry: Entry, size: int) -> Entry:
-        """Return an entry with its size, which is remembered for its version."""
+        """Return an entry with its size in bytes, and cache the size for the entry's version."""
         self._given_up.pop((site, entry.id, entry.version), None)
         if entry.version is not None:
             self._sizes.set(site, entry, size)
         return replace(entry, size=size)
 
     def give_up(self, site: str, entry: Entry, error: LabfsError) -> None:
-        """Record why a size could not be measured, so that nobody waits for it again soon."""
+        """Record the error of a size's request, so that no task waits for this size again soon."""
         log.info("%s has no size yet: %s", entry.name, error)
         self._given_up[site, entry.id, entry.version] = error
 
     def trouble(self, site: str, entry: Entry) -> LabfsError | None:
-        """Return why a size could not be had a while ago."""
+        """Return the error of a size's last request, if that failed less than `GIVEN_UP_S` ago."""
         return self._given_up.get((site, entry.id, entry.version))
 
     def insist(self, site: str) -> None:
-        """Forget the failed measurements of a site: somebody asked for a refresh."""
+        """Allow sizes of a site that failed to be requested again at once."""
         for key in [key for key in self._given_up if key[0] == site]:
             self._given_up.pop(key, None)
 

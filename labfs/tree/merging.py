@@ -1,4 +1,4 @@
-"""Making a directory's nodes what a listing says, and keeping those that are still there.
+"""The merge of a listing into a directory's nodes, which keeps those that still exist.
 
 Tests: core/test_vfs.
 """
@@ -12,13 +12,13 @@ from labfs.backend import Entry
 from labfs.tree.layout import Layout
 from labfs.tree.node import Folder, Kind, Node
 
-MERGING_S = 10.0  # for which our own commit outlives a listing that does not show it yet
+MERGING_S = 10.0  # for which a file committed here stays although a listing does not show it yet
 
 
 def merge(folder: Folder, layout: Layout, began: float, dates: Mapping[str, int], *, whole: bool = True) -> None:
-    """Make a folder's children what a listing begun then says; by one that is not `whole` nothing is removed.
+    """Update a folder's children from a listing that began at `began`; unless it is `whole` no child is removed.
 
-    `dates` holds, by id, the dates of what the server tells none of.
+    `dates` holds, by id, the dates of the entries that have none from the server.
     """
     before = folder.children
     folder.children = {}
@@ -52,7 +52,7 @@ def _renewed(known: Node | None, name: str, parent: Folder, entry: Entry) -> Nod
     if known is None or known.is_dir != entry.is_dir:
         return (Folder if entry.is_dir else Node)(name, parent, Kind.SERVER, entry)
     if known.stays_here and known.writer is not None:
-        return known  # a temporary file of ours, whatever somebody else calls by its name
+        return known  # a temporary file of ours, even if the server has another file of this name
     old = known.entry
     if old is not None and (old.id, old.version) != (entry.id, entry.version):
         known.generation += 1
@@ -64,7 +64,7 @@ def _renewed(known: Node | None, name: str, parent: Folder, entry: Entry) -> Nod
 
 
 def _ours(node: Node, began: float) -> bool:
-    """Whether a node stays although a listing begun then does not show it."""
+    """Whether a node stays although a listing that began at `began` does not show it."""
     if node.stays_here or node.kind is Kind.UNBORN or node.writer is not None:
         return True
     if (
@@ -77,20 +77,20 @@ def _ours(node: Node, began: float) -> bool:
 
 
 def is_at(node: Node, number: str, container: Folder) -> bool:
-    """Whether a node still shows what was saved as it, in a directory that is listed with `container`."""
+    """Whether a node still has the entry with the id `number`, in a directory that is listed with `container`."""
     if node.entry is None or node.entry.id != number or node.unlinked:
         return False
     return node.parent.children.get(node.name) is node and node.parent.container is container
 
 
 def is_called(entry: Entry, node: Node) -> bool:
-    """Whether a node's entity has the name still under which it was saved."""
+    """Whether an entry still has the name and folders under which its node was saved."""
     ours = node.entry
     return ours is not None and (entry.name, entry.folders, entry.inside) == (ours.name, ours.folders, ours.inside)
 
 
 def placed(entry: Entry, parent: Folder, container: Folder) -> Entry:
-    """Return an entry in a directory as a listing of `container` would show it."""
+    """Return an entry of the directory `parent` as a listing of `container` would show it."""
     home = parent.home
     inside = home.entry.id if home is not container and home.entry is not None else None
     return replace(entry, folders=parent.folders, inside=inside)

@@ -52,7 +52,7 @@ def original(name: str) -> str:
 
 
 def looked_for(name: bytes) -> str:
-    """Return a file name that somebody looks for as text. Raises NotFound where it is none: nothing is called so."""
+    """Decode the name in a lookup. Raises NotFound for one that is not UTF-8: no file has such a name."""
     try:
         return _fitting(name).decode()
     except UnicodeDecodeError:
@@ -60,7 +60,7 @@ def looked_for(name: bytes) -> str:
 
 
 def to_be_made(name: bytes) -> str:
-    """Return the file name of what is to be made as text. Raises NotUnicode where it is none."""
+    """Decode the name of a file to be created. Raises NotUnicode for one that is not UTF-8."""
     try:
         return _fitting(name).decode()
     except UnicodeDecodeError:
@@ -75,17 +75,17 @@ def _fitting(name: bytes) -> bytes:
 
 
 def shown(name: bytes) -> str:
-    r"""Return a file name for people and logs; bytes that are not UTF-8 are told as `\xff`."""
+    r"""Return a file name for people and logs; bytes that are not UTF-8 are shown as `\xff`."""
     return name.decode(errors="backslashreplace")
 
 
 def meant(path: str, given: str | None) -> str:
-    """Return the server's name for what is at `path`: the one `given`, since a path with an id does not say it."""
+    """Return the server's name of the file at `path`: `given` if there is one, else derived from the path."""
     return given or original(path.rpartition("/")[2])
 
 
 def for_saving(name: str) -> str:
-    """Return the server's name for a file that is to be made. Raises for a name that no file can have."""
+    """Return the server's name for a file to be created. Raises Invalid or NameTooLong for an impossible name."""
     if _BAD.search(name):
         raise Invalid("A name cannot hold control characters.")
     if len(name.encode()) > LONGEST:
@@ -123,7 +123,7 @@ def with_label(name: str, entry: Entry) -> str:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Split off the extension, a double one such as `.tar.gz` whole."""
+    """Split a name into stem and extension, which may be a double one such as `.tar.gz`."""
     match = re.fullmatch(r"(.+?)((?:\.[A-Za-z][A-Za-z0-9]{0,7})?\.[A-Za-z0-9]{1,8})", name, re.DOTALL)
     return (match[1], match[2]) if match else (name, "")
 

@@ -1,8 +1,8 @@
 """One place in the tree: a file, or a folder.
 
-A node keeps its identity while listings come and go, so that a door can hang an inode number or an open file on
-it; what the server says about it is its `entry`. Everybody may read a node. Only modules of this room write to one:
-others use the verbs of `Tree` (tests/unit/test_layers.py).
+A node keeps its identity while listings come and go, so that a door can attach an inode number or an open file to
+the node; what the server says about a node is its `entry`. Any module may read a node. Only modules of this package
+write to a node: others use the methods of `Tree` (tests/unit/test_layers.py).
 
 Tests: core/test_vfs.
 """
@@ -21,29 +21,29 @@ from labfs.tree.scan import Progress
 from labfs.tree.site import Site
 from labfs.write.writer import Writer
 
-Version = tuple[str, str | None]  # of an entry: where a place has one id, another file in it is another version
+Version = tuple[str, str | None]  # id and version of an entry: where a path has one id, a new file is a new version
 
 
 class Kind(Enum):
     """What a node is to its server."""
 
-    SERVER = auto()  # it is there: listed, or saved here, or a folder that is part of listed files' paths
-    UNBORN = auto()  # made here: it is there with its first save, a folder with that of a file in it
-    SCRATCH = auto()  # stays on this machine; of a file that was moved aside `entry` is what it shows still
-    OLDER = auto()  # a version of a file that is not the newest of its path: to read only
-    VIEW = auto()  # a text that labfs writes itself
+    SERVER = auto()  # on the server: listed, or saved here, or a folder that is part of listed files' paths
+    UNBORN = auto()  # created here: on the server with its first save, a folder with that of a file in it
+    SCRATCH = auto()  # stays on this machine; a file that was moved aside still shows the server's `entry`
+    OLDER = auto()  # a version of a file that is not the newest of its path: read-only
+    VIEW = auto()  # a text that labfs itself generates
 
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A file of the server that is out of sight here until another has its name, or the time for that is over."""
+    """A file of the server that is hidden in this mount until another has its name, or `over` returns true."""
 
     entry: Entry
     over: Callable[[], bool]
 
 
 class Node:
-    """A file, or what a file and a folder have in common. The root of the tree is its own parent."""
+    """A file, and the base class of a folder. The root of the tree is its own parent."""
 
     __slots__ = (
         "__weakref__",
@@ -76,12 +76,12 @@ class Node:
         self.writer: Writer | None = None
         self.text = b""  # of a VIEW
         self.modified_ns: int | None = None  # set by the user; the server keeps its own date
-        self.seen_ns: int | None = None  # when its version was first seen or saved here; None where the server tells
+        self.seen_ns: int | None = None  # when its version was first seen or saved here; None if the server has a date
         self.saves = 0  # how often this mount saved it
-        self.generation = 0  # grows when the bytes changed behind the reader's back
+        self.generation = 0  # grows when the kernel's cached pages of the file become invalid
         self.unlinked = False
-        self.least = 1  # bytes that are there at least, of a file whose size nobody told
-        self.trouble: LabfsError | None = None  # why its size, and so its bytes, cannot be had
+        self.least = 1  # a lower bound of the size in bytes, where the size is unknown
+        self.trouble: LabfsError | None = None  # why its size, and so its bytes, cannot be read
         self.committed_at = float("-inf")
         self.serial = next(self._serials)
 
@@ -94,28 +94,28 @@ class Node:
 
     @property
     def is_root(self) -> bool:
-        """Whether this is the top of the mount, which is in no site."""
+        """Whether this is the root of the mount, which is in no site."""
         return self.parent is self
 
     @property
     def site(self) -> Site:
-        """The site that the node is in. There is none of the root."""
+        """The site that the node is in. The root has none."""
         assert self._site is not None, "the root is in no site"
         return self._site
 
     @property
     def stays_here(self) -> bool:
-        """Whether a node is of this machine alone."""
+        """Whether the node exists on this machine only."""
         return self.kind in (Kind.SCRATCH, Kind.VIEW)
 
     @property
     def on_server(self) -> bool:
-        """Whether a node is a file that the server has, so that a change of it is one there."""
+        """Whether the node is a file that the server has, so that a change is made on the server."""
         return self.entry is not None and not self.stays_here and not self.is_dir
 
     @property
     def key(self) -> str:
-        """What the node is, stable across mounts for whatever a server holds."""
+        """A string that identifies the node; the same in every mount for nodes that a server holds."""
         if self.entry is not None and self._site is not None:
             return f"{self._site.name}\0{self.entry.id}"
         if self.is_root:
@@ -141,12 +141,12 @@ class Node:
 
     @property
     def folder(self) -> Folder:
-        """The directory that this is, or that the file is in."""
+        """The node itself if it is a directory, else the directory that the file is in."""
         return self if isinstance(self, Folder) else self.parent
 
     @property
     def container(self) -> Folder:
-        """The nearest directory whose own listing shows this one and what is in it."""
+        """The nearest directory, from this node up, that has a listing of its own, apart from the directory above."""
         return next(
             node
             for node in self.ancestry()
@@ -155,12 +155,12 @@ class Node:
 
     @property
     def home(self) -> Folder:
-        """The nearest directory that the server knows: where this folder's files really live."""
+        """The nearest directory, from this node up, that has an entry: where the server stores the files."""
         return next(node for node in self.ancestry() if isinstance(node, Folder) and (node.entry or node.is_root))
 
     @property
     def entity(self) -> Entry:
-        """The entry of the home. There is none of the root."""
+        """The entry of `home`. The root has none."""
         entry = self.home.entry
         assert entry is not None, "the root is in no site"
         return entry
@@ -178,12 +178,12 @@ class Node:
 
     @property
     def in_scratch(self) -> bool:
-        """Whether this directory, or one above it, is local, so that whatever is made here stays local."""
+        """Whether this directory, or one above it, is local, so that all files created here stay local."""
         return any(node.kind is Kind.SCRATCH and node.is_dir for node in self.ancestry())
 
 
 class Folder(Node):
-    """A directory: what is in it, and how much of that is known."""
+    """A directory: its children, and the state of its listing."""
 
     __slots__ = (
         "children",
@@ -206,20 +206,20 @@ class Folder(Node):
     def __init__(self, name: str, parent: Folder | None, kind: Kind, entry: Entry | None = None) -> None:
         super().__init__(name, parent or self, kind, entry)
         self.children: dict[str, Node] = {}
-        self.unlisted: dict[str, Node] = {}  # what answers to its name and is not shown: older versions, views
-        self.hidden: dict[str, Hidden] = {}  # names that were moved aside here → what the server has there
+        self.unlisted: dict[str, Node] = {}  # found by name but not listed: older versions, views, offered folders
+        self.hidden: dict[str, Hidden] = {}  # names that were freed here → the file that the server has there
         self.listed_at = float("-inf")
         self.known = Known.NOTHING
-        self.listing: Listing | None = None  # the one under way
-        self.progress: Progress | None = None  # how far the first one came that broke off
+        self.listing: Listing | None = None  # the listing under way
+        self.progress: Progress | None = None  # of a first listing that was interrupted
         self.rest = Rest()
-        self.took_s = 0.0  # for the last listing
-        self.kept_s = 0.0  # when what is KEPT was listed, in seconds since 1970
-        self.recent: dict[str, Node] = {}  # id → what was saved here, until a listing shows it or it is old
-        self.gone: set[Version] = set()  # what was deleted and may be listed for a while yet
-        self.stamp = 0  # grows whenever the listing is called old
+        self.took_s = 0.0  # duration of the last listing
+        self.kept_s = 0.0  # when the KEPT listing was made, in seconds since 1970
+        self.recent: dict[str, Node] = {}  # id → node saved here, until a listing shows it or `MERGING_S` have passed
+        self.gone: set[Version] = set()  # versions that were deleted and may be listed for a while yet
+        self.stamp = 0  # grows whenever the listing is expired
         self.doubt: str | None = None  # why the listing could not be renewed
-        self.remark: str | None = None  # why there may be more than the last listing shows
+        self.remark: str | None = None  # why the last listing may be incomplete
 
     @classmethod
     def of_site(cls, site: Site, root: Folder) -> Folder:
@@ -230,11 +230,11 @@ class Folder(Node):
 
     @property
     def is_whole(self) -> bool:
-        """Whether this mount has listed a directory to its end, perhaps a while ago."""
+        """Whether this mount has listed the whole directory, perhaps a while ago."""
         return self.known is Known.WHOLE
 
     def has(self, node: Node) -> bool:
-        """Whether a node has its name here, listed or not."""
+        """Whether a node is in this directory under its name, listed or not."""
         return node in (self.children.get(node.name), self.unlisted.get(node.name))
 
     def called(self, name: str) -> list[Entry]:

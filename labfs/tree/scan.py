@@ -1,4 +1,4 @@
-"""Reading a whole list, page by page: what was found so far, and going on where it broke off.
+"""Reading a whole list, page by page: the entries found so far, and resuming after an interruption.
 
 Tests: core/test_hostile, core/test_slow_lists.
 """
@@ -11,20 +11,20 @@ from dataclasses import dataclass, field, replace
 from labfs.backend import Backend, Entry, Page
 from labfs.errors import Unavailable
 
-# A live list can shift while it is read page by page; three scans tell change from chaos.
+# A live list can shift while it is read page by page; after three scans that fail by this, give up.
 SCANS = 3
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a list was read: what was found, and where to go on. One that broke off can be taken up again."""
+    """How far a list was read: the entries found, and the cursor to resume at after an interruption."""
 
     found: dict[tuple[str, str | None], Entry] = field(default_factory=dict)  # one file may be in several directories
     left_out: int = 0
-    remark: str | None = None  # why there may be more than is listed
-    lacking: bool = False  # … and that is so for a while only
+    remark: str | None = None  # why the list may be incomplete
+    lacking: bool = False  # … and it is so for a while only
     cursor: str | None = None  # of the next page
-    cursors: set[str] = field(default_factory=set)  # that were followed
+    cursors: set[str] = field(default_factory=set)  # cursors that were returned so far
 
     def add(self, page: Page, parent: Entry) -> None:
         self.found.update(((entry.id, entry.inside), _possible(entry)) for entry in page.entries)
@@ -36,7 +36,7 @@ class Progress:
         self.cursor = page.cursor
 
     def restart(self) -> None:
-        """Read the list from its beginning again; what was found is no longer known to be there."""
+        """Go back to the first page, and drop the entries found, which may be gone."""
         self.found, self.left_out, self.cursor, self.cursors = {}, 0, None, set()
         self.remark, self.lacking = None, False
 
@@ -47,10 +47,10 @@ async def scan(
     progress: Progress | None = None,
     told: Callable[[], None] = lambda: None,
 ) -> list[Entry]:
-    """Return everything in `parent`, each id once a directory, however the list shifted between its pages.
+    """Return all entries in `parent`, each id once per directory, even if the list shifts between its pages.
 
-    Goes on where `progress` left off; `told` is called after each page that is not the last. Raises Unavailable when
-    three scans in a row came out shorter than the server's own count.
+    Resumes at `progress`; `told` is called after each page but the last. Raises Unavailable when three scans in a
+    row came out shorter than the server's own count.
     """
     progress = progress or Progress()
     for _ in range(SCANS):
@@ -66,11 +66,11 @@ async def scan(
     raise Unavailable(f"The list of “{parent.name}” kept changing while it was read.")
 
 
-LARGEST = 2**63 - 1  # bytes or nanoseconds: what a file system can say
+LARGEST = 2**63 - 1  # bytes or nanoseconds: the limit of a file system's attributes
 
 
 def _possible(entry: Entry) -> Entry:
-    """Return an entry without sizes and dates that no file can have."""
+    """Return an entry with an impossible date removed, and with an impossible size marked as unreadable."""
     if entry.modified_ns is not None and not 0 <= entry.modified_ns <= LARGEST:
         entry = replace(entry, modified_ns=None)
     if entry.size is not None and not 0 <= entry.size <= LARGEST:

@@ -19,11 +19,11 @@ class Site:
     backend: Backend
     may_write: bool = True
     may_delete: bool = False
-    address: str = ""  # where it is
+    address: str = ""  # of the server
 
     @property
     def key(self) -> str:
-        """What bytes and sizes are remembered by: another server by the same name has others."""
+        """The key of the site in caches of bytes and sizes: includes the address, as names can be reused."""
         return f"{self.name} {self.address}" if self.address else self.name
 
     @property

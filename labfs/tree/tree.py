@@ -1,10 +1,10 @@
-"""Path → node: what is found by a name, and every way in which a node changes.
+"""Path → node: lookups by name, and every way in which a node changes.
 
-What one listing shows is laid out by `layout`. A folder (a sub-directory that is only part of its files'
-paths) exists as long as something is in it, or while this mount made it. A directory whose contents were
-listed along with it has an entry of its own, but is listed anew with the one above.
+`layout` sorts a listing into directories. A folder (a sub-directory that is only part of its files' paths)
+exists as long as a file is in it, or if this mount made it. A directory whose contents were listed along
+with it has an entry of its own, but is listed anew with the directory above.
 
-The verbs below `looking` are the only writes to a node from outside this room.
+The methods below `looking` are the only writes to a node from outside this package.
 
 Tests: core/test_vfs.
 """
@@ -30,11 +30,11 @@ from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
 from labfs.write.writer import Writer
 
-PATIENCE_S = 17.0  # of whoever removes or renames: that may take as long as it takes, but not this
+PATIENCE_S = 17.0  # timeout of the listing before a removal or rename, which itself has none
 
 
 class Tree:
-    """The nodes of all sites, listed when somebody looks. Listings run in `nursery`."""
+    """The nodes of all sites, listed on demand. Listings run in `nursery`."""
 
     def __init__(
         self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen, listings: Listings
@@ -53,10 +53,9 @@ class Tree:
     # -- looking ---------------------------------------------------------------------------------------
 
     async def children(self, folder: Folder) -> dict[str, Node]:
-        """Return the nodes in a directory by name, listed anew if the last listing is too old and that works.
+        """Return the nodes in a directory by name, listed anew if the last listing is too old and a new one succeeds.
 
-        Of one whose first listing takes long they are what that has found so far (`is_part`). Raises NotYet where that
-        is nothing.
+        While a first listing takes long, the nodes found so far are returned. Raises NotYet if there are none.
         """
         container = folder.container
         if hiding.show_what_is_over(folder):
@@ -68,10 +67,10 @@ class Tree:
         return folder.children
 
     async def whole(self, folder: Folder, patience_s: float = float("inf")) -> None:
-        """Return once this mount has listed a directory to its end. Raises NotYet, and Unavailable.
+        """Wait until this mount has listed the whole directory. Raises NotYet, and Unavailable.
 
-        Before that a name that is not there may be in the part that was not read, and what an earlier mount saw may be
-        gone: neither is a ground for making, replacing, moving or removing anything.
+        Before, an absent name may be in the part that was not read, and a file that an earlier mount listed may be
+        gone: no file may be created, replaced, moved or removed on these grounds.
         """
         container = folder.container
         if container.is_whole:
@@ -85,30 +84,30 @@ class Tree:
             raise unknown(container)
 
     async def openable(self, node: Node) -> None:
-        """Return if a file can be read as it is known. Raises NotYet where a newer version may be unread."""
+        """Wait until the listing suffices to read a file. Raises NotYet while a newer version may be unlisted."""
         if node.site.keeps_versions and not node.stays_here:
             await self.whole(node.parent)
 
     @staticmethod
     def remark(node: Node) -> str | None:
-        """Return in which way the listing that shows a node may be out of date; None where it is current."""
+        """Return why the listing of a directory, or of a file's directory, may not be current; None if it is."""
         return remark(node.folder.container)
 
     def remarks(self) -> list[str]:
-        """Return what there is to say about all directories."""
+        """Return the remarks about all directories."""
         return self._lister.remarks()
 
     @staticmethod
     def incomplete(folder: Folder) -> LabfsError | None:
-        """Return why what is shown of a directory is not all that is in it, or None."""
+        """Return an error that says why the listing of a directory is partial; None if it is not."""
         return unknown(folder.container) if folder.container.known is Known.PART else None
 
     async def certain(self, folder: Folder) -> dict[str, Node]:
-        """Return the nodes in a directory as listed from now on; nobody else waits for that. Raises Unavailable."""
+        """Return the nodes in a directory from a listing that begins now. Raises Unavailable."""
         container = folder.container
         if container.is_root:
             return folder.children
-        if container.listing is not None:  # begun before
+        if container.listing is not None:  # it began before this call
             await container.listing.landed.wait()
         if container.rest.needed and container.rest.error is not None:
             raise again(container.rest.error)
@@ -118,7 +117,7 @@ class Tree:
         return folder.children
 
     async def child(self, parent: Node, name: str) -> Node:
-        """Return the node of that name, listed or not. Raises NotFound, and NotYet where it may not be listed yet."""
+        """Return the node of that name, listed or not. Raises NotFound, and NotYet if the listing is incomplete."""
         if not isinstance(parent, Folder):
             raise NotDirectory(f"“{parent.name}” is not a directory.")
         container = parent.container
@@ -132,7 +131,7 @@ class Tree:
         node = parent.children.get(name) or parent.unlisted.get(name)
         doubtful = container.doubt is not None or container.listing is not None or not container.is_whole
         if node is None and not container.is_root and doubtful:
-            # A list that is old or unfinished can show what was there, not what is absent.
+            # A stale or partial listing shows what was there; it does not prove that a name is absent.
             raise unknown(container)
         node = node or self._offered(parent, name)
         if node is None:
@@ -140,34 +139,34 @@ class Tree:
         return node
 
     def _offered(self, parent: Folder, name: str) -> Node | None:
-        """Return a folder that the system has room for, although nothing is in it yet."""
+        """Return a folder that the system offers for files, although it is empty yet; None if it offers none."""
         if parent.entry is None or names.original(name) not in parent.entry.takes.folders:
             return None
         parent.unlisted[name] = Folder(name, parent, Kind.SERVER)
         return parent.unlisted[name]
 
     def renew(self, node: Node) -> None:
-        """Expire a listing as `expire` does, even while the server may still be at work on the last request."""
+        """Expire a listing as `expire` does, and cancel the one under way and the pause after a failure."""
         container = node.folder.container
         if container.listing is not None:
-            container.listing.scope.cancel()  # whoever waits for it gets the new one
+            container.listing.scope.cancel()  # the tasks that wait for it get the new one
         container.rest.end()
         self.expire(node)
 
     @staticmethod
     def expire(node: Node) -> None:
-        """Expire the listing that shows a node: the next look lists it anew."""
+        """Expire the listing of a directory, or of a file's directory: the next access lists it anew."""
         lister.expire(node.folder)
 
     # -- places ----------------------------------------------------------------------------------------
 
     def made(self, folder: Folder, entry: Entry) -> None:
-        """Show a directory that was made on the server just now: nothing is in it."""
+        """Show a directory that was created on the server just now, and is empty."""
         folder.listed_at, folder.known = trio.current_time(), Known.WHOLE
         self._show(folder, entry, None)
 
     def add_folder(self, parent: Folder, name: str, kind: Kind = Kind.UNBORN) -> Folder:
-        """Add a folder to a directory, or use the one that the system offers there."""
+        """Add a folder made by this mount to a directory, or use the one that the system offers there."""
         offered = parent.unlisted.get(name)
         folder = offered if isinstance(offered, Folder) else Folder(name, parent, kind)
         folder.kind = kind
@@ -176,14 +175,14 @@ class Tree:
 
     @staticmethod
     def add_view(parent: Folder, name: str, text: bytes) -> Node:
-        """Add an unlisted file with a text of labfs's own to a directory."""
+        """Add an unlisted file with a text of labfs's own to a directory, and return it."""
         node = parent.unlisted[name] = Node(name, parent, Kind.VIEW)
         node.text = text
         return node
 
     @staticmethod
     def attach(node: Node, parent: Folder, name: str) -> None:
-        """Attach a node at a name, in place of whatever had it."""
+        """Put a node into a directory under a name, in place of any node of that name."""
         node.name, node.parent = name, parent
         parent.children[name] = node
         parent.hidden.pop(name, None)
@@ -192,21 +191,21 @@ class Tree:
 
     @staticmethod
     def detach(node: Node) -> None:
-        """Detach a node from its parent; open handles keep it."""
+        """Remove a node from its directory; open handles keep the node."""
         if node.parent.children.get(node.name) is node:
             del node.parent.children[node.name]
 
     def unlink(self, node: Node) -> None:
-        """Take a file out of the tree for good."""
+        """Remove a file from the tree for good."""
         self.detach(node)
         node.unlinked = True
 
     @contextmanager
     def taking(self, node: Node, there: Node | None, into: Folder, new: str) -> Iterator[None]:
-        """Give a file that is being written the place and the identity of another; on failure all is as it was.
+        """Give a file that is being written the path and the entry of another; on an error in the block undo both.
 
-        The identity is that of what has the name, or had it until it was moved aside. Nothing is put back where the
-        mount ends: what was sent by then is found out by the next one.
+        The entry is that of the file that has the name, or had it until it was moved aside. A cancellation, at the end
+        of the mount, undoes nothing: the next mount finds out what was sent.
         """
         parent, name, kind, entry, writer = node.parent, node.name, node.kind, node.entry, node.writer
         opened, hidden = writer.opened if writer is not None else None, into.hidden.get(new)
@@ -231,36 +230,36 @@ class Tree:
 
     @staticmethod
     def bury(parent: Folder, entry: Entry) -> None:
-        """Show an entry no more, that was deleted but may be listed until the system has done it."""
+        """Leave a deleted entry out of listings, in which it may stay until the system has deleted it."""
         parent.container.gone.add((entry.id, entry.version))
 
     def bury_hidden(self, parent: Folder, name: str, entry: Entry) -> None:
-        """Unlink, as `unlink` does, a file that was hidden under a name."""
+        """Do the same for a deleted file that was hidden under a name."""
         parent.hidden.pop(name, None)
         self.bury(parent, entry)
 
     def doom(self, site: str, number: str) -> None:
-        """Stop showing an entry that was replaced and is about to be deleted."""
+        """Leave an entry out of listings, since another has replaced it and it is about to be deleted."""
         self._lister.doomed[site].add(number)
 
     def spare(self, site: str, number: str) -> None:
-        """Show an entry again if the server still lists it."""
+        """Undo `doom`: show an entry again if it is listed."""
         self._lister.doomed[site].discard(number)
 
     # -- what a node is --------------------------------------------------------------------------------
 
     @staticmethod
     def stay(node: Node) -> None:
-        """Keep a node on this machine, whatever it was."""
+        """Make a node local: it stays on this machine."""
         node.kind = Kind.SCRATCH
 
     @staticmethod
     def leave(node: Node) -> None:
-        """Make a local node one of its server again: a file that the server has, or a new one."""
+        """Make a local node one of its server's again: an existing file if it has an entry, else a new one."""
         node.kind = Kind.UNBORN if node.entry is None else Kind.SERVER
 
     def take(self, node: Node, entry: Entry | None) -> None:
-        """Give a file the identity of the server's `entry`, or of a new file: its save goes over that one."""
+        """Set a file's entry, over which its next save goes; None makes it a new file."""
         node.entry = entry
         self.leave(node)
         if node.writer is not None:
@@ -269,15 +268,15 @@ class Tree:
     # -- what is known of its bytes --------------------------------------------------------------------
 
     def saved(self, node: Node, entry: Entry, over: Entry | None) -> None:
-        """Show what was saved here, `over` another entry or not, also before any listing does."""
+        """Show a file that was saved here as `entry`, perhaps `over` another, before a listing shows it."""
         self._show(node, entry, over)
         node.saves += 1
 
     def renamed(self, node: Node, entry: Entry, over: Entry | None) -> None:
-        """Rename a node whose file was renamed on the server, in place of `over`."""
+        """Show a file that was renamed on the server, where it perhaps replaced `over`."""
         self._show(node, entry, over)
         if node.writer is not None and node.writer.opened is not None:
-            node.writer.opened = entry  # what is being written is saved under the new name
+            node.writer.opened = entry  # the file being written is saved under the new name
 
     def arrived(self, node: Node, entry: Entry, over: Entry) -> None:
         """Show a save that an earlier mount began, and that the server has as `entry`."""
@@ -302,44 +301,44 @@ class Tree:
             node.seen_ns = dates.saved(site, entry, date)
 
     def redate(self, node: Node, date: int) -> None:
-        """Show the date, in nanoseconds, that a user gave; remember it where the server keeps none."""
+        """Show the date, in nanoseconds, that a user set; remember the date if the server has none."""
         node.modified_ns = date
         if node.entry is not None and (node.writer is None or not node.writer.dirty):
             self._seen.dates.set(node.site.name, node.entry, date)
 
     @staticmethod
     def distrust(node: Node) -> None:
-        """Believe a listing that does not show what was saved here: its bytes are not there any more."""
+        """Accept a listing that does not show a file saved here: its bytes are not there any more."""
         lister.distrust(node)
 
     @staticmethod
     def written(node: Node) -> None:
-        """Drop the date that a user set, since a write is newer."""
+        """Drop the date that a user set: the file has the date of its last write from now on."""
         node.modified_ns = None
 
     @staticmethod
     def set_writer(node: Node, writer: Writer | None) -> None:
-        """Set or clear the writer of a file."""
+        """Set the writer of a file; None ends the writing."""
         node.writer = writer
 
     @staticmethod
     def changed(node: Node) -> None:
-        """Mark the kernel's cached pages of a file as invalid: its bytes changed on the server."""
+        """Mark the kernel's cached pages of a file as invalid: its bytes were changed by others."""
         node.generation += 1
 
     def measured(self, node: Node, entry: Entry, size: int | None, least: int = 1) -> None:
-        """Record the size of an entry in bytes, or that it has at `least` so many."""
+        """Record the size of an entry, in bytes, or the lower bound `least`."""
         node.least = least
         if size is not None and node.entry is entry:
             node.entry = self.measuring.learnt(node.site.key, entry, size)
 
     @staticmethod
     def sized(node: Node, entry: Entry, size: int) -> None:
-        """Show the size that an entry without a version had just now, and remember it for nobody else."""
+        """Show the size, in bytes, that an entry without a version had just now; not stored for the next mount."""
         if node.entry is entry:
             node.entry = replace(entry, size=size)
 
     @staticmethod
     def troubled(node: Node, error: LabfsError | None) -> None:
-        """Know why the size of a file, and so its bytes, cannot be had."""
+        """Record why the size of a file, and so its bytes, cannot be read; None if they can."""
         node.trouble = error

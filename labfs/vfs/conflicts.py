@@ -14,8 +14,8 @@ from labfs.vfs import policy
 
 
 async def unchanged(node: Node, target: Target) -> Target:
-    """Return where a file is to be saved, once that was found to destroy nothing. Raises Conflict."""
-    # Where the bytes do not change in place theirs stay, beside ours or as an older version.
+    """Return the target of a save, after a check that it destroys no newer version. Raises Conflict."""
+    # Where a save does not overwrite in place the other version stays, beside ours or as an older version.
     opened = target.replaces
     if opened is None or not policy.destroys_old(node):
         return target
@@ -23,7 +23,7 @@ async def unchanged(node: Node, target: Target) -> Target:
     try:
         if opened.version is not None:
             changed = (await backend.stat(opened.id)).version != opened.version
-        else:  # the size is all that can tell, where that can be asked for
+        else:  # only the size can show a change, where the server can be asked for it
             size = await backend.measure(opened) if backend.capabilities.measured else None
             changed = None not in (size, opened.size) and size != opened.size
     except NotFound:
@@ -37,7 +37,7 @@ async def unchanged(node: Node, target: Target) -> Target:
 
 
 async def _is_listed(backend: Backend, entry: Entry) -> bool:
-    """Whether a file is there, though perhaps without its bytes; one that was removed makes ours a new one."""
+    """Whether the server still has an entry, even without its bytes; if it was removed the save makes a new file."""
     try:
         await backend.stat(entry.id)
     except NotFound:

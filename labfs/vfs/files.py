@@ -38,8 +38,8 @@ class Handle:
         self.readable = readable
         self.writable = writable
         self.append = append
-        self.pid = 0  # of the process that opened it, where that is known
-        self.view: View | None = None  # of what the server has, once it is read
+        self.pid = 0  # of the process that opened the file, where known
+        self.view: View | None = None  # of the server's version, once the handle is read
 
 
 class Files:
@@ -65,7 +65,7 @@ class Files:
     async def open(
         self, node: Node, *, read: bool, write: bool, truncate: bool = False, append: bool = False
     ) -> Handle:
-        """Open a file. What would make every read or write fail is raised here."""
+        """Open a file and return its handle. Raises an error that would make every read or write fail."""
         if node.is_dir:
             raise IsDirectory(f"“{node.name}” is a directory.")
         write = write or truncate  # an open that only truncates is a change too, which its close saves
@@ -74,7 +74,7 @@ class Files:
         if write:
             self._raise_untold(node.path)
             policy.check_writable(node)
-            # From now on nobody else's release ends the writing.
+            # From now on the release of another handle does not end the writing.
             self._handles[node].add(handle)
             try:
                 await self._begin_writing(node, truncate)
@@ -91,7 +91,7 @@ class Files:
         return handle
 
     async def _known(self, node: Node, *, write: bool) -> None:
-        """Return once enough is known of where a file is. Raises NotYet, and Stale for one that is gone."""
+        """Wait until the listing suffices to open a file. Raises NotYet, and Stale for a file that is gone."""
         if node.unlinked or node.stays_here or node.writer is not None:
             return
         parent = node.parent
@@ -108,7 +108,7 @@ class Files:
         truncate: bool = False,
         append: bool = False,
     ) -> Handle:
-        """Make a file and open it for reading and writing; the server hears of it at the commit."""
+        """Create a file and open it for reading and writing; it is created on the server at the commit."""
         await self._tree.whole(parent)
         known = (await self._tree.children(parent)).get(name)
         if known is not None and maker.exclusive:
@@ -124,7 +124,7 @@ class Files:
         if not local and kind is None:  # a draft may be written beside the only file that has room
             policy.check_room(parent, name)
         node = Node(name, parent, Kind.SCRATCH if local else Kind.UNBORN)
-        # What was moved aside as a backup is what this save takes the place of.
+        # A file that was moved aside as a backup is the one that this save replaces.
         hidden = None if local else parent.hidden.get(name)
         if hidden is not None:
             policy.check_replaces(node)
@@ -150,7 +150,7 @@ class Files:
         return data
 
     async def write(self, handle: Handle, offset: int, data: bytes, *, placed: bool = False) -> int:
-        """Write at `offset`; at the end through a handle that appends, unless the bytes have their place."""
+        """Write at `offset`, or at the end through an appending handle, unless the bytes are `placed`."""
         node = handle.node
         if node.writer is None or not handle.writable:
             raise Invalid(f"“{node.name}” is not open for writing.")
@@ -159,16 +159,16 @@ class Files:
         try:
             policy.check_size(node, start + len(data))
             return await node.writer.write(start, data)
-        except BaseException as error:  # one that was too late as well
+        except BaseException as error:  # also a cancellation
             node.writer.lose(start, len(data), error)
             raise
 
     async def truncate(self, node: Node, size: int) -> None:
-        """Set a file's length; saved at once if nobody has it open for writing."""
+        """Set a file's length in bytes; saved at once if no other handle has the file open for writing."""
         if node.is_dir:
             raise IsDirectory(f"“{node.name}” is a directory.")
         if node.writer is None:
-            policy.check_size(node, size)  # before there is anything to save: whoever asks is told now, and once
+            policy.check_size(node, size)  # before a writer exists, so that the caller gets the error once
         handle = await self.open(node, read=False, write=True, truncate=size == 0)
         try:
             await self.resize(node, size)
@@ -178,7 +178,7 @@ class Files:
             await self.release(handle)
 
     async def resize(self, node: Node, size: int) -> None:
-        """Set the length of a file that is being written."""
+        """Set the length, in bytes, of a file that is being written."""
         writer = node.writer
         if writer is None:
             raise Invalid(f"“{node.name}” is not open for writing.")
@@ -190,9 +190,9 @@ class Files:
             raise
 
     async def flush(self, handle: Handle, *, shared: bool, killed: bool = False) -> None:
-        """Save what was written, unless other descriptors still `share` this handle's open file.
+        """Save what was written, unless other descriptors still share this handle's open file (`shared`).
 
-        What a process wrote that was `killed` is not whole, and so it is not saved.
+        What a `killed` process wrote may be incomplete, and is not saved.
         """
         node = handle.node
         if killed and handle.writable and not shared:
@@ -202,7 +202,7 @@ class Files:
             await self._save(node)
 
     async def _save(self, node: Node) -> None:
-        """Save what was closed, unless it is a draft."""
+        """Save a file that was closed, unless it is a draft."""
         if self.drafts.closed(node):
             return
         try:
@@ -212,12 +212,12 @@ class Files:
                 raise
 
     async def fsync(self, handle: Handle) -> None:
-        """Make what was written so far survive a power cut, in the spool."""
+        """Sync to disk what was written to the spool so far, so that it survives a power cut."""
         if handle.node.writer is not None:
             await handle.node.writer.sync()
 
     async def release(self, handle: Handle) -> None:
-        """Close for good. Late writes (a memory map's) are saved; a save that failed keeps its bytes."""
+        """Close a handle for good. Late writes (of a memory map) are saved; the bytes of a failed save are stored."""
         node = handle.node
         self._handles[node].discard(handle)
         self.drafts.used(node)
@@ -229,14 +229,14 @@ class Files:
         if node.unlinked:
             self.saves.discard(node)
         elif node.writer is not None:
-            node.writer.spool.close()  # a file that stays local: it must not hold a descriptor for ever
+            node.writer.spool.close()  # of a file that stays local: it must not hold a descriptor for ever
 
     def writers(self, node: Node) -> int:
         """Return how many handles may write to a file."""
         return sum(handle.writable for handle in self._handles.get(node, ()))
 
     def _raise_untold(self, path: str) -> None:
-        """Raise, once, why an earlier save failed that nobody could be told about any more."""
+        """Raise, once, the error of an earlier save that failed after its close had been answered."""
         error = self.saves.untold.pop(path, None)
         if error is not None:
             raise type(error)(f"The last save failed after it was closed: {error}")
@@ -248,13 +248,13 @@ class Files:
                 self.saves.begin(node, None)
                 return
             base, entry = await self.sources.begin(node)
-            if node.writer is None and node.entry is entry:  # nobody came first while it was prepared
+            if node.writer is None and node.entry is entry:  # no other task began while the reader was prepared
                 self.saves.begin(node, base)
         if truncate:
             await node.writer.truncate(0)
 
     def drop(self, node: Node) -> None:
-        """Take a file out of the tree; its bytes live on while it is open."""
+        """Remove a file from the tree; its written bytes stay available while a handle has it open."""
         self._tree.unlink(node)
         self.drafts.forget(node)
         if not self._handles.get(node):

@@ -1,7 +1,7 @@
 """Removing and renaming files: what that means on a server, and what stays on this machine.
 
-A local file that gets an ordinary name is saved under it: the rename is the save. A file of a server is renamed
-where its system can; what had the name before is deleted afterwards.
+A local file that gets an ordinary name is saved under that name: the rename is the save. A file of a server is renamed
+where its system can rename; the file that had the name before is deleted afterwards.
 
 Tests: core/test_moves, core/test_drafts.
 """
@@ -34,11 +34,11 @@ from labfs.vfs.drafts.signs import NOBODY, Maker
 from labfs.vfs.files import Files
 from labfs.write.spool import SpoolFile
 
-REPLACED_S = 10.0  # for a program to make anew what it removed in order to do so
+REPLACED_S = 10.0  # in which a program creates again the file that it removed in order to replace it
 
 
 class Moves:
-    """Changes of names in a tree with open `files`."""
+    """Removals and renames in a tree with open `files`."""
 
     def __init__(self, tree: Tree, files: Files, lookup: Callable[[Folder, str], Awaitable[Node]]) -> None:
         self._tree = tree
@@ -48,9 +48,9 @@ class Moves:
         self._saves = files.saves
 
     async def unlink(self, parent: Folder, name: str, maker: Maker = NOBODY, path: str = "") -> None:
-        """Remove a file: from the server where that is allowed, a local one always.
+        """Remove a file: from the server where deleting is allowed, a local file always.
 
-        Where a program is about to put another in its `path`, as that sees it, nothing is removed before that is there.
+        Where a program is about to put another file at `path`, as the program sees it, the old one is only hidden.
         """
         node = await self._at_rest(parent, name)
         if node.is_dir:
@@ -71,7 +71,7 @@ class Moves:
         await self._finish_marked(parent, name)
 
     def _make_room(self, node: Node, entry: Entry, maker: Maker) -> None:
-        """Hide a file for what a program is about to put in its place, which then takes it as any save would."""
+        """Hide a file that a program is about to replace; the new file then replaces it as any save would."""
         until = trio.current_time() + REPLACED_S
         goes = maker.program in signs.EITHER and node.site.may_delete and node.site.backend.capabilities.deletable
         if not goes:
@@ -84,7 +84,7 @@ class Moves:
         self._files.drop(node)
 
     async def _finish_marked(self, parent: Folder, name: str) -> None:
-        """Save a file that is whole now that the mark beside it is gone, which said that it was not."""
+        """Save a draft whose mark, the file beside it that said it was incomplete, has been removed."""
         for mark in signs.MARKS:
             marked = parent.children.get(name.removesuffix(mark)) if name.endswith(mark) else None
             if marked is not None and self._drafts.holds(marked) and not self._files.writers(marked):
@@ -92,7 +92,7 @@ class Moves:
 
     @contextmanager
     def _moving(self, *nodes: Node | None) -> Iterator[None]:
-        """Keep the outbox from sending what waits for these files, which what is done now overtakes."""
+        """Keep the outbox from sending saves of these files while they are removed or renamed."""
         moving = [node for node in nodes if node is not None]
         self._saves.moving += moving
         try:
@@ -102,7 +102,7 @@ class Moves:
                 self._saves.moving.remove(node)
 
     async def _at_rest(self, parent: Folder, name: str) -> Node:
-        """Return the node of that name when no upload of it is under way: that decides what it is."""
+        """Return the node of that name once its upload, if any, has ended: the upload decides what the node is."""
         node = await self._lookup(parent, name)
         while node.writer is not None and node.writer.committing:
             await node.writer.committed()
@@ -126,11 +126,11 @@ class Moves:
     async def rename(
         self, parent: Folder, name: str, into: Folder, new: str, *, replace: bool = True, maker: Maker = NOBODY
     ) -> None:
-        """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
+        """Rename or move a node. A local file that gets an ordinary name is saved under it: the rename is the save."""
         node = await self._at_rest(parent, name)
         there = (await self._tree.children(into)).get(new)
         while uploads := [n.writer for n in (node, there) if n and n.writer and n.writer.committing]:
-            await uploads[0].committed()  # of what has the name so far as well: both would be there in the end
+            await uploads[0].committed()  # also of the file to be replaced: both would be on the server in the end
             node = await self._at_rest(parent, name)
             there = (await self._tree.children(into)).get(new)
         if there is node:
@@ -169,12 +169,12 @@ class Moves:
         self._drafts.moved(node)
 
     def _goes_aside(self, node: Node, there: Node | None, into: Folder, maker: Maker) -> bool:
-        """Whether a program moves a file out of the way of a draft that it has written beside it."""
+        """Whether a program moves a file of a server aside, to put a draft from the same directory in its place."""
         free = there is None or not there.on_server
         return free and node.on_server and into is node.parent and self._drafts.has(into, maker)
 
     async def _name_folder(self, folder: Folder) -> None:
-        """Save what is in a program's own folder, which has an ordinary name now. Raises what made one fail first."""
+        """Save the drafts in a program's own folder, now that its name is an ordinary one. Raises the first error."""
         names.for_saving(folder.name)
         self._tree.leave(folder)
         for node in list(folder.children.values()):
@@ -184,7 +184,7 @@ class Moves:
                 await self._drafts.publish(node)
 
     async def _rename_there(self, node: Node, entry: Entry, there: Node | None, into: Folder, new: str) -> None:
-        """Give a file of a server another name; what had that name before is deleted afterwards."""
+        """Rename a file on its server; the file that had the new name before is deleted afterwards."""
         site, path = node.site, node.path
         taken = there.entry if there is not None and not there.stays_here else None
         if there is not None and taken is not None:
@@ -200,7 +200,7 @@ class Moves:
         except LabfsError as error:
             if taken is not None and (duty is None or not isinstance(error, Unavailable)):
                 self._saves.replacing.drop(site, taken.id, duty)
-            self._saves.waiting.changed()  # where it may have been carried out, that is found out
+            self._saves.waiting.changed()  # the outbox finds out whether the rename was carried out
             raise
         if there is not None:
             self._files.drop(there)
@@ -214,7 +214,7 @@ class Moves:
             await self._saves.replacing.remove(into, taken, duty)
 
     def _is_put_back(self, node: Node, into: Folder, new: str) -> bool:
-        """Whether this is a backup, unchanged, that gets its old name again."""
+        """Whether the node is an unchanged backup that gets its old name again."""
         unchanged = node.writer is None or not node.writer.dirty
         hidden = into.hidden.get(new)
         return unchanged and node.entry is not None and hidden is not None and hidden.entry.id == node.entry.id
@@ -261,7 +261,7 @@ class Moves:
         self._tree.attach(node, into, new)
 
     async def _save_as(self, node: Node, there: Node | None, into: Folder, new: str) -> None:
-        """Save a file that no server has under an ordinary name, over whatever is there; all of it or nothing."""
+        """Save a local file under an ordinary name, over any file of that name; undone in the tree if that fails."""
         if there is not None and there.on_server:
             policy.check_writable(there)
         elif new in into.hidden:
@@ -284,13 +284,13 @@ class Moves:
 
     @contextmanager
     def _explained(self, node: Node) -> Iterator[None]:
-        """Record in the journal why the rename of a file that is being saved failed."""
+        """Record in the file's note why the rename done in this block failed, and re-raise."""
         try:
             yield
         except trio.Cancelled:
             raise
         except BaseException as error:
             reason = str(error) or "the rename was interrupted"
-            with suppress(OSError):  # a full disk: then its note says what it said
+            with suppress(OSError):  # a full disk: the note stays as it was
                 self._saves.relabel(node, reason)
             raise

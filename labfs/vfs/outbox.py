@@ -1,8 +1,8 @@
-"""Saves that did not reach their server: sent as soon as it answers, by this mount or the next.
+"""Saves that did not reach their server: sent as soon as the server answers, by this mount or the next.
 
-Nothing is sent twice without looking: an answer may have been lost, and then the server has the file. Nothing
-is sent over a newer save, made here or by somebody else. And nothing is given up after so many tries: what
-waits, waits; what was refused for good is left to a person (`labfs outbox`).
+Before a retry the server's files are compared with the save: if only the answer was lost, the server has the file.
+No save is sent over a newer one, made here or by somebody else. The number of retries is not limited; a save that
+was refused for good is left to a person (`labfs outbox`).
 
 Tests: core/test_outbox, core/test_windows.
 """
@@ -33,14 +33,14 @@ from labfs.write.spool import ORDER
 
 log = logging.getLogger(__name__)
 
-FIRST_TRY_S = 15.0  # after a save failed: the site has just been away
+FIRST_TRY_S = 15.0  # after a save failed: the site was unavailable just now
 LONGEST_WAIT_S = 300.0
 COMPARED = 1024 * 1024  # bytes at a time
-LATE_S = 150.0  # after which a request whose answer was lost is not carried out any more
+LATE_S = 150.0  # after this time a request whose answer was lost is not carried out any more
 
 
 class Outbox:
-    """Sends what waits in the spool of `files`; each site has a task of its own, so that none waits for another."""
+    """Sends the saves that wait in the spool of `files`; one task per site, so that no site waits for another."""
 
     def __init__(self, tree: Tree, files: Files, sites: tuple[Site, ...]) -> None:
         self._tree = tree
@@ -51,7 +51,7 @@ class Outbox:
         self._replacing = files.saves.replacing
         self._sites = sites
         self._pauses: dict[str, trio.CancelScope] = {}  # by site
-        self._asked = 0  # so many times somebody had things sent again
+        self._asked = 0  # number of calls of `retry`
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -59,12 +59,12 @@ class Outbox:
                 if site.may_write:
                     nursery.start_soon(self._tend, site)
 
-    # -- what a person asks for ------------------------------------------------------------------------
+    # -- commands of a person --------------------------------------------------------------------------
 
     def retry(self, name: str | None, over: Over | None = None) -> int:
-        """Retry the failed save of that name, or all that may be sent unasked; return their number.
+        """Queue the failed save of that name, or all that may be sent unasked, for a retry; return how many.
 
-        A named one goes over whatever is there, or over that version alone whose identity is `over`.
+        A named save goes over any version on the server, or only over the version with the identity `over`.
         """
         left = saves(self._spool.leftovers())
         if name is None:
@@ -74,7 +74,7 @@ class Outbox:
             chosen = [kept for kept in left if kept.file.stem == name and kept.note.state in LEFT]
         chosen = [kept for kept in chosen if not self._is_lent(kept, name)]
         for kept in chosen:
-            if name is not None or kept.note.state is State.FAILED:  # what waits already does so as it was asked for
+            if name is not None or kept.note.state is State.FAILED:  # a waiting save stays as it was asked for
                 self._spool.mark(kept, **_again(kept.note, insisted=name is not None, over=over))
         self._waiting.changed()
         self._asked += 1
@@ -83,7 +83,7 @@ class Outbox:
         return len(chosen)
 
     async def plan(self, name: str) -> dict[str, Any]:
-        """Return what a retry of that save would do, and to which version; `over` identifies the version."""
+        """Return, as a sentence, what sending a named save would do; `over` identifies the version it would replace."""
         kept = self._found(name)
         note, size, path = kept.note, _size(kept), kept.note.path
         if note.is_duty:
@@ -103,7 +103,7 @@ class Outbox:
         return {"sentence": f"{what}{torn} is saved over {there.path}: {version}.", "over": seen}
 
     def discard(self, name: str) -> None:
-        """Delete the bytes of a save for good. Raises Busy while a temporary file still shows them."""
+        """Delete the bytes of a save for good. Raises NotFound, and Busy while a temporary file shows the bytes."""
         kept = self._found(name)
         self._is_lent(kept, name)
         self._spool.reopen(kept).discard()
@@ -118,7 +118,7 @@ class Outbox:
         raise NotFound(f"The outbox has no “{name}”.")
 
     def _is_lent(self, kept: Spooled, name: str | None) -> bool:
-        """Whether a temporary file here still shows the bytes of a save; raises Busy if that was asked for by name."""
+        """Whether a temporary file here still shows the bytes of a save; raises Busy if the save was named."""
         for node in self._saves.local():
             if node.writer is not None and node.writer.spool.path == kept.file:
                 if name is not None:
@@ -126,10 +126,10 @@ class Outbox:
                 return True
         return False
 
-    # -- what goes on by itself ------------------------------------------------------------------------
+    # -- the task of each site -------------------------------------------------------------------------
 
     async def _tend(self, site: Site) -> None:
-        wait_s, again_s = 0.0, FIRST_TRY_S  # what an earlier mount left goes at once
+        wait_s, again_s = 0.0, FIRST_TRY_S  # saves of an earlier mount are sent at once
         while True:
             news = self._waiting.news
             with trio.move_on_after(wait_s) as self._pauses[site.name]:
@@ -143,7 +143,7 @@ class Outbox:
                 wait_s = 0.0  # while this round was under way
 
     async def _round(self, site: Site) -> tuple[bool, bool]:
-        """Try all waiting saves; return whether some still wait, and whether more came meanwhile."""
+        """Try all that waits for a site; return whether some still waits, and whether more has come meanwhile."""
         left: set[Path] = set()
         owing = not self._waiting.flush()
         try:
@@ -164,14 +164,14 @@ class Outbox:
         return bool(left) or owing, bool(more)
 
     def _due(self, site: Site) -> list[Spooled]:
-        """Return, of each path, the last save that waits; those before it are overtaken."""
+        """Return the latest waiting save of each path, and mark the earlier ones as overtaken."""
         due = self._waiting.due(site.name)
         for kept in due:
             self._waiting.supersede(kept.note.path, kept.file)
         return due
 
     async def _tried(self, kept: Spooled, work: Callable[[Spooled], Awaitable[bool]]) -> bool:
-        """Carry out what is left of one save; return False if it is to be tried again."""
+        """Do `work` for one save; false if it is to be retried, else done or marked as failed."""
         path = kept.note.path
         try:
             return await work(kept)
@@ -192,13 +192,13 @@ class Outbox:
         return True
 
     async def _retired(self, kept: Spooled) -> bool:
-        """Delete a file whose place another has taken, as an earlier try was about to."""
+        """Retry a duty: delete a file that another has replaced."""
         if self._is_there(kept):
             await self._replacing.go_on(await self._parent(kept.note), kept)
         return True
 
     async def _swept(self, kept: Spooled) -> bool:
-        """Delete what arrived of a save after a newer one had overtaken it, where versions are files of their own."""
+        """Delete the files of an overtaken save that arrived late, where each version is a file of its own."""
         parent = await self._parent(kept.note)
         there = parent.children.get(_last(kept.note))
         if self._is_there(kept) and there is not None and policy.deletes_old(there):
@@ -232,12 +232,12 @@ class Outbox:
             return True
         there = _place(parent, now.note)
         if there is not None and (there.writer is not None or there in self._saves.moving):
-            return False  # somebody writes or removes it just now: what they do is newer
+            return False  # the file is being written or removed just now: that is newer than this save
         if there is not None and there.is_dir:
             raise IsDirectory(f"A directory is called “{name}” now; what was written is kept here.")
         opened, base = self._opened(there, now.note)
         if there is not None:
-            policy.check_writable(there)  # which it was when it was opened
+            policy.check_writable(there)  # it was writable when it was opened
             self._saves.resume(there, now, base, opened)
         else:
             policy.check_holds(parent, Accept.FILE, name)
@@ -248,7 +248,7 @@ class Outbox:
         return await self._saves.send(there)
 
     async def _had_arrived(self, node: Node, kept: Spooled) -> None:
-        """Call a save done that the server has; where its old file is still there, that goes now."""
+        """Discard a save that the server has; where its old file is still there, delete that file."""
         duty, note, entry = None, kept.note, node.entry
         opened = note.opened
         if entry is not None and opened is not None and opened.id != entry.id and policy.deletes_old(node):
@@ -264,23 +264,23 @@ class Outbox:
             await self._replacing.go_on(node.parent, Spooled(duty.note, duty.path, 0))
 
     def _is_there(self, kept: Spooled) -> bool:
-        """Whether nobody discarded a save by name."""
+        """Whether a save's file is still in the spool, and was not discarded by name."""
         if kept.file.exists():
             return True
         self._waiting.changed()
         return False
 
     def _still_due(self, kept: Spooled) -> Spooled | None:
-        """Return a save as it is now, unless that was overtaken or discarded meanwhile."""
+        """Return a save with its present note; None if it was overtaken or discarded meanwhile."""
         due = self._waiting.due(kept.note.site) if self._is_there(kept) else []
         return next((now for now in due if now.file == kept.file), None)
 
     async def _parent(self, note: Note) -> Folder:
-        """Return the directory that a save belongs into, listed anew."""
+        """Return the directory of a save, listed anew. Raises NotFound or NotDirectory."""
         return await self._directory(note.path.rpartition("/")[0], note.path)
 
     async def _directory(self, path: str, whole: str) -> Folder:
-        """Return the directory that a save belongs into, listed anew; folders that only this mount knew are made."""
+        """Return the directory of a save, listed anew; makes folders that only the mount knew. Raises NotFound."""
         folder, listed = self._tree.root, None
         for name in filter(None, path.split("/")):
             if folder.container is not listed:
@@ -300,7 +300,7 @@ class Outbox:
         return folder
 
     def _opened(self, there: Node | None, note: Note) -> tuple[Entry | None, Reader | None]:
-        """Return the version that a save was begun on, and what reads the bytes that the spool lacks of it."""
+        """Return the version to save over, and a reader of its bytes that the spool lacks. Raises Conflict."""
         now = there.entry if there is not None else None
         if note.missing:
             if now is None or there is None or note.opened != Identity.of(now):
@@ -316,11 +316,11 @@ class Outbox:
             return now, None
         no_bytes = there is not None and isinstance(there.trouble, NoBytes)
         if note.opened is None and no_bytes and now.age > note.after:
-            return now, None  # made by this very save, which was broken off before any byte had arrived
+            return now, None  # made by this very save, which was interrupted before any byte had arrived
         raise Conflict("Somebody else saved this file meanwhile; theirs is on the server, yours is kept here.")
 
     async def _arrivals(self, parent: Folder, kept: Spooled) -> list[Node]:
-        """Return the files of this name that have these very bytes, and that were not there before."""
+        """Return the server's files with the name and the bytes of a save that were not there before it."""
         note, size, found = kept.note, _size(kept), []
         if note.missing or size > kept.bytes:
             return []
@@ -347,7 +347,7 @@ class Outbox:
 
 
 def _place(parent: Folder, note: Note) -> Node | None:
-    """Return what a save is saved over: the file that it was begun on, also where its path went with its twins."""
+    """Return the file that a save goes over: the one it was begun on, even if its path changed with its twins."""
     number, name = note.opened.id if note.opened is not None else None, names.meant(note.path, note.name)
     for node in parent.children.values():
         entry = node.entry
@@ -357,22 +357,22 @@ def _place(parent: Folder, note: Note) -> Node | None:
 
 
 def _was_there(entry: Entry, note: Note) -> bool:
-    """Whether an entry cannot have been made by a save: going back to what an older version held is one too."""
+    """Whether an entry is older than a save; a save that restores an older version's bytes counts as a save."""
     if entry.age < note.after or entry.id in note.before:
         return True
     return note.opened == Identity.of(entry) and entry.version is not None
 
 
 def _again(note: Note, *, insisted: bool, over: Over | None) -> Changes:
-    """Return what changes in the note of a save that is to be sent once more."""
+    """Return the changes to the note of a save that is to be sent once more."""
     if note.is_duty:
         return {"state": State.REPLACING}
     news: Changes = {"state": State.WAITING, "insisted": insisted, "over": over}
-    return {**news, "number": ORDER.next()} if insisted else news  # whoever names one makes it the latest
+    return {**news, "number": ORDER.next()} if insisted else news  # naming a save makes it the latest
 
 
 def _described(entry: Entry, *, begun: bool) -> str:
-    """Describe a version, for people."""
+    """Describe a version for a person: its size in bytes, its date, and whether the save was begun on it."""
     size = "a size that nobody tells" if entry.size is None else f"{entry.size:,} bytes"
     date = (
         ""
@@ -384,7 +384,7 @@ def _described(entry: Entry, *, begun: bool) -> str:
 
 
 def _size(kept: Spooled) -> int:
-    """Return the size of a save in bytes: what is there, of one that was never closed."""
+    """Return the size of a save in bytes: of the spool file, if the save was never closed."""
     return kept.bytes if kept.note.size is None else kept.note.size
 
 

@@ -16,14 +16,14 @@ from labfs.write.journal import Note, State
 
 
 def stays_local(parent: Folder, name: str, program: str = "") -> bool:
-    """Return whether a file of this name, made by this program here, stays on this machine."""
+    """Whether a file of this name, made by this program in this directory, is never uploaded."""
     if parent.is_root or not parent.site.may_write:
         return False
     return parent.in_scratch or is_scratch(name, program, parent.children, parent.path)
 
 
 def why_read_only(node: Node) -> str | None:
-    """Return why nothing can be written to a file or into a directory; None if something can."""
+    """Return the reason why a file or a directory cannot be written to; None if it can."""
     if node.is_root:
         return "Only the configuration adds sites here."
     if not node.site.may_write:
@@ -74,17 +74,17 @@ def _replace(node: Node) -> Replace:
 
 
 def deletes_old(node: Node) -> bool:
-    """Whether saving over a file is a new file, and the end of the old one."""
+    """Whether saving over a file creates a new file and deletes the old one."""
     return _replace(node) is Replace.BY_DELETE
 
 
 def destroys_old(node: Node) -> bool:
-    """Whether saving over a file leaves nothing of the bytes that were there."""
+    """Whether saving over a file overwrites the old bytes in place."""
     return _replace(node) is Replace.IN_PLACE
 
 
 def check_size(node: Node, size: int) -> None:
-    """Raises TooLarge for more bytes than the system takes in one file."""
+    """Raises TooLarge for a `size` in bytes above the system's limit for one file."""
     if node.stays_here:
         return
     most = largest(node.site.backend, node.parent.entity.takes)
@@ -104,7 +104,7 @@ def check_room(parent: Folder, name: str) -> None:
 
 
 def check_holds(parent: Folder, what: Accept, name: str) -> None:
-    """Raises ReadOnly or NotPermitted where no such thing can be made in a directory."""
+    """Raises ReadOnly, NotPermitted or NameTooLong where a node of this kind and name cannot be made in a directory."""
     reason = why_read_only(parent)
     if reason is not None:
         raise ReadOnly(reason)
@@ -119,7 +119,7 @@ def check_holds(parent: Folder, what: Accept, name: str) -> None:
 
 
 def _check_offered(parent: Folder, entry: Entry, what: Accept, name: str) -> None:
-    """Raises NotPermitted for what lies outside the folders that an entry offers: they are the only ones, one deep."""
+    """Raises NotPermitted outside the folders that an entry offers: files go one level deep, into one of these."""
     folders = parent.folders
     possible = {
         Accept.FOLDER: not folders and names.original(name) in entry.takes.folders,
@@ -132,9 +132,9 @@ def _check_offered(parent: Folder, entry: Entry, what: Accept, name: str) -> Non
 
 
 def state(node: Node, kept: Note | None = None) -> str | None:
-    """Return the state of a file: local, draft, unsaved, uploading, waiting, saved or archived.
+    """Return the state of a file: local, a draft, unsaved, uploading, waiting, saved or archived.
 
-    This is what `status` and the extended attribute tell. `kept` is the note of a save of its path in the outbox.
+    `status` and the extended attribute show it. `kept` is the note of a save of its path in the outbox.
     """
     if kept is not None and kept.shown is State.WAITING:
         return State.WAITING

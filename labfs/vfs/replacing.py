@@ -1,8 +1,8 @@
-"""Files whose place another has taken: deleted once the new one is there, also after a crash.
+"""Files that another has replaced: deleted once the new one is on the server, also after a crash.
 
-Where saving over a file means a new entity and the end of the old one, and where a name is moved over another,
-the deletion is a request of its own. Before it is sent the journal says what is still to be done (a duty: see
-`spool`). Until it is done the old file is shown to nobody here, and whoever tends the outbox goes on with it.
+Where saving over a file creates a new entity and ends the old one, and where a file is renamed over another, the
+deletion is a request of its own. Before it is sent the journal records it (a duty: see `spool`). Until it is done
+the old file is hidden in this mount, and the outbox retries the deletion.
 
 Tests: core/test_windows.
 """
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Replacing:
-    """The duties of a mount: in the spool, and in the tree, where what is to be deleted is hidden."""
+    """The duties of a mount: in the spool, and in the tree, where the files to be deleted are hidden."""
 
     def __init__(self, tree: Tree, spool: Spool, waiting: Waiting) -> None:
         self._tree = tree
@@ -34,15 +34,15 @@ class Replacing:
         self._waiting = waiting
 
     def restore(self, sites: tuple[Site, ...]) -> None:
-        """Hide what an earlier mount was about to delete."""
+        """Hide the files that an earlier mount was about to delete."""
         for site in sites:
             for duty in self._waiting.duties(site.name):
                 self._tree.doom(site.name, target(duty.note).id)
 
     def owe(self, site: str, path: str, old: Entry, new: Entry, *, renamed: bool = False) -> SpoolFile | None:
-        """Write down that `old` goes now that `new` has its place, or is about to be `renamed` to it.
+        """Record in the journal that `old` is to be deleted: `new` has replaced it, or is to be `renamed` over it.
 
-        Returns None where the disk takes no note: then it is done without one.
+        Returns None where the disk refuses the note: then the deletion is done without a duty.
         """
         self._tree.doom(site, old.id)
         name = None if renamed else new.name
@@ -53,7 +53,7 @@ class Replacing:
             return None
 
     async def remove(self, parent: Folder, old: Entry, duty: SpoolFile | None) -> None:
-        """Delete a file whose place in `parent` is taken. Raises what made that fail; what may pass is tried again."""
+        """Delete a file that was replaced in `parent`. Raises the backend's error; Unavailable is retried later."""
         try:
             await parent.site.backend.delete(old)
         except LabfsError as error:
@@ -67,21 +67,21 @@ class Replacing:
         self._done(parent, old, duty)
 
     def follow(self, site: str, path: str, new: Entry) -> None:
-        """Move the pending deletions of a path behind `new`, which was saved there since."""
+        """Have the duties of a path depend on `new`, the file that has been saved there since."""
         try:
             for duty in self._waiting.duties(site, path):
                 self._spool.mark(duty, arrived=new.id)
                 self._waiting.forget()
-        except OSError as error:  # what was saved is saved all the same
+        except OSError as error:  # the save is done all the same
             log.error("What is still to be deleted about %s cannot be written down: %s", path, error)
 
     async def finish(self, node: Node) -> None:
-        """Carry out the pending deletions of a path that is about to be removed or renamed."""
+        """Do the duties of a path now, before it is removed or renamed."""
         for duty in self._waiting.duties(node.site.name, node.path):
             await self.go_on(node.parent, duty)
 
     async def go_on(self, parent: Folder, kept: Spooled) -> None:
-        """Carry out pending deletions in a directory that was listed just now."""
+        """Retry a duty in a directory that was listed just now. Raises the backend's error."""
         site, number, duty = parent.site, target(kept.note).id, self._spool.reopen(kept)
         try:
             old = await self._left(site, parent, kept)
@@ -96,14 +96,14 @@ class Replacing:
         self._tree.expire(parent)
 
     def drop(self, site: Site, number: str, duty: SpoolFile | None) -> None:
-        """Cancel a pending deletion: nothing replaced the file, or the file is gone."""
+        """Discard a duty: no file has replaced the old one, or the old one is gone."""
         self._tree.spare(site.name, number)
         if duty is not None:
             duty.discard()
             self._waiting.forget()
 
     def _done(self, parent: Folder, old: Entry, duty: SpoolFile | None) -> None:
-        self._tree.bury(parent, old)  # it may be listed for a while yet
+        self._tree.bury(parent, old)  # the server may list the old file for a while yet
         self.drop(parent.site, old.id, duty)
 
     def _fail(self, site: Site, number: str, duty: SpoolFile | None, error: LabfsError) -> None:
@@ -121,7 +121,7 @@ class Replacing:
         self._waiting.changed()
 
     async def _left(self, site: Site, parent: Folder, kept: Spooled) -> Entry | None:
-        """Return the file that is still to be deleted; None if that is gone, or nothing else has its place."""
+        """Return the file that is still to be deleted; None if it is gone, or was not replaced. Raises Stale."""
         wanted = target(kept.note)
         try:
             if not await self._is_replaced(site, parent, kept):
@@ -136,7 +136,7 @@ class Replacing:
         return old
 
     async def _is_replaced(self, site: Site, parent: Folder, kept: Spooled) -> bool:
-        """Whether another file has the place; only then the old one goes. Raises NotFound."""
+        """Whether another file has replaced the old one, so that it may be deleted. Raises NotFound."""
         name = names.meant(kept.note.path, kept.note.name)
         arrived = self._arrived(site, kept.file, kept.note)
         if arrived in {entry.id for entry in parent.called(name)}:
@@ -144,20 +144,20 @@ class Replacing:
         if kept.note.renamed:
             return False
         try:
-            return (await site.backend.stat(arrived)).name == name  # which no list may show yet
+            return (await site.backend.stat(arrived)).name == name  # a listing may not show it yet
         except NotFound:
             if arrived == self._arrived(site, kept.file, kept.note):
                 raise
-            return True  # another save has taken its place meanwhile
+            return True  # a later save has replaced it meanwhile
 
     def _arrived(self, site: Site, file: Path, note: Note) -> str:
-        """Return what has the place of a file now: it may have been saved again since `note` was read."""
+        """Return the id of the file that has replaced the old one: newer than in `note` after another save."""
         found = [duty.note.arrived for duty in self._waiting.duties(site.name) if duty.file == file]
         return found[0] if found and found[0] is not None else note.arrived or ""
 
 
 def target(duty: Note) -> Identity:
-    """Return the file that is to be deleted. Every duty has one (`journal.parse`)."""
+    """Return the file that a duty is to delete: `journal.parse` admits no duty without it."""
     if duty.opened is None:
         raise ValueError("a duty without its file")
     return duty.opened

@@ -1,11 +1,11 @@
 """The life of a save: from the first write to a file until a server has it, or the outbox.
 
-Ways into a save: a close (`flush`, and `release` for what a memory map wrote late), a truncation of a closed file,
+What starts a save: a close (`flush`, and `release` for late writes of a memory map), a truncation of a closed file,
 a rename that gives a local file an ordinary name, the outbox, and the end of a mount. Each leads through `save`.
 
-What makes it one upload: a file that is being written has one writer, shared by all its handles; a writer sends
-what changed since its last commit, one commit at a time; a save that took a file's place names that file, so that a
-system replaces it and whoever looks next opens the new one.
+Why there is one upload: a file that is being written has one writer, shared by all its handles; a writer sends the
+changes since its last commit, one commit at a time; a save that replaces a file names that file in its target, so
+that the system replaces it and the next open gets the new one.
 
 Tests: core/test_saves, core/test_windows.
 """
@@ -52,8 +52,8 @@ class Saves:
         self.spool = spool
         self.waiting = Waiting(spool)
         self.replacing = Replacing(tree, spool, self.waiting)
-        self.moving: list[Node] = []  # files that are being removed or renamed on a server: the outbox lets them be
-        self.untold: dict[str, LabfsError] = {}  # path → why a save failed after its close had been answered
+        self.moving: list[Node] = []  # files that are being removed or renamed on a server: the outbox skips them
+        self.untold: dict[str, LabfsError] = {}  # path → error of a save that failed after its close had been answered
         self._tree = tree
         self._sources = sources
         self._reasons = reasons
@@ -63,7 +63,7 @@ class Saves:
     # -- writers -------------------------------------------------------------------------------------
 
     def begin(self, node: Node, base: Reader | None, replaces: Entry | None = None) -> Writer:
-        """Begin to write a file, on top of what `base` reads or from nothing."""
+        """Give a file a new writer, on top of the bytes that `base` reads or from nothing, and return it."""
         lacks, opened = base.size if base else 0, node.entry or replaces
         spool = self.spool.create(node.site.name, node.path, local=node.stays_here, lacks=lacks, **begun_on(opened))
         landing = self._writing[node] = _Landing(self, node)
@@ -72,15 +72,15 @@ class Saves:
         return writer
 
     def resume(self, node: Node, kept: Spooled, base: Reader | None, opened: Entry | None) -> None:
-        """Go on with an earlier save of a file, whose bytes everybody here sees from now on."""
+        """Give a file a writer with the bytes of an earlier save, which all readers here see from now on."""
         landing = _Landing(self, node)
         writer = Writer.adopted(self.spool.reopen(kept), base, opened, landing)
         self._tree.set_writer(node, landing.of(writer))
-        self._tree.changed(node)  # the kernel's pages are of what the server had
+        self._tree.changed(node)  # the kernel's cached pages are of the server's version
         self._writing[node] = landing
 
     def relabel(self, node: Node, refused: str | None = None) -> None:
-        """Write down where the bytes of a file belong now that its name has changed, or why it was `refused`."""
+        """Record in a file's note its new path, or why its rename was `refused`."""
         if node.writer is not None:
             kept = State.DRAFT if node.writer.spool.note.state is State.DRAFT else State.LOCAL
             state = kept if node.stays_here else State.WRITING
@@ -91,7 +91,7 @@ class Saves:
             node.writer.spool.describe(**changes)
 
     def discard(self, node: Node) -> None:
-        """Forget what was written to a file, but not the bytes of a save that failed."""
+        """Drop a file's writer and its spool file; the spool file of a failed save stays."""
         if node.writer is not None:
             spool = node.writer.spool
             spool.close() if spool.note.state is State.FAILED else spool.discard()
@@ -99,7 +99,7 @@ class Saves:
         self._writing.pop(node, None)
 
     def unsaved(self) -> list[Node]:
-        """Return the files whose bytes no server has yet."""
+        """Return the files with bytes that are not on a server yet."""
         return [node for node in self._writing if node.writer and node.writer.dirty and not node.stays_here]
 
     def local(self) -> list[Node]:
@@ -113,15 +113,15 @@ class Saves:
     # -- saving --------------------------------------------------------------------------------------
 
     async def save(self, node: Node) -> None:
-        """Bring a written file to its server. Raises what made that fail; the bytes stay in the spool.
+        """Upload a written file to its server. Raises the upload's error; the bytes stay in the spool.
 
-        Where the old file is deleted afterwards, a failure of that is raised as well: the save is done then, and
-        what is left to do is in the journal.
+        Where the old file is deleted afterwards, an error of the deletion is raised as well: the save is done then,
+        and the journal holds the duty to delete.
         """
         await self.retire(node, *await self.commit(node))
 
     async def commit(self, node: Node) -> tuple[Entry | None, SpoolFile | None]:
-        """Bring a written file to its server; return the file that is to be deleted then, and the duty to do it."""
+        """Upload a written file to its server; return the old file that is to be deleted then, and the duty for it."""
         writer = node.writer
         if writer is None or node.stays_here or node.unlinked or not writer.dirty:
             return None, None
@@ -139,15 +139,17 @@ class Saves:
         return landing.retired
 
     async def aim(self, node: Node, writer: Writer) -> Target:
-        """Return where a file is to be saved, once everything is as the save needs it. Raises Conflict."""
-        await trio.sleep(self.waiting.under_way_s(node.path))  # what lands after this save would undo it
+        """Return the target of a save, after the conflict check, backups and the journal. Raises Conflict."""
+        await trio.sleep(
+            self.waiting.under_way_s(node.path)
+        )  # an earlier request that lands later would undo this save
         target = await unchanged(node, self._target(node, writer))
         await self._keep_backups(node, target.replaces)
         self._journal_replaced(node, writer, target)
         return target
 
     def arrived(self, node: Node, entry: Entry, old: Entry | None) -> tuple[Entry | None, SpoolFile | None]:
-        """Show a save that the server has; return the old file if that is to be deleted now, and the duty to do it."""
+        """Show a completed save in the tree; return the old file if it is to be deleted now, and the duty for it."""
         self._tree.saved(node, entry, old)
         self.replacing.follow(node.site.name, node.path, entry)
         if old is None or old.id == entry.id or not policy.deletes_old(node):
@@ -155,7 +157,7 @@ class Saves:
         return old, self.replacing.owe(node.site.name, node.path, old, entry)
 
     async def retire(self, node: Node, old: Entry | None, duty: SpoolFile | None) -> None:
-        """Delete the file whose place a save has taken. Raises what made that fail."""
+        """Delete the file that a save has replaced. Raises the backend's error."""
         if old is None:
             return
         try:
@@ -165,7 +167,7 @@ class Saves:
             raise
 
     def _journal_replaced(self, node: Node, writer: Writer, target: Target) -> None:
-        """Write down what the server has by that name already: after a crash the rest may be ours."""
+        """Record which files of that name the server already has: after a crash any other may be ours."""
         opened, note = target.replaces, writer.spool.note
         known = tuple(entry.id for entry in node.parent.called(target.name) if entry != opened)
         begun = begun_on(opened)
@@ -175,7 +177,7 @@ class Saves:
             writer.spool.describe(name=target.name)
 
     async def _keep_backups(self, node: Node, replaced: Entry | None) -> None:
-        """Give a backup, so far a view of the file that is replaced now, bytes of its own."""
+        """Copy the bytes of the file that is to be replaced into its backups, which were only views of it so far."""
         if replaced is None or not (policy.destroys_old(node) or policy.deletes_old(node)):
             return
         for other in list(node.parent.children.values()):
@@ -189,7 +191,7 @@ class Saves:
         return Target(entity, node.parent.folders, names.original(node.name))
 
     async def try_save(self, node: Node) -> None:
-        """Save a file where nobody can be told that it failed."""
+        """Save a file and log an error, where no caller is left to raise it to."""
         try:
             await self.save(node)
         except (LabfsError, OSError) as error:
@@ -200,7 +202,7 @@ class Saves:
     # -- the end of writing --------------------------------------------------------------------------
 
     async def finish_writing(self, node: Node) -> None:
-        """Save what came late, and let go of a file that nobody can write to any more."""
+        """Save late writes, and drop the writer of a file that no handle can write to any more."""
         writer = node.writer
         if writer is None or node.stays_here or node.unlinked:
             return
@@ -211,7 +213,7 @@ class Saves:
         await self._let_go(node, writer)
 
     async def send(self, node: Node) -> bool:
-        """Save a file that nobody has open; false if that failed for a while, and its bytes wait again."""
+        """Save a file that no handle has open; false after a transient error: its bytes then wait again."""
         writer = node.writer
         if writer is None:
             return True
@@ -220,11 +222,11 @@ class Saves:
         return not _passing(writer)
 
     async def finish(self, seconds: float) -> None:
-        """Save what is closed and not saved, for at most so long; the bytes of the rest stay in the spool.
+        """Save closed files that are unsaved, for at most `seconds`; the bytes of the rest stay in the spool.
 
-        What a program still has open is not a whole file, and so it is not saved as one.
+        A file that a program still has open may be incomplete, and is not saved.
         """
-        with trio.move_on_after(max(seconds, 0.0)):  # the time may be over
+        with trio.move_on_after(max(seconds, 0.0)):  # the time may be over already
             for node in self.unsaved():
                 if not self._writers(node):
                     await self.try_save(node)
@@ -236,7 +238,7 @@ class Saves:
         self.waiting.flush()
 
     async def give_up(self, node: Node, error: Exception) -> None:
-        """Keep the bytes of a file in the outbox that nobody has open and no server will take, and say why."""
+        """Leave in the outbox, with the reason, a file that no handle has open and that its server will not accept."""
         self._reasons.record(node.path, error)
         if node.writer is not None:
             node.writer.error = error
@@ -245,19 +247,19 @@ class Saves:
             self._tree.detach(node)
 
     async def leave(self, node: Node, *, unfinished: bool) -> None:
-        """Leave the bytes of a file to the next mount, or to a person where the file is unfinished."""
+        """Leave a file in the outbox for the next mount, or for a person where it is unfinished."""
         if node.writer is not None:
             node.writer.error = Unfinished(NEVER_NAMED) if unfinished else None
             await self._set_aside(node, node.writer)
 
     def abandon(self, node: Node) -> None:
-        """Mark a file whose writing process was killed, so that the release does not save it."""
+        """Mark a file whose writing process was killed as unfinished, so that its release does not save it."""
         if node.writer is not None and node.writer.dirty and not node.stays_here:
             node.writer.error = Unfinished(KILLED)
             self._reasons.record(node.path, node.writer.error)
 
     async def _let_go(self, node: Node, writer: Writer) -> None:
-        """Take the writer off a file, unless that was opened again meanwhile; what is not saved goes to the outbox."""
+        """Drop a file's writer, unless the file was opened again meanwhile; unsaved bytes go to the outbox."""
         if node.writer is not writer or self._writers(node):
             return
         if writer.dirty:
@@ -266,7 +268,7 @@ class Saves:
             self.discard(node)
 
     async def _set_aside(self, node: Node, writer: Writer) -> None:
-        """Keep the bytes of a save that failed, and show again what the server has."""
+        """Leave the bytes of an unfinished or failed save in the outbox, and show the server's version again."""
         self._tree.set_writer(node, None)
         self._writing.pop(node, None)
         if node.entry is None:
@@ -274,7 +276,7 @@ class Saves:
         self._tree.changed(node)
         self._tree.expire(node.parent)
         reason = NEVER_CLOSED[1] if writer.error is None else sentence(writer.error)
-        # An upload that was broken off by a shutdown goes on with the next mount.
+        # An upload that was interrupted by a shutdown is continued by the next mount.
         closed = not self._writers(node) or writer.spool.note.state is State.SENDING
         closed = closed and not isinstance(writer.error, Unfinished)
         passing = closed and (writer.error is None or _passing(writer))
@@ -309,17 +311,17 @@ class Saves:
 
 
 class _Landing:
-    """Where one file goes: what the saves of a tree know of it, for its writer."""
+    """The destination of one file's uploads, for its writer: backend, target, and what follows a commit."""
 
     def __init__(self, saves: Saves, node: Node) -> None:
-        self.retired: tuple[Entry | None, SpoolFile | None] = None, None  # whose place the last save took
+        self.retired: tuple[Entry | None, SpoolFile | None] = None, None  # the file that the last save replaced
         self._saves = saves
         self._node = node
         self._replaces: Entry | None = None
         self._writer: Writer | None = None
 
     def of(self, writer: Writer) -> Writer:
-        """Be the place of what a writer sends; return it."""
+        """Become the destination of a writer, and return the writer."""
         self._writer = writer
         return writer
 
@@ -343,6 +345,6 @@ class _Landing:
 
 
 def _passing(writer: Writer) -> bool:
-    """Whether waiting may mend what made a save fail: a site that is away, or this machine's full disk."""
+    """Whether a save failed by a transient error: a site that is unavailable, or this machine's full disk."""
     error = writer.error
     return error.transient if isinstance(error, LabfsError) else isinstance(error, OSError) and writer.whole

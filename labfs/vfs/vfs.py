@@ -44,13 +44,13 @@ class Attributes:
     writable: bool
     size: int  # bytes
     modified_ns: int
-    certain: bool = True  # else the file may have another number
+    certain: bool = True  # false: the file may have another size
 
 
 class Vfs:
-    """All mounted sites as one tree. What is read is kept in `store`, and writes go to `spool`.
+    """All mounted sites as one tree. Reads are cached in `store`, and writes go to `spool`.
 
-    What goes on behind the requests (read-ahead, hashing) runs in `nursery`.
+    Background tasks (read-ahead, hashing) run in `nursery`.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Vfs:
     # -- looking -------------------------------------------------------------------------------------
 
     async def lookup(self, parent: Node, name: str) -> Node:
-        """Return what has that name in a directory. Raises NotFound."""
+        """Return the node of that name in a directory. Raises NotFound."""
         if name == META and isinstance(parent, Folder) and parent.entry is not None:
             return await self._meta(parent, parent.entry)
         return await self.tree.child(parent, name)
 
     async def measure(self, node: Node) -> None:
-        """Measure a file for `attributes`, where the cost is small."""
+        """Measure a file's true size for `attributes`, if little has to be fetched for it."""
         await self.files.sources.measure(node)
 
     async def resolve(self, path: str) -> Node:
@@ -101,7 +101,7 @@ class Vfs:
         return node
 
     def known(self, path: str) -> Node | None:
-        """Return the node at a path, if that is known without asking anybody."""
+        """Return the node at a path if the tree has it, without a request; else None."""
         node: Node | None = self.root
         for name in filter(None, path.split("/")):
             node = node.children.get(name) if isinstance(node, Folder) else None
@@ -114,7 +114,7 @@ class Vfs:
         entry = node.entry
         writable = policy.why_read_only(node) is None
         if node.is_dir:
-            home = node.home  # a folder that only files' paths make has the date of what it is in
+            home = node.home  # a folder that only exists in files' paths has the date of its entity
             there = home.entry.modified_ns if home.entry is not None else None
             return Attributes(True, writable, 0, self._modified(node, home.seen_ns if there is None else there))
         if node.kind is Kind.VIEW:
@@ -122,7 +122,7 @@ class Vfs:
         if node.writer is not None:
             changed = node.writer.modified_ns if node.writer.dirty or entry is None else entry.modified_ns
             return Attributes(False, writable, node.writer.size, self._modified(node, changed))
-        if entry is None:  # removed while somebody still looks at it
+        if entry is None:  # removed while somebody still has it open
             return Attributes(False, False, 0, self._modified(node, None))
         size = entry.size if entry.size is not None else node.least
         # Without a version nothing tells that the bytes are still those that were measured.
@@ -130,7 +130,7 @@ class Vfs:
         return Attributes(False, writable, size, self._modified(node, entry.modified_ns), certain)
 
     def _modified(self, node: Node, there: int | None) -> int:
-        """Return the date that the user gave, else the server's, else the first sight's, else the mount's; 0 is one."""
+        """Return the date set by the user, else the server's, the first sight's or the mount's; 0 is a valid date."""
         return next(date for date in (node.modified_ns, there, node.seen_ns, self._started_ns) if date is not None)
 
     def xattrs(self, node: Node) -> dict[str, str]:
@@ -154,14 +154,14 @@ class Vfs:
         if META not in parent.unlisted:
             record = await parent.site.backend.describe(entry)
             text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-            # What is no text is written as JSON itself writes it.
+            # Lone surrogates are written as JSON escapes.
             self.tree.add_view(parent, META, text.encode("utf-8", "backslashreplace"))
         return parent.unlisted[META]
 
     # -- names ---------------------------------------------------------------------------------------
 
     async def mkdir(self, parent: Folder, name: str, maker: Maker = NOBODY) -> Node:
-        """Make a directory: an entity on the server, a folder of files to come, or a local one."""
+        """Make a directory: an entity on the server, a folder for files to come, or a local directory."""
         await self.tree.whole(parent)
         if name in await self.tree.children(parent):
             raise Exists(f"There already is a “{name}” in {parent.path}.")
@@ -180,7 +180,7 @@ class Vfs:
         folder = self.tree.add_folder(parent, name)
         self.tree.made(folder, made)
         if made.complete:
-            self.tree.expire(parent)  # only its own listing tells what is in the new one from the start
+            self.tree.expire(parent)  # only the parent's listing shows what the new directory contains from the start
         return folder
 
     async def rmdir(self, parent: Folder, name: str) -> None:
@@ -195,30 +195,30 @@ class Vfs:
         self.tree.detach(node)
 
     async def unlink(self, parent: Folder, name: str, maker: Maker = NOBODY, path: str = "") -> None:
-        """Remove a file: from the server where that is allowed, a local one always."""
+        """Remove a file: from the server where deleting is allowed, a local file always."""
         await self.tree.whole(parent, PATIENCE_S)
         await self.moves.unlink(parent, name, maker, path)
 
     async def rename(
         self, parent: Folder, name: str, into: Folder, new: str, *, replace: bool = True, maker: Maker = NOBODY
     ) -> None:
-        """Move a name. A local file that gets an ordinary name is saved under it: the rename is the save."""
+        """Rename or move a node. A local file that gets an ordinary name is saved under it: the rename is the save."""
         for folder in (parent, into):
             await self.tree.whole(folder, PATIENCE_S)
         await self.moves.rename(parent, name, into, new, replace=replace, maker=maker)
 
     async def finish(self, seconds: float) -> None:
-        """Settle drafts and save what is closed, for at most so long, when the mount ends."""
+        """Settle drafts and save closed files when the mount ends, for at most `seconds`."""
         until = trio.current_time() + seconds
         await self.drafts.end(seconds)
         await self.saves.finish(until - trio.current_time())
 
     def set_modified(self, node: Node, modified_ns: int) -> None:
-        """Remember a date that the user gave a file; the server keeps its own."""
+        """Record a modification date that the user set; the server's date stays."""
         self.tree.redate(node, modified_ns)
 
     def uploads(self) -> list[dict[str, Any]]:
-        """Return what is on its way to a server, for people to look at; sizes in bytes."""
+        """Return the files that are not yet on a server, for display; sizes in bytes."""
         return [
             {
                 "path": node.path,
@@ -234,7 +234,7 @@ class Vfs:
     # -- upkeep --------------------------------------------------------------------------------------
 
     def refresh(self, node: Node) -> None:
-        """Expire a file, or a directory and everything below: the next look asks the server."""
+        """Have a file, or a directory and all below it, requested from its server at the next access."""
         self.tree.renew(node)
         if not node.is_root:
             self.tree.measuring.insist(node.site.key)
@@ -244,5 +244,5 @@ class Vfs:
 
 
 def _prove(site: Site) -> bool:
-    """Whether what a site gives out as checksums was not seen to be something else."""
+    """Whether no checksum of a site was found to be something else than a checksum."""
     return site.backend.capabilities.checksums_prove

@@ -1,7 +1,7 @@
-"""The bytes of one file while it is written: what is in the spool, over what the version underneath lends.
+"""The bytes of one file while it is written: those in the spool, over those of the version that was opened.
 
-All writes go to the spool, and none ever waits for the network. What was not written yet comes from the
-version that was opened, which is read when it is needed: for a reader at once, for the commit in one go.
+All writes go to the spool, and none ever waits for the network. Bytes that were not written come from the opened
+version, which is read on demand: by a reader for the range it asks for, by the commit as far as it is needed.
 
 Tests: core/test_spool.
 """
@@ -24,32 +24,32 @@ from labfs.write.ranges import Ranges
 from labfs.write.spool import SpoolFile
 
 FILLED = 1024 * 1024  # bytes of the opened version that are copied at a time
-PROVED_ALONG = 64 * 1024 * 1024  # bytes that are read for their proof alone, at most, where more is not needed
-ENDED = (State.DRAFT, State.SAVED, State.SENDING, State.WAITING)  # in which a spool holds what was closed
+PROVED_ALONG = 64 * 1024 * 1024  # bytes at most that are read only to check the version, where fewer are needed
+ENDED = (State.DRAFT, State.SAVED, State.SENDING, State.WAITING)  # states in which a spool file was closed
 
 
 class Draft:
-    """What is written to a file, over what `base` reads; that is None where nothing of it is there, or wanted."""
+    """The bytes written to a file, over those that `base` reads; `base` is None for a new or truncated file."""
 
     def __init__(self, spool: SpoolFile, base: Reader | None) -> None:
         self.spool = spool
         self.error: Exception | None = None  # why the last commit failed
         self.size = base.size if base else 0
         self.modified_ns = time.time_ns()
-        self._lost: list[tuple[int, int]] = []  # ranges of writes that failed and were not made good since
-        self._refused = False  # a length that was not made good since
+        self._lost: list[tuple[int, int]] = []  # ranges of failed writes that were not overwritten or cut off since
+        self._refused = False  # whether a length was refused, and no write or truncation has succeeded since
         self._why_lost: Exception | None = None
-        self._changes = 0 if base else 1  # a new file is one, also while it is empty
+        self._changes = 0 if base else 1  # a new file counts as a change, also while it is empty
         self._saved = 0  # the change up to which the server has the file
         self._base = base
-        self._base_stop = self.size  # what lies beyond is not the opened version's any more
+        self._base_stop = self.size  # bytes from this offset on are not read from the opened version
         self._written = Ranges()
-        self._commits = 0  # begun
-        self._sending: SpoolFile | None = None  # must not change while it is read by a commit
+        self._commits = 0  # commits begun
+        self._sending: SpoolFile | None = None  # must not change while a commit reads it
         self._copy = trio.Lock()
 
     def go_on(self) -> None:
-        """Adopt the spool file of an earlier save; `base` reads the bytes that it lacks. Raises Malformed."""
+        """Take over the spool file of an earlier save; `base` reads the bytes that it lacks. Raises Malformed."""
         note, there = self.spool.note, os.stat(self.spool.path).st_size
         missing = sorted(note.missing)
         if missing and note.size is None:
@@ -69,31 +69,31 @@ class Draft:
 
     @property
     def dirty(self) -> bool:
-        """Whether there is something that the server does not have."""
+        """Whether there are changes that the server does not have."""
         return self._changes != self._saved
 
     @property
     def whole(self) -> bool:
-        """Whether all that was written is here."""
+        """Whether no write or length was lost."""
         return not self._lost and not self._refused
 
     def touch(self) -> None:
-        """Count a change, so that the file is saved although no byte of it is new."""
+        """Count a change, so that the next commit saves the file, even if no byte of it is new."""
         self._changes += 1
         note = self.spool.note
         told = note.state in ENDED or (note.state is State.FAILED and note.size is not None)
         if self._sending is not self.spool and (told or note.synced or note.upload):
-            # What was closed or synced is no whole file any more, and parts that a server has are not of this one.
+            # The note must no longer call the file closed or synced, nor continue an upload of the earlier bytes.
             self.spool.reopen(((0, self._base_stop),) if self._base else ())
         self.error = None
         self.modified_ns = time.time_ns()
 
     def void(self) -> None:
-        """Give up all changes: something else has taken the file's place."""
+        """Drop all changes: another file has replaced this one."""
         self._saved = self._changes
 
     async def read(self, start: int, size: int) -> Buffer:
-        """Return the bytes `[start, start + size)`, fewer only at the end."""
+        """Return the bytes `[start, start + size)`, fewer only at the end of the file."""
         stop = min(start + size, self.size)
         if start >= stop:
             return b""
@@ -107,7 +107,7 @@ class Draft:
         return whole
 
     async def write(self, offset: int | None, data: bytes) -> int:
-        """Write at `offset`, or at the end where it is None. Raises OSError when the disk is full."""
+        """Write at `offset`, or at the end if `offset` is None. Raises OSError, e.g. when the disk is full."""
         await self._separate()
         offset = self.size if offset is None else offset
         self.spool.write(offset, data)
@@ -118,7 +118,7 @@ class Draft:
         return len(data)
 
     def lose(self, offset: int, size: int, error: BaseException) -> None:
-        """Record a failed write: without its bytes the file is not whole, and not saved."""
+        """Record the range of a failed write: without its bytes the file is incomplete, and a commit raises `error`."""
         late = TimedOut("Some of what was written came too late, and is missing.")
         self._lost.append((offset, offset + size))
         self._why_lost = error if isinstance(error, Exception) else late
@@ -127,12 +127,12 @@ class Draft:
         self.touch()
 
     def refuse(self, error: Exception) -> None:
-        """Record a refused truncation: a program that only closes does not know of it, one that goes on does."""
+        """Record that a length was refused, so that a commit raises `error` unless the program writes again."""
         self._refused, self._why_lost = True, error
         self.touch()
 
     def _make_good(self, start: int, stop: int | None = None) -> None:
-        """Remove a range from what was lost, since it was written again or cut off."""
+        """Remove a range that was written or cut off after all from the ranges of failed writes."""
         end = float("inf") if stop is None else stop
         left = [(low, min(high, start)) for low, high in self._lost if low < start]
         self._lost = left + [(int(max(low, end)), high) for low, high in self._lost if high > end]
@@ -150,7 +150,7 @@ class Draft:
         self.touch()
 
     async def _separate(self) -> None:
-        """Leave the bytes that a commit is sending alone: change a copy of them instead."""
+        """Switch to a copy of the spool file while a commit is sending that file (copy on write)."""
         if self._sending is not self.spool:
             return
         async with self._copy:
@@ -158,38 +158,38 @@ class Draft:
                 commit, twin = self._commits, await trio.to_thread.run_sync(self.spool.copy)
                 if self._sending is self.spool and self._commits == commit:
                     self.spool = twin
-                else:  # the commit ended meanwhile, and what it sent is nobody else's any more
+                else:  # the commit ended meanwhile, so that its file may be changed
                     twin.discard()
 
     def _check_whole(self) -> None:
-        """Raises what made a write fail."""
+        """Raises the error of a write or length that was lost."""
         if not self.whole and self._why_lost is not None:
             raise self._why_lost
 
     async def sync(self) -> None:
-        """Make what was written so far survive a power cut on this machine. Raises what made a write fail."""
+        """Sync to disk what was written so far, so that it survives a power cut. Raises the error of a lost write."""
         self._check_whole()
         changes = self._changes
         await trio.to_thread.run_sync(partial(self.persist, synced=True))
-        if self._changes != changes:  # written to meanwhile, which the note does not tell
+        if self._changes != changes:  # written to meanwhile: the note must not claim that all is synced
             self.spool.describe(synced=False)
 
     def describe(self, **news: Unpack[Changes]) -> None:
-        """Write the note with what the spool still lacks of the file."""
+        """Write the note, with the file's size and the ranges that the spool still lacks."""
         news["missing"] = tuple(self._written.gaps(0, self._base_stop)) if self._base else ()
         news["size"] = self.size
         self.spool.describe(**news)
 
     def persist(self, **news: Unpack[Changes]) -> None:
-        """Write the note, and all of the file to the disk. Blocks."""
+        """Write the note, and sync the spool file to disk. Blocks."""
         self.describe(**news)
         self.spool.sync()
 
     async def fill(self) -> None:
-        """Copy what the opened version still lends into the spool, but over nothing that was written.
+        """Copy the ranges that were not written from the opened version into the spool.
 
-        What is copied counts as written once all of it is there: a version that proves to be damaged in the end
-        has lent nothing. So it is read as a whole where that can prove it and little of it was overwritten.
+        The copy counts as written once it is complete: if the version proves damaged at its end, nothing of it is
+        used. So the version is read as a whole where that can prove it and little of it was overwritten.
         """
         base = self._base
         if base is None:
@@ -203,7 +203,7 @@ class Draft:
         self._base = None
 
     def _borrowed(self, base: Reader) -> Iterator[tuple[int, int]]:
-        """Yield, in order, the ranges of the opened version that are to be read for a whole file."""
+        """Yield, in order, the ranges of the opened version that are to be read to complete the file."""
         gaps = list(self._written.gaps(0, self._base_stop))
         lent = sum(stop - start for start, stop in gaps)
         if lent and base.unproved and base.size - lent <= max(lent, PROVED_ALONG):

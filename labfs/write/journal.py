@@ -1,7 +1,7 @@
 """The journal of the spool: the note beside each file, its states, and what may be sent because of it.
 
-A note is JSON: `format`, and the fields of `Note` that are not as usual. What a newer labfs wrote, or what is none, is
-told in a sentence. WINDOWS.md tells what a crash leaves of each state.
+A note is JSON: `format`, and the fields of `Note` that differ from their defaults. A damaged note, or one of a newer
+labfs, is reported as a sentence. WINDOWS.md describes what a crash leaves in each state.
 
 Tests: core/test_windows, core/test_crossing.
 """
@@ -28,20 +28,20 @@ class State(StrEnum):
     """How far a save is."""
 
     LOCAL = "local"  # stays on this machine, and ends with the mount
-    DRAFT = "draft"  # closed, and stays here until its program gives it its last name; sent if none comes
-    WRITING = "writing"  # a program has it open; after a crash it is unfinished, also what was synced of it
-    SENDING = "sending"  # closed, and on its way; whether the server has it is found out after a crash
+    DRAFT = "draft"  # closed, and stays here until its program gives it its final name; sent if none comes
+    WRITING = "writing"  # a program has the file open; after a crash it is unfinished, even if it was synced
+    SENDING = "sending"  # closed, and being uploaded; after a crash the outbox finds out whether the server has it
     WAITING = "waiting"  # to be sent as soon as the server answers
-    FAILED = "failed"  # a person decides: refused for a reason that waiting does not mend, unfinished, or overtaken
+    FAILED = "failed"  # a person decides: refused with a permanent error, unfinished, or overtaken
     SAVED = "saved"  # the server has it; the file is still open
-    REPLACING = "replacing"  # a duty and no save: the file `opened` is to be deleted, now that `arrived` has its place
+    REPLACING = "replacing"  # a duty and no save: the file `opened` is to be deleted, since `arrived` has replaced it
 
     def may_become(self, other: State) -> bool:
-        """Whether a note in this state may be replaced by one in another."""
+        """Whether a note in this state may change to `other`."""
         return other is self or other in TRANSITIONS[self]
 
 
-_OPEN = {State.LOCAL, State.DRAFT, State.WRITING}  # what a name and a close decide about
+_OPEN = {State.LOCAL, State.DRAFT, State.WRITING}  # states that a rename or a close decides about
 TRANSITIONS: dict[State, set[State]] = {
     State.LOCAL: {State.DRAFT, State.WRITING, State.FAILED},
     State.DRAFT: {State.LOCAL, State.WRITING, State.SENDING, State.WAITING, State.FAILED},
@@ -52,11 +52,11 @@ TRANSITIONS: dict[State, set[State]] = {
     State.SAVED: _OPEN | {State.SENDING},
     State.REPLACING: {State.FAILED},
 }
-CLOSED = (State.DRAFT, State.SENDING, State.WAITING, State.FAILED, State.SAVED)  # of saves that were closed
+CLOSED = (State.DRAFT, State.SENDING, State.WAITING, State.FAILED, State.SAVED)  # states of saves that were closed
 
 
 class Identity(NamedTuple):
-    """What tells, later, whether the server still has these bytes: by the size where there is no version."""
+    """What identifies a version of a file on the server: its id and version, or its size where there is no version."""
 
     id: str
     version: str | None
@@ -67,13 +67,13 @@ class Identity(NamedTuple):
         return cls(entry.id, entry.version, entry.size if entry.version is None else None)
 
 
-Over = Identity | tuple[()]  # what a save goes over that a person has seen: a version, or nothing
+Over = Identity | tuple[()]  # what a person has agreed to save over: a version, or no file (the empty tuple)
 Gap = tuple[int, int]  # `[start, stop)` in bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A multipart upload that can be gone on with: its token, the size of a part in bytes, and what is there."""
+    """A multipart upload that can be resumed: its token, the size of a part in bytes, and the receipts of its parts."""
 
     token: Any
     step: int
@@ -82,32 +82,32 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Where the bytes of a spool file belong, and what became of them."""
+    """Where the bytes of a spool file belong, and the state of their save."""
 
     site: str
     path: str  # from the mount point
     state: State
-    number: int = 0  # of several saves of a path the one with the highest is the latest: clocks go back
-    name: str | None = None  # the server's, where the path does not tell it
-    size: int | None = None  # in bytes, once it was closed
-    missing: tuple[Gap, ...] = ()  # what the spool lacks of the version that the save is begun on
-    opened: Identity | None = None  # that version
-    after: int = 0  # the age of that version; what is older was there before
-    before: tuple[str, ...] = ()  # ids of other files of that name that were there before
-    begun: float | None = None  # when it was sent, in seconds since 1970
-    died: bool = False  # the mount died that had sent it
+    number: int = 0  # the save of a path with the highest number is the latest: clocks can go back
+    name: str | None = None  # the name on the server, where it cannot be derived from the path
+    size: int | None = None  # in bytes, once the file was closed
+    missing: tuple[Gap, ...] = ()  # ranges of the version `opened` that the spool lacks
+    opened: Identity | None = None  # the version that the save is begun on
+    after: int = 0  # the age of that version; an older file was there before the save
+    before: tuple[str, ...] = ()  # ids of other files of that name that were there before the save
+    begun: float | None = None  # when its upload began, in seconds since 1970
+    died: bool = False  # the mount that had sent it died
     error: str | None = None  # why it waits or failed
-    unfinished: bool = False  # never closed, so that nobody knows whether it is whole
-    overtaken: bool = False  # something newer was acknowledged since
-    insisted: bool = False  # a person named it: it is meant, and the latest
-    over: Over | None = None  # and saw that version; None: over whatever is there
-    synced: bool | None = None  # whether all of it survives a power cut; None: nobody asked for that
+    unfinished: bool = False  # never closed, so that it may be incomplete
+    overtaken: bool = False  # a newer save, rename or removal was acknowledged since
+    insisted: bool = False  # a person named it for a retry: to be sent in any case, and the latest
+    over: Over | None = None  # the only version that the person agreed to save over; None: any
+    synced: bool | None = None  # whether all bytes survive a power cut; None: no fsync was requested
     upload: Begun | None = None
-    arrived: str | None = None  # of a duty: the id of what has the place now
+    arrived: str | None = None  # of a duty: the id of the file that has replaced the old one
     renamed: bool = False  # … by a rename, not by a save
 
     def as_changed(self) -> Note:
-        """Return the note of bytes that are no longer those that were closed, synced, sent or decided about."""
+        """Return the note of a file that is changed: without what was recorded of its close, sync, upload or retry."""
         return replace(
             self,
             synced=False,
@@ -120,35 +120,35 @@ class Note:
 
     @property
     def is_duty(self) -> bool:
-        """Whether a note tells of a file that is still to be deleted, since another has its place, and of no save."""
+        """Whether a note is a duty to delete a file that another has replaced, and not a save."""
         return self.arrived is not None
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether a save was never closed; one that is insisted on is meant."""
+        """Whether a save was never closed, and no person insisted on it."""
         if self.insisted:
             return False
         return self.unfinished or (self.state is State.FAILED and self.error in NEVER_CLOSED)
 
     @property
     def is_overtaken(self) -> bool:
-        """Whether something newer was acknowledged since a save; one that is insisted on is the newest."""
+        """Whether a newer save, rename or removal was acknowledged since, and no person insisted on this save."""
         return self.overtaken and not self.insisted
 
     @property
     def shown(self) -> State:
-        """What people are told of a save that is no living program's: it waits for its server, or for them."""
+        """The state shown for a save that no program has open: WAITING for its server, or FAILED, for a person."""
         goes = self.state in (State.WAITING, State.SENDING, State.REPLACING)
         return State.WAITING if goes else State.FAILED
 
     @property
     def is_lasting(self) -> bool:
-        """Whether a note was made to survive a power cut, or replaces one that was."""
+        """Whether a note must survive a power cut, or replaces one that must."""
         return self.synced is not None or self.error is not None
 
 
 class Changes(TypedDict, total=False):
-    """What changes in a note: some of its fields."""
+    """Changes to a note: new values of some of its fields."""
 
     path: str
     state: State
@@ -174,25 +174,25 @@ class Changes(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A save or a duty in a spool directory: its note, its file, and the bytes that are there."""
+    """A save or a duty in a spool directory: its note, its file, and the file's size in bytes."""
 
     note: Note
     file: Path
     bytes: int
 
     def report(self) -> dict[str, Any]:
-        """Return what is told of it elsewhere, as JSON."""
+        """Return the save or duty as JSON, for another process."""
         return {**as_json(self.note), "file": str(self.file), "bytes": self.bytes}
 
 
 @dataclass(frozen=True, slots=True)
 class Strange:
-    """A file in a spool directory that labfs cannot make sense of, and leaves alone."""
+    """A file in a spool directory that labfs cannot interpret, and leaves alone."""
 
     file: Path
     bytes: int
     problem: str  # as a sentence
-    path: str | None = None  # where it belongs, if that much is known
+    path: str | None = None  # where it belongs, if known
 
     def report(self) -> dict[str, Any]:
         where = {} if self.path is None else {"path": self.path}
@@ -203,7 +203,7 @@ Leftover = Spooled | Strange
 
 
 def heard(told: dict[str, Any]) -> Leftover:
-    """Return what another process has told."""
+    """Return the leftover that another process sent as JSON: the inverse of `report`."""
     file, size = Path(told["file"]), int(told["bytes"])
     if "site" not in told:
         return Strange(file, size, str(told["error"]), told.get("path"))
@@ -211,16 +211,16 @@ def heard(told: dict[str, Any]) -> Leftover:
 
 
 def saves(leftovers: Iterable[Leftover]) -> list[Spooled]:
-    """Return those that labfs understands."""
+    """Return the saves and duties, without strange files."""
     return [left for left in leftovers if isinstance(left, Spooled)]
 
 
 def unasked(leftovers: Iterable[Leftover], *states: State) -> list[Spooled]:
     """Return the saves in one of `states` that may be sent although nobody names them; the oldest come first.
 
-    This is the one rule for that. A save may be sent unasked iff it was closed, so that it is whole; nothing
-    overtook it that was acknowledged since, be it a save, a rename or a removal, here or by an earlier mount;
-    and it is the latest of its path. All others wait for a person to name them.
+    The one rule for this: a save may be sent unasked iff it was closed, so that it is complete; no save, rename or
+    removal of its path was acknowledged since, by this mount or an earlier one; and it is the latest of its path.
+    All others wait for a person to name them.
     """
     latest: dict[str, Spooled] = {}
     for kept in saves(leftovers):
@@ -231,7 +231,7 @@ def unasked(leftovers: Iterable[Leftover], *states: State) -> list[Spooled]:
 
 
 def as_json(note: Note) -> dict[str, Any]:
-    """Return a note as JSON: what of it is not as usual."""
+    """Return a note as JSON: the fields that differ from their defaults."""
     found: dict[str, Any] = {"format": FORMAT}
     for field in fields(Note):
         value = getattr(note, field.name)
@@ -245,7 +245,7 @@ def as_json(note: Note) -> dict[str, Any]:
 
 
 def parse(text: str) -> Note | str:
-    """Return a note, or what is wrong with it as a sentence."""
+    """Return the note in `text`, or a sentence about why it cannot be used."""
     try:
         told = json.loads(text)
         written = told.get("format", FORMAT) if isinstance(told, dict) else None
@@ -259,7 +259,7 @@ def parse(text: str) -> Note | str:
 
 
 def place(text: str) -> str | None:
-    """Return where a file belongs by a note that cannot be followed."""
+    """Return the path in a note that cannot be used; None if it has none."""
     try:
         return _text(json.loads(text)["path"])
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -267,7 +267,7 @@ def place(text: str) -> str | None:
 
 
 def _note(told: dict[str, Any]) -> Note:
-    """Return a note from its JSON. Raises ValueError, TypeError or KeyError for what is none."""
+    """Return a note from its JSON. Raises ValueError, TypeError or KeyError if the JSON is not a note's."""
     note = Note(
         site=_text(told["site"]),
         path=_text(told["path"]),
@@ -326,12 +326,12 @@ def _identity(value: Any) -> Identity | None:
 
 
 def seen_version(value: Any) -> Over | None:
-    """Return, from JSON, what a save goes over. Raises TypeError."""
+    """Return, from JSON, the version that a save may go over. Raises TypeError."""
     return None if value is None else _identity(value) or ()
 
 
 def _begun(told: Any) -> Begun | None:
-    """Return an upload to go on with; None for one that cannot be: another is begun then."""
+    """Return the upload to resume; None for a damaged record: a new upload is begun then. Raises TypeError."""
     if not isinstance(told, dict | None):
         raise TypeError(told)
     try:

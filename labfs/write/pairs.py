@@ -1,8 +1,8 @@
 """A spool directory: pairs of a file of bytes, `NAME.data`, and the note that says where they belong, `NAME.json`.
 
-Each note is replaced as a whole, so every step is made or not made, and there is no database whose one bad page
-could cost the other saves. A reserve on the disk lets notes be written when it is full. What labfs did not write,
-or a newer one did, is left alone.
+Each note is replaced by a rename, so that every step is atomic, and there is no database whose one bad page could
+cost the other saves. Space reserved on the disk lets notes be written when it is full. Files that labfs did not
+write, or that a newer labfs wrote, are left alone.
 
 Tests: core/test_spool, core/test_windows.
 """
@@ -18,14 +18,14 @@ from pathlib import Path
 from labfs.errors import FULL
 from labfs.write.journal import Leftover, Note, Spooled, State, Strange, as_json, parse, place
 
-GONE = ".gone"  # of a note whose file is being removed: from then on neither is there
-RESERVE = "reserve"  # a file without use but its size
-RESERVED = 256 * 1024  # bytes for notes on a disk that is full
-GIVEN = 16 * 1024  # bytes of them at a time
+GONE = ".gone"  # suffix of a note whose file is being removed: from then on both count as removed
+RESERVE = "reserve"  # a file that only reserves disk space
+RESERVED = 256 * 1024  # bytes for notes on a full disk
+GIVEN = 16 * 1024  # bytes of the reserve that are freed at a time
 
 
 def write_note(path: Path, note: Note) -> None:
-    """Replace a note as a whole; where the disk is full, in the room that was reserved for it."""
+    """Replace a note atomically; on a full disk in the space reserved for notes. Raises OSError."""
     while True:
         try:
             return _replace(path, note)
@@ -50,7 +50,7 @@ def _replace(path: Path, note: Note) -> None:
 
 
 def leftovers(directory: Path) -> list[Leftover]:
-    """Return what all files in a spool directory are, the oldest first."""
+    """Return the saves, duties and strange files in a spool directory, the oldest first."""
     stems = {path.stem for kind in ("*.data", "*.json") for path in directory.glob(kind)}
     found = []
     for stem in stems - {path.stem for path in directory.glob(f"*{GONE}")}:
@@ -81,7 +81,7 @@ def _leftover(data: Path, there: os.stat_result | None) -> Leftover | None:
     size = there.st_size if there is not None and stat.S_ISREG(there.st_mode) else 0
     if there is None:
         if isinstance(note, Note) and note.state in (State.LOCAL, State.SAVED):
-            return Spooled(note, data, 0)  # it died while it removed both
+            return Spooled(note, data, 0)  # the process died while it removed both
         problem: str | None = "its bytes are gone from the disk; only their note is left"
     elif not stat.S_ISREG(there.st_mode):
         kind = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link"}.get(stat.S_IFMT(there.st_mode), "a device")
@@ -94,13 +94,13 @@ def _leftover(data: Path, there: os.stat_result | None) -> Leftover | None:
 
 
 def remove(data: Path) -> None:
-    """Delete a spool file and its note, for good: with the first step both are gone, whenever labfs dies."""
+    """Delete a spool file and its note for good: after the first step both count as removed, even if labfs dies."""
     gone = data.with_suffix(GONE)
     with suppress(FileNotFoundError):
         data.with_suffix(".json").rename(gone)
     try:
         data.unlink(missing_ok=True)
-    except OSError:  # no file of ours: its note must go on saying so
+    except OSError:  # e.g. a directory, and no file of ours: restore its note
         with suppress(FileNotFoundError):
             gone.rename(data.with_suffix(".json"))
         raise
@@ -108,7 +108,7 @@ def remove(data: Path) -> None:
 
 
 def finish_removals(directory: Path) -> None:
-    """Delete what a process that died was about to delete."""
+    """Finish the removals that a process began before it died."""
     for gone in directory.glob(f"*{GONE}"):
         if not gone.with_suffix(".json").exists():
             gone.with_suffix(".data").unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def finish_removals(directory: Path) -> None:
 
 
 def reserve(directory: Path) -> None:
-    """Keep some of the disk for notes, as far as it has room."""
+    """Reserve disk space for notes, if there is room."""
     with suppress(OSError):
         fd = os.open(directory / RESERVE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -127,7 +127,7 @@ def reserve(directory: Path) -> None:
 
 
 def _give(reserve: Path) -> bool:
-    """Free some of the reserve; False if nothing is left of it."""
+    """Free some of the reserve; False if it was used up already."""
     try:
         size = reserve.stat().st_size
         os.truncate(reserve, max(size - GIVEN, 0))

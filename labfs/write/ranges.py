@@ -28,7 +28,7 @@ class Ranges:
         self._stops[low:high] = [stop]
 
     def cut(self, size: int) -> None:
-        """Forget every offset from `size` on."""
+        """Remove every offset from `size` on."""
         keep = bisect_left(self._starts, size)
         del self._starts[keep:], self._stops[keep:]
         if keep and self._stops[-1] > size:

@@ -1,7 +1,7 @@
-"""Bytes of files that are being written: on disk, private, kept until a server has them.
+"""Bytes of files that are being written: on disk, private, stored until a server has them.
 
-Each file is a pair in the spool directory (`pairs`): its bytes, and a note (`journal`) that says where they belong and
-how far they are, so that nobody needs labfs's memory to know it. A pair is removed by `discard` and nothing else.
+Each file is a pair in the spool directory (`pairs`): its bytes, and a note (`journal`) with their path and the state
+of the save, so that both survive a crash of labfs. A pair is removed by `discard` and nothing else.
 
 Tests: core/test_spool.
 """
@@ -46,7 +46,7 @@ CHUNK = 1024 * 1024
 
 
 class Order:
-    """Numbers that only grow, in this mount and from one to the next."""
+    """A counter that only grows, within a mount and from one mount to the next."""
 
     def __init__(self) -> None:
         self.latest = 0
@@ -60,9 +60,9 @@ ORDER = Order()
 
 
 class SpoolFile:
-    """Random writes in, rewindable sources out. All methods block, on a local disk.
+    """A file on disk with random writes, read as sources that can be sent again. All methods block.
 
-    `note` says where the bytes belong and what became of them; it lies beside them on disk.
+    `note` has the path of the bytes and the state of their save; it is stored beside them on disk.
     """
 
     def __init__(self, path: Path, note: Note, fd: int = -1) -> None:
@@ -83,7 +83,7 @@ class SpoolFile:
         return file
 
     def describe(self, **news: Unpack[Changes]) -> None:
-        """Write the note anew, with some of it changed: fields of `Note`. A new state makes it the latest."""
+        """Rewrite the note with `news`: changed fields of `Note`. A new state makes the save the latest of its path."""
         if "state" in news:
             news["number"] = ORDER.next()
         with self._noting, disk_errors():
@@ -91,7 +91,7 @@ class SpoolFile:
             write_note(self.path.with_suffix(".json"), self.note)
 
     def reopen(self, missing: tuple[Gap, ...]) -> None:
-        """Write the note anew for bytes that are being changed, some of which are `missing`."""
+        """Rewrite the note for a file that is being changed, with the ranges that are `missing` in the spool."""
         state = self.note.state if self.note.state is State.FAILED else State.WRITING
         with self._noting, disk_errors():
             self.note = replace(self.note.as_changed(), state=state, missing=missing, number=ORDER.next())
@@ -99,18 +99,18 @@ class SpoolFile:
 
     @property
     def fd(self) -> int:
-        """The open file; opened again if it was closed meanwhile."""
+        """The file descriptor; the file is opened again if it was closed meanwhile."""
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         return self._fd
 
     @property
     def size(self) -> int:
-        """Bytes on the disk."""
+        """The size of the file on disk, in bytes."""
         return self.path.stat().st_size
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write all of `data`. Raises OSError, ENOSPC above all."""
+        """Write all of `data` at `offset`. Raises DiskFailed, above all with ENOSPC."""
         view = memoryview(data)
         try:  # rather than `disk_errors`, which costs as much as a small write
             while view:
@@ -121,13 +121,13 @@ class SpoolFile:
             raise DiskFailed(error.errno, error.strerror) from error
 
     def cut(self, size: int) -> None:
-        """Drop what a write that failed left beyond the end."""
+        """Cut off the bytes that a failed write left beyond `size`."""
         with suppress(OSError):
             if os.fstat(self.fd).st_size > size:
                 os.ftruncate(self.fd, size)
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return `stop - start` bytes; what was never written reads as zeros."""
+        """Return the bytes `[start, stop)`; bytes that were never written read as zeros."""
         return os.pread(self.fd, stop - start, start).ljust(stop - start, b"\0")
 
     def truncate(self, size: int) -> None:
@@ -135,7 +135,7 @@ class SpoolFile:
             os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
-        """Make the bytes, and the note that says where they belong, survive a power cut."""
+        """Sync the bytes, their note and the directory to disk, so that they survive a power cut. Raises DiskFailed."""
         with disk_errors():
             os.fsync(self.fd)
             for path in (self.path.with_suffix(".json"), self.path.parent):
@@ -146,7 +146,7 @@ class SpoolFile:
                     os.close(fd)
 
     def copy(self) -> SpoolFile:
-        """Return a second file with the same bytes, which is being written, whatever this one is."""
+        """Return a second spool file with the same bytes, in the state WRITING."""
         note = replace(self.note.as_changed(), state=State.WRITING, number=ORDER.next())
         twin = SpoolFile.create(_new(self.path.parent), note)
         try:
@@ -160,7 +160,7 @@ class SpoolFile:
         return twin
 
     def close(self) -> None:
-        """Give the descriptor back; the next use opens the file again."""
+        """Close the descriptor; the next use opens the file again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -169,7 +169,7 @@ class SpoolFile:
         self.close()
         try:
             remove(self.path)
-        except OSError as error:  # a disk that can only be read: the next mount finds it
+        except OSError as error:  # a read-only disk: the next mount finds the file
             log.error("%s cannot be removed: %s", self.path, error.strerror)
 
     def source(self, start: int, stop: int) -> Slice:
@@ -221,10 +221,10 @@ class Spool:
         opened: Identity | None = None,
         after: int = 0,
     ) -> SpoolFile:
-        """Make an empty spool file for bytes that belong at `path` of `site`, or nowhere but here.
+        """Create an empty spool file for bytes to be saved at `path` of `site`, or for a `local` file.
 
-        `lacks` is the size in bytes of the version on the server that still lends its bytes to this one; what the save
-        is begun on is `opened`, of the age `after`.
+        The save is begun on the version `opened`, of the age `after`; `lacks` is the size in bytes of that version,
+        as long as its bytes are not copied to the spool.
         """
         reserve(self.directory)
         note = Note(
@@ -241,7 +241,7 @@ class Spool:
     def owe(
         self, site: str, path: str, opened: Identity, arrived: str, *, name: str | None, renamed: bool
     ) -> SpoolFile:
-        """Write down a duty: the file `opened` is still to be deleted, now that `arrived` has its place at `path`."""
+        """Record a duty: the file `opened` is to be deleted, since the file `arrived` has replaced it at `path`."""
         note = Note(
             site=site,
             path=path,
@@ -255,10 +255,10 @@ class Spool:
         return SpoolFile.create(_new(self.directory), note)
 
     def adopt(self) -> None:
-        """Take over what an earlier process left: what was closed is sent if nothing overtook it."""
+        """Take over the files of an earlier process: saves that were closed wait to be sent unless overtaken."""
         finish_removals(self.directory)
         for partial in self.directory.glob("*.part"):
-            if partial.with_suffix(".data").exists():  # it died while it wrote a note; the one before is there
+            if partial.with_suffix(".data").exists():  # the process died while it wrote a note; the old note is there
                 partial.unlink(missing_ok=True)
         left = self.leftovers()
         latest = {kept.file for kept in unasked(left, *CLOSED)}
@@ -276,7 +276,7 @@ class Spool:
         data = strange.file
         begun = not strange.bytes and data.is_file() and not os.path.lexists(data.with_suffix(".json"))
         if begun and not data.is_symlink():
-            remove(data)  # it died before it wrote a note
+            remove(data)  # the process died before it wrote a note
         else:
             log.warning("%s: %s", data, strange.problem)
 
@@ -301,21 +301,21 @@ class Spool:
                 self.mark(kept, state=State.WAITING, error="labfs ended before it was saved", died=True)
 
     def mark(self, kept: Spooled, **news: Unpack[Changes]) -> None:
-        """Change the note of a file that nobody has open; `news` are fields of `Note`."""
+        """Change the note of a spool file that is not open; `news` are fields of `Note`."""
         if kept.file.exists():  # else it was discarded meanwhile
             with disk_errors():
                 write_note(kept.file.with_suffix(".json"), _changed(kept.note, news))
 
     def reopen(self, kept: Spooled) -> SpoolFile:
-        """Return a file that an earlier save left, to go on with it."""
+        """Return the spool file of an earlier save."""
         return SpoolFile(kept.file, kept.note)
 
     def leftovers(self) -> list[Leftover]:
-        """Return what lies in the directory, the oldest first."""
+        """Return the files in the directory, the oldest first."""
         return leftovers(self.directory)
 
     def free(self) -> int:
-        """Return the bytes that can still be written."""
+        """Return how many bytes are free on the spool's disk."""
         disk = os.statvfs(self.directory)
         return disk.f_bavail * disk.f_frsize
 

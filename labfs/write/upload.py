@@ -1,4 +1,4 @@
-"""Sending a file to its server: as one body, or in parts that a later try, or a later mount, goes on with.
+"""The upload of a file to its server: as one body, or in parts that a retry, or a later mount, can resume.
 
 Tests: core/test_spool, core/test_vfs.
 """
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 PARTS_AT_ONCE = 4
 PART_TRIES = 4
-ABORT_S = 8.0  # for telling the server to forget an upload
+ABORT_S = 8.0  # timeout for aborting an upload on the server
 
 
 class Transfer:
-    """One try to bring the first `size` bytes of a spool file to a server."""
+    """One attempt to upload the first `size` bytes of a spool file."""
 
     def __init__(self, backend: Backend, target: Target, spool: SpoolFile, size: int) -> None:
         self.sent = 0  # bytes that the server has
@@ -34,7 +34,7 @@ class Transfer:
         self._size = size
 
     async def run(self) -> Entry:
-        """Send the file; return what it is on the server. On any way out but Unavailable nothing stays there."""
+        """Upload the file and return its entry on the server. An error other than Unavailable aborts the upload."""
         place = self._target.parent.takes
         multipart, most = self._backend.multipart, largest(self._backend, place)
         if self._size <= (self._backend.capabilities.whole if place.whole is None else most):
@@ -47,7 +47,7 @@ class Transfer:
             receipts = await self._send_parts(upload, begun)
             return await upload.complete(receipts, self._size)
         except Unavailable:
-            raise  # to go on with later: the server keeps what it has
+            raise  # to be resumed later: the server keeps the parts that it has
         except BaseException as error:
             if not isinstance(error, trio.Cancelled):
                 self._spool.describe(upload=None)
@@ -56,7 +56,7 @@ class Transfer:
             raise
 
     async def _begin(self, multipart: Multipart) -> tuple[Upload, Begun]:
-        """Start an upload, or go on with one that an earlier try left."""
+        """Begin a multipart upload, or resume one that an earlier attempt left."""
         earlier = self._spool.note.upload
         if earlier is not None:
             try:
@@ -72,7 +72,7 @@ class Transfer:
         return upload, begun
 
     async def _send_parts(self, upload: Upload, begun: Begun) -> list[Receipt]:
-        """Send all parts but those sent earlier, a few at a time; the first one that fails stops the others."""
+        """Send all parts but those sent earlier, `PARTS_AT_ONCE` at a time; the first error cancels the others."""
         receipts = {receipt.number: receipt for receipt in begun.receipts}
         self.sent = sum(receipt.size for receipt in begun.receipts)
         starts = enumerate(range(0, self._size, begun.step), 1)
@@ -97,7 +97,7 @@ def part_size(size: int, rules: Parts) -> int:
     needed = -(-size // rules.count)
     if needed <= rules.preferred:
         return rules.preferred
-    mib = 1024 * 1024  # whole ones, from which a reader can guess the part size
+    mib = 1024 * 1024  # part sizes in whole MiB, which a reader can guess
     return min(-(-needed // mib) * mib, rules.greatest)
 
 
@@ -105,7 +105,7 @@ async def _put(upload: Upload, number: int, source: Source) -> Receipt:
     for _ in range(PART_TRIES - 1):
         try:
             return await upload.put_part(number, source)
-        except Garbled as error:  # anything else the client has tried again already
+        except Garbled as error:  # after other errors the client itself has retried already
             log.info("Part %d again: %s", number, error)
     return await upload.put_part(number, source)
 
@@ -119,7 +119,7 @@ async def _abort(upload: Upload) -> None:
 
 @contextmanager
 def _first_error() -> Iterator[None]:
-    """Re-raise the error of one of several tasks as itself, not as an exception group."""
+    """Raise the error of one of several tasks itself instead of an exception group."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -20,7 +20,7 @@ from labfs.write.upload import Transfer
 
 
 class Destination(Protocol):
-    """Where the bytes of a file go, as whoever has it saved knows; tasks that send them run in `nursery`."""
+    """Where a file is uploaded to: implemented by the code that saves it; the upload's tasks run in `nursery`."""
 
     @property
     def nursery(self) -> trio.Nursery: ...
@@ -29,16 +29,16 @@ class Destination(Protocol):
     def backend(self) -> Backend: ...
 
     async def aim(self) -> Target:
-        """Return the place, once saving there was found to destroy nothing. Raises Conflict."""
+        """Return the target of the upload, after a check that it destroys no newer version. Raises Conflict."""
         ...
 
     def arrived(self, entry: Entry) -> None:
-        """Record that the server has the whole file, before anybody can look."""
+        """Record that the server has the whole file; called before any other task can look at the tree."""
         ...
 
 
 class Writer(Draft):
-    """The bytes of one file on their way to the server. `opened` is what that had when the writing began."""
+    """The bytes of one file and their upload. `opened` is the server's version when the writing began."""
 
     def __init__(self, spool: SpoolFile, base: Reader | None, opened: Entry | None, destination: Destination) -> None:
         super().__init__(spool, base)
@@ -50,14 +50,14 @@ class Writer(Draft):
 
     @classmethod
     def adopted(cls, spool: SpoolFile, base: Reader | None, opened: Entry | None, destination: Destination) -> Writer:
-        """Adopt an earlier save; `base` reads the bytes that the spool lacks. Raises Malformed."""
+        """Return a writer of an earlier save; `base` reads the bytes that the spool lacks. Raises Malformed."""
         writer = cls(spool, base, opened, destination)
         writer.go_on()
         return writer
 
     @property
     def sent(self) -> int:
-        """Bytes of the commit under way that the server has."""
+        """How many bytes of the commit under way the server has."""
         return 0 if self._transfer is None else self._transfer.sent
 
     async def committed(self) -> None:
@@ -66,11 +66,11 @@ class Writer(Draft):
             pass
 
     async def commit(self) -> Entry | None:
-        """Bring the whole file to its destination; None if there was nothing to do.
+        """Upload the whole file to its destination and return its entry; None if the file was clean.
 
-        Returns when the server holds every byte and confirmed what it can confirm, and the destination was told so,
-        before the journal calls it saved. On any other way out nothing of it stays visible there and the bytes
-        stay in the spool. What is written meanwhile is not part of it, and leaves the file dirty.
+        Returns when the server holds every byte and has confirmed what it can confirm; the destination is told
+        before the journal says SAVED. On an exception nothing of the upload stays visible on the server, and the
+        bytes stay in the spool. Bytes written meanwhile are not part of the commit, and leave the file dirty.
         """
         async with self._commit:
             if not self.dirty:
@@ -98,6 +98,6 @@ class Writer(Draft):
             self._saved = changes
             self.opened = entry
             if not self.dirty:
-                with suppress(OSError):  # a full disk: after a crash it is found out
+                with suppress(OSError):  # a full disk: after a crash the outbox finds out that the server has the file
                     self.spool.describe(state=State.SAVED)
             return entry

@@ -1,1 +1,1 @@
-"""The way to a server: directly or through a proxy, whom to trust, and connections that may be dead."""
+"""The connection to a server: directly or through a proxy, trusted certificates, and connections that may be dead."""

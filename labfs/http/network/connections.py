@@ -1,8 +1,8 @@
-"""Connections kept for later requests, and what is known of their health.
+"""Connections kept for later requests, and their health.
 
-A VPN, a Wi-Fi or a suspended machine ends connections without a word: they take a request, and nothing answers. So a
-kept connection is granted less silence than a new one, its silence says nothing about the site, and after one failure
-all that were opened in its time are given up.
+A VPN, a Wi-Fi or a suspended machine drops connections silently: a request is sent, and no answer comes. So a kept
+connection has a shorter timeout than a new one, its silence is not counted against the site, and after one failure
+all connections of its lot are retired.
 
 Tests: mount/test_connections.
 """
@@ -20,22 +20,22 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 KEPT_S = 30.0  # for which an idle connection is kept
-SHARE = 0.25  # of the longest silence, that a kept connection is granted at least
-LEAST_S = 0.5  # … or this: less tells of a busy machine rather than of a dead connection
-FORGETS = 0.98  # what an answer leaves of the longest one before
-ASLEEP_S = 2.0  # of sleep that may have ended connections
+SHARE = 0.25  # of the site's timeout: the shortest timeout of a kept connection
+LEAST_S = 0.5  # … or this: a shorter silence may be a busy machine's rather than a dead connection's
+FORGETS = 0.98  # factor by which the grant decays with each answer
+ASLEEP_S = 2.0  # of sleep, after which kept connections may be dead
 PROBES = 3
 
 
 def asleep_s() -> float:
-    """Return how long this machine has slept since it was started, in seconds; 0 where it does not tell."""
+    """Return how long this machine has been suspended since its boot, in seconds; 0 if unknown."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def socket_options(timeout_s: float) -> list[tuple[int, int, int]]:
-    """Return options by which the kernel finds out itself that nobody acknowledges what is sent, or is there."""
+    """Return socket options by which the kernel detects a dead connection: keepalive and TCP_USER_TIMEOUT."""
     probe_s = max(round(timeout_s / 2), 1)
     found = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     values = {"TCP_KEEPIDLE": probe_s, "TCP_KEEPINTVL": probe_s, "TCP_KEEPCNT": PROBES}
@@ -46,7 +46,7 @@ def socket_options(timeout_s: float) -> list[tuple[int, int, int]]:
 
 
 class Grant:
-    """The silence that a kept connection is granted before its first byte: twice what the site took of late."""
+    """The timeout of a kept connection for the first byte of an answer: twice the site's recent response time."""
 
     def __init__(self, timeout_s: float) -> None:
         self._least_s, self._most_s = min(max(SHARE * timeout_s, LEAST_S), timeout_s), timeout_s
@@ -57,7 +57,7 @@ class Grant:
 
 
 class Lot(Generic[T]):
-    """The connections of one time; `used` once one of them has answered, and may be kept."""
+    """The connections of one client; `used` once one of them has answered, and may be kept."""
 
     def __init__(self, client: T) -> None:
         self.client = client
@@ -90,18 +90,18 @@ class Pool(Generic[T]):
 
     @property
     def used(self) -> bool:
-        """Whether there may be a connection that an earlier request left."""
+        """Whether there may be a kept connection."""
         return self._now.used
 
     def retire(self, lot: Lot[T]) -> None:
-        """Give up all connections of a lot, for new requests."""
+        """Use no connection of a lot for new requests any more."""
         with self._lock:
             if lot is self._now:
                 self._old.append(lot)
                 self._now = Lot(self._make())
 
     def spent(self, *, all_of_them: bool = False) -> list[T]:
-        """Return, once, the clients that are to be closed: retired ones that no request uses any more."""
+        """Return, once each, the clients to be closed: retired ones that no request uses any more."""
         if not (self._old or all_of_them):
             return []
         with self._lock:
@@ -111,9 +111,9 @@ class Pool(Generic[T]):
 
 
 class Trial:
-    """One request on a connection that may be dead: it is answered, or given up before, and never both.
+    """One request on a connection that may be dead: it is either answered or given up, never both.
 
-    `lot` is what its connection is of, once it has set out; `fresh` has it take a connection of its own.
+    `lot` is the lot of its connection, once the request is sent; `fresh` makes it use a connection of its own.
     """
 
     def __init__(self, *, fresh: bool) -> None:
@@ -128,21 +128,21 @@ class Trial:
         self.lot, self._sent = lot, time.monotonic()
 
     def answered(self) -> bool:
-        """Record that an answer came; return whether the request was still waiting for it."""
+        """Record an answer; return whether the request was not given up before."""
         wanted = self.claim()
         if wanted and self.lot is not None:
             self.lot.used, self.took_s = True, time.monotonic() - self._sent
         return wanted
 
     def claim(self) -> bool:
-        """Decide the race of answer against timeout: return True for the first caller alone."""
+        """Claim the outcome, answered or given up; return whether this call was the first."""
         with self._lock:
             first, self._ended = not self._ended, True
             return first
 
 
 class Watch:
-    """What a request on httpx's connections tells of itself: whether its connection is new, and if its body is sent.
+    """A trace callback of httpx: whether a request's connection is new, and when its body has been sent.
 
     `postpone` is called with the seconds that are left for the first byte of an answer.
     """

@@ -1,4 +1,4 @@
-"""Requests over connections that may be dead: each is given up soon, and its failure told from the site's.
+"""Requests over connections that may be dead: each times out soon, and its failure is not taken for the site's.
 
 `Lines` is for API calls and uploads; `granted` for downloads, which run in threads.
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Lines:
-    """The connections for API calls and uploads to one site: kept ones, and such as serve one request alone."""
+    """The connections for API calls and uploads to one site: kept ones, and ones for a single request."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Lines:
     async def sent(
         self, request: httpx.Request, what: str, *, kept: bool, hurried: bool
     ) -> AsyncIterator[httpx.Response]:
-        """Send a request over a `kept` connection, if there is one, or else over one of its own.
+        """Send a request over a `kept` connection, if there is one, else over a connection of its own.
 
-        A kept one has as long as its grant; for a body that takes its time, which is not `hurried`, the usual
-        silence after the last byte of it. Raises Mute.
+        The timeout of a kept connection is its grant; of a request with a long body, which is not `hurried`, the usual
+        timeout after the body's last byte. Raises Mute.
         """
         began = trio.current_time()
         if not kept or self._pool is None:
@@ -98,13 +98,13 @@ class Lines:
 
 
 async def granted(run: Callable[[], Awaitable[T]], trial: Trial, grant: Grant, what: str) -> T:
-    """Wait for a download over a connection that may be dead. Raises Mute if it does not even begin."""
+    """Run a download over a connection that may be dead. Raises Mute if no answer begins within the grant."""
     outcome: list[T] = []
     failure: Exception | None = None
 
     async def watch() -> None:
         await trio.sleep(grant.now_s)
-        while trial.lot is None:  # it waits for a thread, which tells no event  # noqa: ASYNC110
+        while trial.lot is None:  # waiting for a thread, which sets no event  # noqa: ASYNC110
             await trio.sleep(grant.now_s)
         if trial.claim():
             nursery.cancel_scope.cancel()
@@ -113,12 +113,12 @@ async def granted(run: Callable[[], Awaitable[T]], trial: Trial, grant: Grant, w
         nursery.start_soon(watch)
         try:
             outcome.append(await run())
-        except Exception as error:  # out of the nursery, which would make a group of it
+        except Exception as error:  # raised outside of the nursery, which would wrap it in a group
             failure = error
         nursery.cancel_scope.cancel()
     if outcome:
         return outcome[0]
-    # A new connection tells whether the site is there.
+    # A new connection will show whether the site is available.
     if failure is None or (isinstance(failure, Unavailable) and trial.claim()):
         log.debug("%s: a kept connection failed (%s).", what, failure)
         raise Mute(f"{what} did not begin to answer on a connection that had been kept.")
@@ -146,8 +146,8 @@ class Body(httpx.AsyncByteStream):
 
 
 def stream(request: httpx.Request, source: Source | None) -> None:
-    """Give a request its body piece by piece, from a `source` on disk if there is one."""
-    # Not httpx's own streams: they are generators, which one that is cancelled leaves half-way.
+    """Set the body of a request as a stream, from a `source` on disk if there is one."""
+    # Not httpx's own streams: these are generators, which a cancellation leaves unfinished.
     request.stream = Body(iter([request.content]) if source is None else source.chunks(), on_disk=source is not None)
     if source is not None:
         request.headers.pop("Transfer-Encoding", None)

@@ -1,4 +1,4 @@
-"""The route of a request: directly or through which proxy, decided in one place for all ways that bytes travel.
+"""The route of a request: directly or through which proxy, decided in one place for all HTTP clients.
 
 A site's own `proxy` is the whole rule for that site. Else the environment is read as curl reads it (curl(1), and
 lib/url.c and lib/noproxy.c of 8.x): `http_proxy` in lower case only, since a header `Proxy` comes to CGI programs as
@@ -51,18 +51,18 @@ class Proxy:
 
     @property
     def looks_up(self) -> bool:
-        """Whether the proxy looks names up; else this machine does."""
+        """Whether the proxy resolves host names; else this machine does."""
         return self.scheme in ("http", "https", "socks4a", "socks5h")
 
     @property
     def url(self) -> str:
-        """Return its address, with user and password if it is a SOCKS proxy: others get them in a header."""
+        """Return the proxy's url, with user and password for a SOCKS proxy: an HTTP proxy gets them in a header."""
         own = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@" if self.socks and self.user else ""
         return f"{self.scheme}://{own}{self.authority}"
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an HTTP proxy is sent, and nobody else."""
+        """The headers that are sent to an HTTP proxy only."""
         if self.socks or self.user is None:
             return {}
         pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -70,7 +70,7 @@ class Proxy:
 
 
 class Route:
-    """Decides for each address that a site's requests go to."""
+    """Decides which proxy to use for each address of a site's requests."""
 
     def __init__(self, site: str, own: Callable[[], str] | None, environ: Mapping[str, str]) -> None:
         self._site = site
@@ -80,7 +80,7 @@ class Route:
         self._known: dict[tuple[str, str, int], Proxy | None] = {}
 
     def of(self, url: str) -> Proxy | None:
-        """Return the proxy for an address; None for the direct way. Raises ConfigError for one that cannot be used."""
+        """Return the proxy for an address; None for a direct connection. Raises ConfigError for an unusable proxy."""
         parts = urlsplit(url)
         place = (parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0))
         if place not in self._known:
@@ -113,7 +113,7 @@ def parsed(site: str, source: str, value: str) -> Proxy:
         hint = "; in its password / ? # and % are written %2F %3F %23 and %25" if "@" in rest else ""
         raise ConfigError(f"{cannot} has no address that can be used, such as http://host:3128{hint}.") from None
     user, _, password = (unquote(text) for text in login.partition(":"))
-    # For SOCKS no encoding is agreed upon.
+    # SOCKS defines no encoding of user and password.
     if password:
         know(password)
     if not (user + password).isprintable() or (scheme.startswith("socks") and not (user + password).isascii()):
@@ -138,14 +138,14 @@ def _place(text: str) -> tuple[str, int | None]:
 class Exempt:
     """Hosts that are reached directly: a NO_PROXY list, its items separated by commas or blanks.
 
-    `*` is all; a name covers itself and what lies below it, with or without a leading dot (or `*.`); addresses are
-    compared as numbers, also within networks (`10.0.0.0/8`, `fd00::/8`); `:port` at an item narrows it.
+    `*` is all hosts; a name covers itself and its subdomains, with or without a leading dot (or `*.`); addresses are
+    compared as numbers, also within networks (`10.0.0.0/8`, `fd00::/8`); `:port` at an item restricts it to a port.
     """
 
     def __init__(self, text: str) -> None:
         self._names: list[tuple[str, int | None]] = []
         self._networks: list[tuple[IPv4Network | IPv6Network, int | None]] = []
-        self.unknown = False  # whether there is an item that makes no sense
+        self.unknown = False  # whether an item is neither a host nor an address nor a network
         for item in re.split(r"[\s,]+", text.strip(", \t\r\n")):
             if item:
                 self._add(item)
@@ -186,7 +186,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def doubts(environ: Mapping[str, str]) -> list[str]:
-    """Return what of the environment is not honoured, in sentences for whoever mounts."""
+    """Return a warning, for the person who mounts, if a NO_PROXY item is ignored."""
     used = next((name for name in ("no_proxy", "NO_PROXY") if environ.get(name, "").strip()), None)
     if used is None or not Exempt(environ[used]).unknown:
         return []

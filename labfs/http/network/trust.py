@@ -1,8 +1,8 @@
-"""Whose certificates are trusted: one list for all ways that bytes travel.
+"""The trusted certificates of authorities: one list for all HTTP clients.
 
-The machine's own store, and besides it what SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and a
-site's key `ca` name. All of them add and none takes away: programs disagree on which one replaces which (OpenSSL keeps
-its directory beside SSL_CERT_FILE, rustls keeps nothing, requests knows its own bundle alone); a union suits them all.
+The machine's own store, and the certificates that SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and
+a site's key `ca` name. Each adds and none replaces: programs disagree on which replaces which (OpenSSL uses its
+directory beside SSL_CERT_FILE, rustls uses nothing else, requests only its own bundle); a union suits them all.
 
 Tests: unit/test_trust.
 """
@@ -21,7 +21,7 @@ import certifi
 
 from labfs.errors import ConfigError
 
-# Where Debian, Fedora, openSUSE and Alpine keep what `update-ca-certificates` or its like has put together.
+# Where Debian, Fedora, openSUSE and Alpine store the bundle made by `update-ca-certificates` or its like.
 MACHINE = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -42,14 +42,14 @@ LONGEST = 16 * 1024 * 1024  # bytes of a file of certificates
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The certificates of authorities by which a site's servers may be signed, in DER, and a context of them."""
+    """The certificates of the authorities trusted to sign a site's servers, in DER, and a TLS context of them."""
 
     authorities: tuple[bytes, ...]
     context: ssl.SSLContext
 
 
 def trust(site: str, ca: str, environ: Mapping[str, str]) -> Trust:
-    """Return what a site's servers are trusted by. Raises ConfigError for a `ca` that names no certificates."""
+    """Return the authorities trusted for a site's servers. Raises ConfigError for a `ca` without valid certificates."""
     own: tuple[bytes, ...] = ()
     if ca:
         path = Path(ca)
@@ -68,7 +68,7 @@ def _trust(certificates: tuple[bytes, ...]) -> Trust:
 def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # what is named is trusted, also in the middle of a chain
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate certificate in the list is trusted as well
     return context
 
 
@@ -81,7 +81,7 @@ def _taken(context: ssl.SSLContext, certificate: bytes) -> bool:
 
 
 def _chosen(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the files and directories that variables name."""
+    """Return the files and directories that environment variables name."""
     files = [environ.get(name, "") for name in FILES]
     files += [path for name in DIRECTORIES for path in environ.get(name, "").split(os.pathsep)]
     return tuple(path for path in dict.fromkeys(files) if path and path not in MACHINE)
@@ -89,7 +89,7 @@ def _chosen(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 @cache
 def _machine(chosen: tuple[str, ...]) -> tuple[bytes, ...]:
-    """Return what is trusted in all sites' servers: the machine's store, and what variables name."""
+    """Return the certificates trusted for all sites: of the machine's store, and of `chosen` files and directories."""
     found: list[bytes] = []
     for path in MACHINE:
         found += _readable(Path(path))
@@ -122,7 +122,7 @@ def _problem(path: Path) -> str:
 def _certificates(path: Path) -> Iterator[bytes]:
     """Yield the certificates of a file, PEM or DER, or of a directory's files. Raises OSError.
 
-    In a directory these are the files that are named by a hash, as OpenSSL has it; if there are none, by ending.
+    Of a directory the files named by a hash are read, as by OpenSSL; if there are none, those with a known extension.
     """
     if path.is_dir():
         names = sorted(os.listdir(path))
@@ -139,11 +139,11 @@ def _certificates(path: Path) -> Iterator[bytes]:
         try:
             yield ssl.PEM_cert_to_DER_cert(block.decode("ascii").replace("X509 ", ""))
         except ValueError:
-            yield block  # no certificate, and told as one that is damaged
+            yield block  # invalid, and reported as a damaged certificate
 
 
 def doubts(environ: Mapping[str, str]) -> list[str]:
-    """Return which variables name no certificates, in sentences for whoever mounts."""
+    """Return warnings, for the person who mounts, about variables that name no certificates."""
     named = {name: environ[name] for name in FILES if environ.get(name) and environ[name] not in MACHINE}
     problems = {name: _problem(Path(value)) for name, value in named.items()}
     found = [

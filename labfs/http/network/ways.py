@@ -1,8 +1,8 @@
-"""Requests along their route: connections for each proxy, and what a proxy or a certificate fails at, in words.
+"""Requests along their route: connections for each proxy, and failures of a proxy or a certificate as sentences.
 
-Bulk bodies come through the Rust library wherever it can go the same way. What it refuses before anything was sent is
-asked again by httpx, whose word counts: the library is stricter about certificates than OpenSSL (one that is its own
-authority, a name in the subject alone, old key exchanges), and says less about what a proxy answered.
+Bulk bodies are fetched by the Rust library wherever it can use the same route. A request that it refuses before
+anything was sent is repeated by httpx, whose result counts: the library is stricter about certificates than OpenSSL
+(self-signed ones, a name in the subject alone, old key exchanges), and says less about a proxy's answer.
 
 Tests: mount/test_networks.
 """
@@ -41,14 +41,14 @@ NOT_YET, EXPIRED, OTHER_NAME = (9,), (10,), (62, 64)
 NO_AUTHORITY = (2, 18, 19, 20, 21)
 # SOCKS5 (RFC 1928, section 6): no connection to the host; SOCKS4's only code for a failure
 UNREACHED = (1, 3, 4, 5, 6, 0x5B)
-# What the Rust library's refusals of a handshake say: “invalid peer certificate”, “received fatal alert”
+# Words in the Rust library's TLS handshake errors: “invalid peer certificate”, “received fatal alert”
 TLS = ("peer ", "received ")
-# What a handshake with the site ends with, once the proxy has connected
+# Errors of a TLS handshake with the site, once the proxy has connected
 BROKEN = (ssl.SSLError, trio.BrokenResourceError, ConnectionResetError, BrokenPipeError)
 
 
 class Pools(Generic[T]):
-    """One `T` for each proxy that is used, and one for the direct way."""
+    """One `T` for each proxy that is used, and one for direct connections."""
 
     def __init__(self, route: Route, make: Callable[[Proxy | None], T]) -> None:
         self._route = route
@@ -68,7 +68,7 @@ class Pools(Generic[T]):
 
 
 class Ways(httpx.AsyncBaseTransport):
-    """For API calls and uploads."""
+    """The transport of API calls and uploads."""
 
     def __init__(
         self, site: str, route: Route, trust: Trust, limits: httpx.Limits, options: SocketOptions = ()
@@ -91,7 +91,7 @@ class Ways(httpx.AsyncBaseTransport):
 
 
 class PlainWays(httpx.BaseTransport):
-    """For bulk bodies that do not come through the Rust library."""
+    """The transport of bulk bodies that the Rust library cannot fetch."""
 
     def __init__(self, site: str, route: Route, trust: Trust, timeout_s: float, *, keep: bool) -> None:
         self._site = site
@@ -115,7 +115,7 @@ class PlainWays(httpx.BaseTransport):
 
 
 class RustWays(httpx.BaseTransport):
-    """For bulk bodies: through the Rust library, or plain where that cannot go the same way.
+    """The transport of bulk bodies: the Rust library, or `PlainWays` where the library cannot use the same route.
 
     `wrap` makes a transport of a client of the library.
     """
@@ -133,11 +133,11 @@ class RustWays(httpx.BaseTransport):
         self._site = site
         self._plain = PlainWays(site, route, trust, timeout_s, keep=keep)
         self._pools = Pools(route, lambda proxy: _rust_pool(proxy, trust, timeout_s, wrap, keep=keep))
-        self._unfit: set[str] = set()  # origins with which the library will not deal
+        self._unfit: set[str] = set()  # origins whose TLS the library refuses
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         proxy, pool = self._pools.to(request.url)
-        # What a form asks for names its file in a header, which httpx alone reads if it is not ASCII.
+        # The answer to a form names its file in a header, which only httpx can read if it is not ASCII.
         if pool is None or request.method == "POST" or request.url.netloc.decode() in self._unfit:
             return self._plain.handle_request(request)
         try:
@@ -153,7 +153,7 @@ class RustWays(httpx.BaseTransport):
             return self._passed(proxy, response)
         response = self._plain.handle_request(request)
         log.info("%s: httpx fetches from %s (the faster library: %s).", self._site, request.url.host, reason)
-        if any(word in reason for word in TLS):  # else it was away, and is there again
+        if any(word in reason for word in TLS):  # else the origin was unavailable for a moment
             self._unfit.add(request.url.netloc.decode())
         return response
 
@@ -177,7 +177,7 @@ def _async_pool(
     proxy: Proxy | None, trust: Trust, limits: httpx.Limits, options: SocketOptions
 ) -> httpx.AsyncBaseTransport:
     if proxy is not None and proxy.socks:
-        # Imported here, as below: it takes a while, and few networks have such a proxy.
+        # Imported here, as below: the import is slow, and few networks have a SOCKS proxy.
         from httpx_socks import AsyncProxyTransport
 
         return AsyncProxyTransport(**_socks(proxy), verify=trust.context, trust_env=False, limits=limits)
@@ -223,7 +223,7 @@ def _rust_pool(
     *,
     keep: bool,
 ) -> httpx.BaseTransport | None:
-    """Return None where the library cannot go: it tells a SOCKS4 proxy no user, and may refuse an authority."""
+    """Return None if the library cannot be used: it sends no user to a SOCKS4 proxy, and may refuse an authority."""
     if proxy is not None and proxy.scheme.startswith("socks4") and proxy.user is not None:
         return None
     silence, probe = timedelta(seconds=timeout_s), timedelta(seconds=timeout_s / 2)
@@ -237,7 +237,7 @@ def _rust_pool(
         .tcp_keepalive_interval(probe)
         .tcp_keepalive_retries(PROBES)
         .follow_redirects(False)
-        # A packed body would have other offsets than the file.
+        # A compressed body would have other offsets than the file.
         .gzip(False)
         .brotli(False)
         .deflate(False)
@@ -245,7 +245,7 @@ def _rust_pool(
     )
     if not keep:
         builder = builder.pool_max_idle_per_host(0)
-    # It reads SSL_CERT_FILE and SSL_CERT_DIR by itself; these are part of what it is given.
+    # The library reads SSL_CERT_FILE and SSL_CERT_DIR by itself; their certificates are among these.
     for authority in trust.authorities:
         builder = builder.add_root_certificate_der(authority)
     try:
@@ -264,7 +264,7 @@ def _rust_proxy(proxy: Proxy) -> ProxyBuilder:
 
 
 def _last(error: httpx.ConnectError) -> str:
-    """Return the innermost cause that the Rust library tells."""
+    """Return the innermost cause that the Rust library gives."""
     details = getattr(error.__cause__, "details", None) or {}
     text = str((details.get("causes") or [{}])[-1].get("message", ""))
     return text if "://" not in text else type(error.__cause__).__name__
@@ -274,7 +274,7 @@ def _last(error: httpx.ConnectError) -> str:
 
 
 def refused(site: str, proxy: Proxy | None, status: int) -> LabfsError | None:
-    """Return what a proxy's own answer to a request means; None for all that may be the site's."""
+    """Return the error that a proxy's own answer means; None for an answer that may be the site's."""
     if status != 407 or proxy is None:
         return None
     wants = "refuses its user and password" if proxy.user is not None else "asks for a user and a password"
@@ -284,7 +284,7 @@ def refused(site: str, proxy: Proxy | None, status: int) -> LabfsError | None:
 
 @contextmanager
 def blamed(site: str, url: httpx.URL, proxy: Proxy | None) -> Iterator[None]:
-    """Turn what a certificate or a proxy fails at into an error that names it; others pass."""
+    """Re-raise failures of a certificate or a proxy as an error that names it; let other errors pass."""
     try:
         yield
     except Exception as error:
@@ -301,7 +301,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _untrusted(site: str, url: httpx.URL, proxy: Proxy | None, error: Exception) -> LabfsError | None:
-    known = proxy is None or proxy.scheme != "https"  # that it is not about the proxy
+    known = proxy is None or proxy.scheme != "https"  # the certificate cannot be the proxy's
     whose = url.host if known else f"{url.host}, or of the proxy {proxy},"
     who = url.netloc.decode() if known else f"{url.netloc.decode()}, or the proxy {proxy},"
     for cause in _causes(error):
@@ -330,7 +330,7 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
 
 
 def _lost(site: str, host: str, proxy: Proxy, error: Exception) -> LabfsError | None:
-    """Return what it means that a request did not get through a proxy; None where it did."""
+    """Return the error of a request that did not get through a proxy; None if it did."""
     behind = any(isinstance(cause, BROKEN) for cause in _causes(error))
     match error:
         case ProxyConnectionError() | httpx.ConnectError() if not behind:
@@ -352,7 +352,7 @@ def _lost(site: str, host: str, proxy: Proxy, error: Exception) -> LabfsError | 
 
 
 def _innermost(error: Exception) -> str:
-    """Return the reason of a failed connection, as the system words it."""
+    """Return the reason of a failed connection, in the operating system's words."""
     *_, last = _causes(error)
     text = str(last)
     if isinstance(last, OSError) and last.errno and not isinstance(last, ssl.SSLError):
@@ -361,7 +361,7 @@ def _innermost(error: Exception) -> str:
 
 
 def _connect_refused(site: str, host: str, proxy: Proxy, answer: str) -> LabfsError:
-    """`answer` is the status of a proxy, with its words."""
+    """Return the error of a CONNECT that a proxy refused; `answer` is its status line, without the version."""
     status = int(answer[:3]) if answer[:3].isdecimal() else 0
     if error := refused(site, proxy, status):
         return error

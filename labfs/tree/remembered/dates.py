@@ -1,8 +1,8 @@
-"""Dates of what a server tells none of: when the mounts of this place first saw a version, or saved it.
+"""Dates of files that have none from the server: when a mount of this machine first saw a version, or saved it.
 
-`rsync`, `make` and Nextflow's `-resume` go by dates: what has not changed must have the same one in the next mount,
-and another version a newer one. Where there are no versions either, another size is another version. The version of
-a directory is what is in it.
+`rsync`, `make` and Nextflow's `-resume` compare dates: an unchanged file must have the same date in the next mount,
+and a new version a newer one. Where there are no versions either, a new size counts as a new version. The version of
+a directory is a digest of its contents.
 
 Tests: core/test_dates.
 """
@@ -22,19 +22,19 @@ from labfs.backend import Entry
 
 log = logging.getLogger(__name__)
 
-MOST = 200_000  # things of one directory whose dates are remembered; of more, all have that of the mount
-AT_ONCE = 900  # ids in one question; SQLite takes no more than 999 in some builds
+MOST = 200_000  # entries of one directory whose dates are stored; in a larger one all have the date of the mount
+AT_ONCE = 900  # ids in one query; SQLite takes no more than 999 parameters in some builds
 
 
 class Dated(NamedTuple):
-    """A version of one thing, as far as it is known, and its date in nanoseconds since 1970."""
+    """The last known version and size of a file or directory, and its date in nanoseconds since 1970."""
 
     version: str | None
     size: int | None
     date: int
 
     def met(self, entry: Entry, now: int) -> Dated:
-        """Return what to remember once the thing was seen as `entry`; the date moves on with the version alone."""
+        """Return the row to store after the file was seen as `entry`; a new date only with a new version."""
         by_size = None in (self.version, entry.version)
         ours, theirs = (self.size, entry.size) if by_size else (self.version, entry.version)
         date = self.date if None in (ours, theirs) or ours == theirs else max(now, self.date + 1)
@@ -48,7 +48,7 @@ class Dated(NamedTuple):
 class Dates:
     """A table in the database `db`, which `lock` guards. All methods block, on a local disk.
 
-    What a broken or full disk cannot keep has no date here, and so that of the mount.
+    A file whose date a broken or full disk cannot store has none here, and so that of the mount.
     """
 
     def __init__(self, db: sqlite3.Connection, lock: Lock) -> None:
@@ -60,9 +60,9 @@ class Dates:
         )
 
     def meet(self, site: str, entries: Iterable[Entry], directory: Entry | None = None) -> dict[str, int]:
-        """Return, by id, the dates of what was listed and the server tells no date of; in nanoseconds.
+        """Return, by id, the dates in nanoseconds of the listed entries that have none from the server.
 
-        Where the listing is that of a `directory`, the one of that too.
+        If the listing is the whole of a `directory`, include that directory's date.
         """
         now = time.time_ns()
         found: dict[str, int] = {}
@@ -85,20 +85,20 @@ class Dates:
         return found
 
     def saved(self, site: str, entry: Entry, date: int) -> int | None:
-        """Remember that a version was saved here, at `date` in nanoseconds; return it where the server tells none."""
+        """Store the date, in nanoseconds, of a version saved here and return it; None if the server has a date."""
         if entry.modified_ns is not None:
             return None
         self._save(site, {entry.id: Dated(entry.version, entry.size, date)})
         return date
 
     def set(self, site: str, entry: Entry, date: int) -> None:
-        """Remember the date that a user gave this version of a thing, if the server keeps none."""
+        """Store the date, in nanoseconds, that a user set for this version, if the server has none."""
         known = self._known(site, [entry.id])
         if entry.modified_ns is None and known:
             self._save(site, {entry.id: known[entry.id]._replace(date=date)})
 
     def _known(self, site: str, numbers: list[str]) -> dict[str, Dated] | None:
-        """Return what is remembered of things by id; None where that cannot be read."""
+        """Return the stored rows by id; None if the table cannot be read."""
         found: dict[str, Dated] = {}
         try:
             for start in range(0, len(numbers), AT_ONCE):
@@ -114,7 +114,7 @@ class Dates:
         return found
 
     def _save(self, site: str, dates: dict[str, Dated]) -> bool:
-        """Write dates down; false if they cannot be kept."""
+        """Store dates; false if that fails."""
         if not dates:
             return True
         try:
@@ -129,7 +129,7 @@ class Dates:
 
 
 def _lacking(entries: list[Entry], directory: Entry | None) -> dict[str, Entry]:
-    """Return, by id, what the server tells no date of; the version of a directory is what was listed of it."""
+    """Return, by id, the entries without a date; the version of a directory is a digest of its listing."""
     lacking = {entry.id: entry for entry in entries if entry.modified_ns is None}
     homes: dict[str | None, Entry] = {e.id: e for e in lacking.values() if e.complete}
     if directory is not None and directory.modified_ns is None:

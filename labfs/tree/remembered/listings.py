@@ -1,8 +1,8 @@
-"""The last listing of each directory, kept on disk so that the next mount has something to show at once.
+"""The last listing of each directory, stored on disk so that the next mount can show it at once.
 
-What is kept is worth showing and proves nothing. It belongs to one account at one address: whoever mounts as
-somebody else sees none of it, and it goes when he does. Entries hold no secret and no address of bytes
-(`backend.Entry`), and an account is known by a slow digest of its secrets, salted anew for each file.
+A stored listing may be shown but proves nothing. It belongs to one account at one address: a mount with another
+account does not see it, and deletes it. Entries hold no secret and no address of bytes (`backend.Entry`), and an
+account is identified by a slow digest of its secrets, with a salt of its own for each database file.
 
 Tests: core/test_slow_lists.
 """
@@ -26,19 +26,19 @@ from labfs.backend import Accept, Entry, Replace, Takes
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of what is in a row; what an older or a newer labfs kept is dropped
-LOOKED_AT_S = 90 * 24 * 3600.0  # after which a directory that nobody looked at is forgotten
+FORMAT = 2  # of a row; rows of an older or a newer labfs are dropped
+LOOKED_AT_S = 90 * 24 * 3600.0  # after which a directory that was not listed again is deleted
 USUAL = {field.name: field.default for field in fields(Entry) if field.default is not MISSING}
 BROKEN = (sqlite3.Error, zlib.error, ValueError, TypeError, KeyError, AttributeError)
 
 
 class Listings:
-    """A table in a file, or in memory where there is none. Safe in threads; what fails is not kept."""
+    """A table in a file, or in memory if there is no file. Thread-safe; a listing that cannot be stored is dropped."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._lock = Lock()
         self._accounts: dict[str, str] = {}
-        self._written: dict[tuple[str, str], int] = {}  # digests of what stands there
+        self._written: dict[tuple[str, str], int] = {}  # hashes of the listings that this mount stored
         try:
             self._open_anew(path)
         except (sqlite3.Error, OSError) as error:
@@ -46,7 +46,7 @@ class Listings:
             self._open(None)
 
     def _open_anew(self, path: Path | None) -> None:
-        """Open the file, or another in its place if it is no database."""
+        """Open the database file, or replace it by a new one if it is damaged."""
         try:
             self._open(path)
         except sqlite3.DatabaseError as error:
@@ -74,12 +74,12 @@ class Listings:
         self._db.execute("CREATE TABLE IF NOT EXISTS salt (salt BLOB)")
         self._db.execute(f"PRAGMA user_version = {FORMAT}")
         row = self._db.execute("SELECT salt FROM salt").fetchone()
-        self.salt: bytes = row[0] if row else secrets.token_bytes(16)  # of what accounts are known by
+        self.salt: bytes = row[0] if row else secrets.token_bytes(16)  # of the digests of accounts
         if not row:
             self._db.execute("INSERT INTO salt VALUES (?)", (self.salt,))
 
     def admit(self, site: str, account: str) -> None:
-        """Show and keep listings of a site from now on as this account sees them; drop those of any other."""
+        """Enable listings of a site for this account; delete those of any other."""
         self._accounts[site] = account
         try:
             with self._lock:
@@ -88,7 +88,7 @@ class Listings:
             log.warning("Remembered listings cannot be dropped: %s", error)
 
     def get(self, site: str, number: str) -> tuple[list[Entry], float] | None:
-        """Return what a directory held, and when that was listed, in seconds since 1970. Blocks."""
+        """Return the entries of a directory, and when they were listed, in seconds since 1970. Blocks."""
         account = self._accounts.get(site)
         if account is None:
             return None
@@ -103,7 +103,7 @@ class Listings:
             return None
 
     def put(self, site: str, number: str, entries: Iterable[Entry]) -> None:
-        """Keep what a directory holds. Blocks."""
+        """Store the entries of a directory. Blocks."""
         account, entries = self._accounts.get(site), tuple(entries)
         if account is None:
             return
@@ -122,7 +122,7 @@ class Listings:
             log.warning("A listing of %s cannot be kept: %r", site, error)
 
     def drop(self, site: str, number: str) -> None:
-        """Forget a directory: it is gone, or what was kept cannot be read."""
+        """Delete the listing of a directory that is gone, or whose stored listing cannot be read."""
         self._written.pop((site, number), None)
         try:
             with self._lock:

@@ -1,9 +1,9 @@
-"""In which order this account's mounts saw the things of a site: remembered from one mount to the next.
+"""The order in which this account's mounts saw the entries of a site, stored from one mount to the next.
 
-Ids do not tell the order in which things were made, and dates of whole seconds tie. So what was seen first stays
-first: of several things of one name it keeps the plain name, whatever turns up later. Of things that are seen for
-the first time together the older one counts as seen first; where their dates are the same the shorter id, then the
-lower one, which is the numeric order of numbers.
+Ids do not tell the order of creation, and dates in whole seconds tie. So of several entries of one name the one that
+was seen first has the plain name for good, whatever is listed later. Of entries first seen together the older one
+counts as seen first; if their dates are the same the one with the shorter id, then with the lower id, which is the
+numeric order of numbers.
 
 Of several versions of one path the date decides, then the order in which they were seen; a version that was saved
 here is newer than the one it was saved over, whatever the server's clocks say.
@@ -26,13 +26,13 @@ from labfs.tree.remembered.dates import Dates
 
 log = logging.getLogger(__name__)
 
-MOST = 200_000  # things of one directory that are remembered; of more, dates and ids alone tell the order
+MOST = 200_000  # entries of one directory that are stored; in a larger one dates and ids alone decide the order
 NEVER = float("inf")
-HAIR = 2.0**-20  # by which one that takes another's place comes before it
+HAIR = 2.0**-20  # by which the place of an entry comes before that of the entry it replaced
 
 
 class Seen:
-    """A table in a file, or in memory where there is none. What cannot be kept on a broken disk is forgotten."""
+    """A table in a file, or in memory if there is no file. On a broken disk writes are lost."""
 
     def __init__(self, path: Path | None = None) -> None:
         try:
@@ -43,7 +43,7 @@ class Seen:
             self._open(None)
 
     def _open(self, path: Path | None) -> None:
-        self._lock = Lock()  # a long listing is noted in a thread
+        self._lock = Lock()  # a long listing is recorded in a thread
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -54,13 +54,13 @@ class Seen:
         self.dates = Dates(self._db, self._lock)
 
     def add(self, site: str, entries: Iterable[Entry]) -> None:
-        """Remember things as seen now, if they were not before. Blocks."""
+        """Record entries as seen now, unless they were before. Blocks."""
         rows = [(site, entry.id) for entry in sorted(entries, key=_usual)]
         if len(rows) <= MOST:
             self._write("INSERT OR IGNORE INTO seen (site, id) VALUES (?, ?)", rows)
 
     def saved(self, site: str, entry: Entry, over: Entry | None) -> None:
-        """Remember what was saved here: newer than what it was saved `over`, whose plain name it keeps."""
+        """Record an entry that was saved here: newer than the entry it was saved `over`, whose plain name it takes."""
         self.add(site, [entry])
         if over is not None and over.id != entry.id:
             before = self.rank(site, over)
@@ -68,7 +68,7 @@ class Seen:
             self._write("UPDATE seen SET place = ?, age = ? WHERE site = ? AND id = ?", [row])
 
     def of(self, site: str) -> SiteOrder:
-        """Return the order of the things of a site."""
+        """Return the order of the entries of a site."""
         return SiteOrder(self, site)
 
     def close(self) -> None:
@@ -95,22 +95,22 @@ class Seen:
 
 
 class Rank(NamedTuple):
-    """What is remembered of one thing, and its age."""
+    """The stored rank of one entry, and its age."""
 
     number: float  # of first sight
-    place: float  # among things of one name
+    place: float  # among entries of one name
     age: int
 
 
 @dataclass(frozen=True, slots=True)
 class SiteOrder:
-    """The order of the things of one site, for whoever lays out a listing."""
+    """The order of the entries of one site, for the layout of a listing."""
 
     seen: Seen
     site: str
 
     def twins(self, entries: list[Entry]) -> list[Entry]:
-        """Return different things of one name, the one that keeps the plain name first."""
+        """Return different entries of one name, the one that has the plain name first."""
         return sorted(entries, key=lambda entry: (self.seen.rank(self.site, entry).place, _usual(entry)))
 
     def versions(self, entries: list[Entry]) -> list[Entry]:

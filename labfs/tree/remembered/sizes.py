@@ -1,4 +1,4 @@
-"""Sizes that a listing does not tell: learnt once, remembered by version, also by the next mount.
+"""Sizes that a listing lacks: measured once, and stored by version, also for the next mount.
 
 Tests: unit/test_measuring.
 """
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 
 class Sizes:
-    """A table in a file, or in memory where there is none. Entries without a version are not remembered.
+    """A table in a file, or in memory if there is no file, of the sizes of entries with a version.
 
-    What cannot be written or read, on a full or broken disk, is not remembered either.
+    Errors of a full or broken disk are logged: the size is then unknown.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -38,7 +38,7 @@ class Sizes:
         )
 
     def get(self, site: str, entry: Entry) -> int | None:
-        """Return the size in bytes of this version of a file, if it was learnt."""
+        """Return the size in bytes of this version of a file; None if it is not stored."""
         try:
             row = self._db.execute(
                 "SELECT size FROM sizes WHERE site = ? AND id = ? AND version IS ?", (site, entry.id, entry.version)

@@ -1,1 +1,1 @@
-"""Files whose name is not the last one yet: what tells them, how they end, and which never leave this machine."""
+"""Files whose name is not final yet: how they are recognized, how they end, and which never leave this machine."""

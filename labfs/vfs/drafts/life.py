@@ -1,13 +1,13 @@
-"""The life of drafts: files that were closed and stay on this machine, since their name is not the last one yet.
+"""The life of drafts: files that were closed and stay on this machine, since their name is not final yet.
 
 A draft ends when it is renamed (the rename is its save), when it is removed, when its time is over, or with the
-mount. What ends without either is saved under the name that it has; what says by its name that it is not whole goes
-to the outbox, and an empty file that its system cannot take goes nowhere. Which files are drafts is told in `signs`.
+mount. In the last two cases it is saved under the name that it has; a draft whose name marks it as incomplete goes
+to the outbox, and an empty file that its system refuses is dropped. `signs` decides which files are drafts.
 
     EMPTY       until something is written to it
     UNFINISHED  until the mount ends
-    TEMPORARY   for `DRAFT_S`, or what the configuration says, after it was last used
-    PRIVATE     so long, and as long as the program runs that made it, a day at most
+    TEMPORARY   for `DRAFT_S`, or the configured time, after it was last used
+    PRIVATE     as long as TEMPORARY, and as long as the program that made it runs, a day at most
     SPILLED     as long as that program runs, a day at most
 
 A draft is a file that stays here (`Kind.SCRATCH`) with a note in the state `DRAFT`, so that a crash loses none.
@@ -41,23 +41,23 @@ from labfs.write.writer import Writer
 log = logging.getLogger(__name__)
 
 DRAFT_S = 60.0
-SPILLED_S = 2.0  # after the program that made it has ended
+SPILLED_S = 2.0  # after the program that made the file has ended
 LONGEST_S = 86_400.0
-LOOK_S = 1.0  # between looks at what may be over
-GIVEN_UP_S = 2.0  # for a program that may remove a file to make it anew, where removing is possible
-DATED_S = 60.0  # a file with an older date than that when it is closed is a copy, and has the name of the other
+LOOK_S = 1.0  # between checks whether a draft's time is over
+GIVEN_UP_S = 2.0  # in which a program may create again a file that it removed, where deleting is allowed
+DATED_S = 60.0  # a file whose date, when closed, is older by more is a copy, and has its final name
 
 
 @dataclass(slots=True)
 class Closed:
-    """A draft that was closed: what kind it is, who made it, and when it was used last."""
+    """A draft that was closed: its kind, its maker, and when it was used last (trio's clock)."""
 
     draft: Draft
     maker: Maker
     used: float
 
     def over(self, now: float, seconds: float) -> bool:
-        """Whether its time is over; `seconds` is what most kinds have."""
+        """Whether the draft's time is over; `seconds` is the configured time."""
         idle = now - self.used
         match self.draft:
             case Draft.EMPTY | Draft.UNFINISHED:
@@ -72,7 +72,7 @@ class Closed:
 
 @dataclass(slots=True)
 class Removal:
-    """A file of a server that was removed by a program that may be about to make it anew."""
+    """A file of a server that was removed by a program that may be about to create it again."""
 
     parent: Folder
     name: str
@@ -83,7 +83,7 @@ class Removal:
 class Drafts:
     """The drafts of a tree; `known` holds the names that are a draft's whoever makes it.
 
-    They wait `seconds` for their last name.
+    A draft waits `seconds` for its final name.
     """
 
     def __init__(self, tree: Tree, saves: Saves, sources: Sources, known: Known, seconds: float) -> None:
@@ -101,11 +101,11 @@ class Drafts:
     # -- what becomes one ------------------------------------------------------------------------------
 
     def judge(self, parent: Folder, name: str, maker: Maker) -> Draft | None:
-        """Return the kind of draft that a new file is, by its name and maker; None for an ordinary file."""
+        """Return what kind of draft a file that is to be created is, judged by its creation; None if it is none."""
         return judge(name, maker, parent.children, self.known)
 
     def made(self, node: Node, kind: Draft | None, maker: Maker) -> None:
-        """Record a new file; its kind is decided at the close."""
+        """Record a new file; whether it is a draft is decided when it is closed."""
         if self._in_folder(node):
             self._made[node] = self.known.kind(node.name) or Draft.PRIVATE, maker
         elif not node.stays_here:
@@ -116,7 +116,7 @@ class Drafts:
         self._folders[folder] = maker
 
     def closed(self, node: Node) -> bool:
-        """Hold a closed file back if it is a draft; return whether it is one."""
+        """Hold back a file that is closed now if it is a draft; return whether it is."""
         writer = node.writer
         if node not in self._made or writer is None or node.unlinked:
             return False
@@ -128,7 +128,7 @@ class Drafts:
         return kind is not None
 
     def refused(self, node: Node) -> bool:
-        """Hold back a new empty file that the system refused; return whether it is new."""
+        """Hold back a new file that its system refused because it is empty; return whether the file is new."""
         if node not in self._made or node.writer is None:
             return False
         self._store(node, node.writer, Draft.EMPTY)
@@ -145,18 +145,18 @@ class Drafts:
         if any(node.name + mark in node.parent.children for mark in MARKS):
             return Draft.UNFINISHED
         if kind is None and not writer.size and self.has(node.parent, maker):
-            return Draft.TEMPORARY  # it keeps the place for what the program has written already
+            return Draft.TEMPORARY  # a placeholder for the draft that the program has written already
         if kind in (Draft.PRIVATE, Draft.SPILLED) and _is_dated(node, writer) and not self._in_folder(node):
             return None
         return kind
 
     def aside(self, node: Node, maker: Maker) -> None:
-        """Record a server's file that a program moved aside to put another in its place."""
+        """Record a file of the server that a program moved aside to put another in its place."""
         self._closed[node] = Closed(Draft.TEMPORARY, maker, trio.current_time())
         self._notify()
 
     def moved(self, node: Node) -> None:
-        """Record the new name of a draft, which may be a draft's name too."""
+        """Record a draft's new name, which may be a draft's as well."""
         closed = self._closed.get(node)
         if closed is None:
             return
@@ -175,7 +175,7 @@ class Drafts:
         self._made.pop(node, None)
 
     def has(self, parent: Folder, maker: Maker) -> bool:
-        """Whether a program has a draft in a directory that it has written."""
+        """Whether a program has a closed draft in a directory."""
         if not maker.pid:
             return False
         return any(node.parent is parent and closed.maker.pid == maker.pid for node, closed in self._closed.items())
@@ -198,7 +198,7 @@ class Drafts:
     # -- how they end ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """End what is over, for as long as the mount lives."""
+        """End drafts and removals whose time is over; runs as long as the mount lives."""
         while True:
             news = self._news
             with trio.move_on_after(LOOK_S if self._closed or self._removals else float("inf")):
@@ -214,7 +214,7 @@ class Drafts:
                         await self.publish(node)
 
     def _is_busy(self, node: Node) -> bool:
-        """Whether a file is still written to, or another is about to be saved in the place that it was moved from."""
+        """Whether a file is open for writing, or another is about to be saved in the place it was moved from."""
         if self._saves.open(node) or node.entry is None:
             return self._saves.open(node)
         others = [other for other in node.parent.children.values() if other is not node and other.writer is not None]
@@ -249,7 +249,7 @@ class Drafts:
         await self._saves.send(node)
 
     def _make_folders(self, parent: Folder) -> None:
-        """Turn a program's own folder into an ordinary one, which the server learns of with its first file."""
+        """Turn a program's own folder, and those above it, into folders to be saved. Raises if one cannot be made."""
         for above in parent.ancestry():
             if above.kind is Kind.SCRATCH:
                 policy.check_holds(above.parent, Accept.FOLDER, above.name)
@@ -258,7 +258,7 @@ class Drafts:
                 self._tree.leave(above)
 
     def _has_its_name(self, node: Node, parent: Folder) -> bool:
-        """Whether a file that was moved aside is still, or again, what the server has under its old name."""
+        """Whether the server still shows a file that was moved aside, in its version, under its old name."""
         if node.entry is None:
             return True
         for name, hidden in list(parent.hidden.items()):
@@ -270,14 +270,14 @@ class Drafts:
         return version in {(entry.id, entry.version) for entry in others if entry is not None}
 
     async def _lend(self, node: Node) -> None:
-        """Give a view of an older version bytes of its own."""
+        """Copy the bytes of an older version, so far only viewed, into a spool file of the node's own."""
         writer = self._saves.begin(node, await self._sources.open(node))
         await writer.fill()
         writer.touch()
         self._tree.take(node, None)
 
     async def end(self, seconds: float) -> None:
-        """Settle all drafts when the mount ends; what is not saved in time waits for the next mount."""
+        """Settle all drafts when the mount ends; those not saved within `seconds` wait for the next mount."""
         with trio.move_on_after(max(seconds, 0.0)):
             for removal in self._removals:
                 with _no_mistake(removal.name):
@@ -295,7 +295,7 @@ class Drafts:
     # -- removals --------------------------------------------------------------------------------------
 
     def removed(self, parent: Folder, name: str, entry: Entry) -> None:
-        """Schedule the deletion of a file, unless another takes its name soon."""
+        """Schedule the deletion of a file, unless a new file takes its name within `GIVEN_UP_S`."""
         self._removals.append(Removal(parent, name, entry, trio.current_time() + GIVEN_UP_S))
         self._notify()
 
@@ -303,7 +303,7 @@ class Drafts:
         parent, entry = removal.parent, removal.entry
         hidden = parent.hidden.get(removal.name)
         if hidden is None or hidden.entry.id != entry.id:
-            return  # something has its name
+            return  # a new file has its name
         path = f"{parent.path.rstrip('/')}/{removal.name}"
         try:
             await parent.site.backend.delete(entry)
@@ -324,7 +324,7 @@ class Drafts:
 
 @contextmanager
 def _no_mistake(what: str) -> Iterator[None]:
-    """Log an unexpected exception over one file, so that it ends neither the task for all others nor the mount."""
+    """Log an unexpected exception over one file, so that it does not end the task of all drafts and the mount."""
     try:
         yield
     except Exception:
@@ -332,5 +332,5 @@ def _no_mistake(what: str) -> Iterator[None]:
 
 
 def _is_dated(node: Node, writer: Writer) -> bool:
-    """Whether a file was given a date of its own: `tar`, `cp -p` and their like give it that of the original."""
+    """Whether a file was given an older date: `tar`, `cp -p` and their like set the date of the original."""
     return node.modified_ns is not None and node.modified_ns < writer.modified_ns - DATED_S * 1e9

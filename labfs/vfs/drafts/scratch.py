@@ -1,9 +1,9 @@
 """Which names stay on this machine: the temporary, lock and desktop files of the programs people use.
 
-A scratch file lives in the spool only and is never uploaded. Renaming it to an ordinary name is a save:
+A scratch file exists in the spool only and is never uploaded. Renaming it to an ordinary name is a save:
 its bytes are then uploaded under that name, once. The rules are narrow on purpose, since a file that
 wrongly counts as scratch would never reach the lab system: a rule that could match a scientist's own
-file also asks for the program that made it, or for the file that it stands beside.
+file also requires the program that made it, or the file that it stands beside.
 
 Tests: unit/test_units.
 """
@@ -40,8 +40,8 @@ _OF_PROGRAM = (
     ("soffice.bin", re.compile(r"lu[0-9a-z]{6,}\.tmp")),  # LibreOffice writes beside the document
 )
 
-# What git is still writing, by its path in git's own directory: `poetry.lock` beside that is a file of the
-# project, and `logs/refs/heads/testing` the history of a branch.
+# Files that git is still writing, by their path in `.git`: a `poetry.lock` outside is a file of the project, and
+# `logs/refs/heads/testing` the history of a branch.
 _OF_GIT = re.compile(
     r"""
     .*/\.git/ ( (.+/)? [^/]+\.lock | (.+/)? packed-refs\.new | (.+/)? objects/ (.+/)? tmp_[^/]+ | t[A-Za-z0-9]{6} )
@@ -54,10 +54,10 @@ _BESIDE = re.compile(r"(.+)-(journal|wal|shm)")
 
 
 def is_scratch(name: str, program: str, beside: Container[str], directory: str = "") -> bool:
-    """Return whether a new file stays local.
+    """Whether a new file stays local.
 
-    `program` is the name of the process that makes it, "" if unknown; `beside` holds the names that are
-    already in the directory, `directory` is its path.
+    `program` is the name of the process that makes the file, "" if unknown; `beside` holds the names that are
+    already in the directory, `directory` is the directory's path.
     """
     if _ALWAYS.fullmatch(name):
         return True

@@ -1,8 +1,8 @@
-"""What tells a draft from a file that is meant: its name, its neighbours, and the program that makes it.
+"""What tells a draft from a final file: its name, its neighbours, and the program that makes it.
 
-A draft is a file whose name its program is about to change or to remove again. No single sign is enough: `cp -a`,
-`tar` and `gzip` make files as mkstemp does, `samtools index` names its product after a neighbour, and scientists
-number their files. So a name counts as a draft's if two signs agree (`judge`), and nothing says that it is meant.
+A draft is a file that its program is about to rename or to remove again. No single sign is enough: `cp -a`, `tar`
+and `gzip` create files as mkstemp does, `samtools index` names its product after a neighbour, and scientists number
+their files. So a file counts as a draft if two signs agree (`judge`), and none says that its name is final.
 The rules were chosen on the recorded calls of programs (tests/support/recordings), and are measured there.
 
 Tests: unit/test_signs.
@@ -17,13 +17,13 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
-LOCKS = (".lock", ".lck")  # of one that must be new; `poetry.lock` is written over
-PID_DIGITS = 3  # a shorter number says nothing: chromosomes, replicates and containers have those
+LOCKS = (".lock", ".lck")  # of a file created with O_EXCL; `poetry.lock` is written over
+PID_DIGITS = 3  # a shorter number is no sign: chromosomes, replicates and containers have such numbers
 
 # Names of files that are not whole yet, whoever makes them.
 UNFINISHED = ("*.crdownload", "*.part", "*.partial", "*.filepart", "*.opdownload", "*.aria2", "*.aria2__temp", "*.!ut")
-MARKS = (".aria2", ".st")  # what stands beside a file as long as that is not whole, by its name and this
-# Names that programs give for the moment, whoever makes them.
+MARKS = (".aria2", ".st")  # suffixes of a mark: a file beside another, of its name, while that other is incomplete
+# Temporary names, whoever makes them.
 TEMPORARY = ("*.tmp", "*.temp", "*.TMP", "*___jb_tmp___", "~WR[A-Z]*.tmp", ".com.google.Chrome.*", ".org.chromium.*")
 
 
@@ -31,8 +31,8 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# What unpacks, and what installs, makes anew what it removes. What packs removes its arguments for good. Of the last
-# ones nobody can tell; what they do not make anew is removed after all.
+# Unpackers and installers create again the files that they remove. Packers remove their arguments for good. `EITHER`
+# do both: the files that they do not create again are deleted after all.
 UNPACKERS = _set("tar bsdtar star pax cpio bsdcpio unzip bsdunzip 7z 7za 7zr 7zz unrar unrar-free unar ar")
 INSTALLERS = _set("cp install ginstall ld ld.bfd ld.gold ld.lld strip objcopy as")
 PACKERS = _set("gzip gunzip pigz unpigz bzip2 bunzip2 pbzip2 xz unxz lzma zstd unzstd lz4 brotli bgzip")
@@ -51,13 +51,13 @@ _NUMBER = re.compile(r"\d+")
 
 
 class Draft(Enum):
-    """How a file stays here that was closed, and until when (`drafts`)."""
+    """Why a closed file stays on this machine, and until when (`drafts.life`)."""
 
     EMPTY = "empty"  # its system takes no empty file
-    UNFINISHED = "unfinished"  # its name says that it is not whole; it is never sent by itself
+    UNFINISHED = "unfinished"  # its name says that it is incomplete; never sent unasked
     TEMPORARY = "temporary"  # to be renamed or removed soon
-    PRIVATE = "private"  # made as mkstemp does: to be renamed or removed soon, or a program's own
-    SPILLED = "spilled"  # a program's own, as long as that runs
+    PRIVATE = "private"  # created as by mkstemp: to be renamed or removed soon, or a program's own
+    SPILLED = "spilled"  # a program's own, for as long as the program runs
 
 
 def _running() -> bool:
@@ -66,19 +66,19 @@ def _running() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """A process at work, as far as can be seen; the defaults are what is known of nobody."""
+    """The process that makes a request, as far as known; the defaults stand for an unknown process."""
 
     pid: int = 0
     program: str = ""  # the kernel's name, at most 15 bytes
     arguments: tuple[str, ...] = ()
-    directory: str = ""  # where it works
+    directory: str = ""  # its working directory
     reading: frozenset[str] = frozenset()  # names, without folders, of the files that it has open
     exclusive: bool = False  # O_EXCL: the name must be new
-    private: bool = False  # for its owner alone, and the umask is not the reason
+    private: bool = False  # the new file's mode is for its owner alone, and not because of the umask
     runs: Callable[[], bool] = field(default=_running, compare=False)
 
     def names(self, name: str) -> bool:
-        """Whether a file of that name is among the arguments: then somebody else chose the name."""
+        """Whether a file of that name is among the arguments: then the program did not choose the name."""
         return any(_last(word) == name for argument in self.arguments[1:] for word in _words(argument))
 
 
@@ -100,11 +100,11 @@ class Known:
 
 
 def judge(name: str, maker: Maker, beside: Container[str], known: Known) -> Draft | None:
-    """Return what kind of draft a new file is, as far as its making tells; None for one that is meant.
+    """Return what kind of draft a new file is, judged by its creation; None for a file with its final name.
 
     `beside` holds the names that are in the directory.
     """
-    if name in maker.reading and maker.program not in SHELLS:  # a copy of a file that has the name already
+    if name in maker.reading and maker.program not in SHELLS:  # a copy of a file of the same name
         return None
     kind = known.kind(name)
     if kind is not None:
@@ -128,7 +128,7 @@ def judge(name: str, maker: Maker, beside: Container[str], known: Known) -> Draf
 
 
 def judge_folder(name: str, maker: Maker) -> bool:
-    """Whether a new folder is a program's own, for its drafts: as mkdtemp makes it, or private and hidden."""
+    """Whether a new folder is a program's own, for its drafts: created as by mkdtemp, or private and hidden."""
     if maker.program in FINAL or maker.program in SHELLS:
         return False
     if not maker.private:
@@ -139,8 +139,8 @@ def judge_folder(name: str, maker: Maker) -> bool:
 def replaces(name: str, path: str, maker: Maker, *, has_draft: bool) -> bool:
     """Whether a program removes a file in order to put another in its place.
 
-    `path` is where the file is seen by the program, `has_draft` whether the program has one in that directory that
-    it has written already.
+    `path` is the file's path as the program sees it, `has_draft` whether the program has a closed draft in that
+    directory.
     """
     program = maker.program
     if has_draft:
@@ -153,13 +153,13 @@ def replaces(name: str, path: str, maker: Maker, *, has_draft: bool) -> bool:
         return not maker.names(name)
     if program == "mv":
         return _is_target(path, maker)
-    if program == "perl":  # -i of an old perl, and the idiom: the file is read while it is made anew
+    if program == "perl":  # -i of an old perl, and the idiom: the file is read while it is created again
         return name in maker.reading
     return any(_last(value) == name for value in _outputs(maker.arguments))
 
 
 def looks_random(text: str) -> bool:
-    """Whether a part of a name looks drawn by lot, as mkstemp, tempfile and File.createTempFile do."""
+    """Whether a part of a name looks random, as by mkstemp, tempfile and File.createTempFile."""
     return any(_is_random(token) for token in re.split(r"[^A-Za-z0-9]+", text))
 
 
@@ -168,14 +168,14 @@ def _is_random(token: str) -> bool:
         return False
     digits = sum(letter.isdigit() for letter in token)
     if digits == len(token):
-        return digits >= 10  # a date has eight, a time on top of it fourteen; a drawn number has more than ten
+        return digits >= 10  # a date has 8 digits, with a time 14; a random number has more than 10
     mixed = re.search(r"[a-z][A-Z]|[A-Z][a-z]+[A-Z]{2}|[A-Z]{2,}[a-z]", token) is not None
     scattered = len(re.findall(r"\d+", token)) >= 2 or re.search(r"\d[A-Za-z]", token) is not None
     return mixed if not digits else mixed or scattered
 
 
 def _is_drawn(rest: str, program: str) -> bool:
-    """Whether a name may be drawn by lot, of a file that is made as mkstemp does: `sortgewbo9`, `job_a3_x81q`."""
+    """Whether a name may be random, of a file created as by mkstemp: `sortgewbo9`, `job_a3_x81q`."""
     after = rest.removeprefix(program) if program else rest
     return (after != rest and 6 <= len(after) <= 10 and after.isalnum()) or any(
         _is_random(token) for token in re.split(r"[^A-Za-z0-9_]+", rest)
@@ -187,12 +187,12 @@ def _is_tempish(text: str) -> bool:
 
 
 def _says_so(rest: str) -> bool:
-    """Whether what is added to a neighbour's name says that it is for the moment."""
+    """Whether the part added to a neighbour's name marks it as temporary."""
     return rest.endswith("~") or any(_WORDS.fullmatch(token) for token in re.split(r"[^A-Za-z0-9]+", rest))
 
 
 def _ends_so(name: str) -> bool:
-    """Whether a hidden name says that it is for the moment: `.x.tmp`, `.RDataTmp`."""
+    """Whether the end of a hidden name marks it as temporary: `.x.tmp`, `.RDataTmp`."""
     return _is_tempish(name) or re.search(r"(?i)(tmp|temp)\d*$", name) is not None
 
 
@@ -201,7 +201,7 @@ def _has_pid(text: str, pid: int) -> bool:
 
 
 def _neighbour(name: str, beside: Container[str]) -> str | None:
-    """Return the longest name in the directory of which this one is made: with something before or after it."""
+    """Return the longest name in the directory that is a part of this one, with characters before or after it."""
     bare = name.lstrip(".~#_$")
     starts = {len(name) - len(bare), 0}
     found = [
@@ -224,7 +224,7 @@ def _extends_argument(name: str, maker: Maker) -> bool:
 
 
 def _is_target(path: str, maker: Maker) -> bool:
-    """Whether a file is where mv moves to: the last argument, or in that directory."""
+    """Whether a path is the target of mv, or in it: `--target-directory`, `-t`, or the last argument."""
     operands = [argument for argument in maker.arguments[1:] if not argument.startswith("-")]
     if not operands:
         return False
@@ -238,7 +238,7 @@ def _is_target(path: str, maker: Maker) -> bool:
 
 
 def _outputs(arguments: tuple[str, ...]) -> Iterable[str]:
-    """Yield the values of arguments that name what a program makes."""
+    """Yield the values of arguments that name a program's output file."""
     for option, value in pairwise(arguments):
         if option in ("-o", "-O", "--output", "--out"):
             yield value
@@ -259,7 +259,7 @@ def _absolute(path: str, directory: str) -> str:
 
 
 def _words(argument: str) -> Iterable[str]:
-    """Yield what may be a path in an argument: itself, the value of an option, the end of an address."""
+    """Yield the possible paths in an argument: the argument, and the value of an option."""
     yield argument
     if "=" in argument:
         yield argument.rpartition("=")[2]
