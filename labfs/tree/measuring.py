@@ -42,7 +42,7 @@ class Measuring:
         found = {number: size for number, e in lacking.items() if (size := self._recall(site, e)) is not None}
         wanted = [e for e in lacking.values() if e.id not in found and not e.unreadable and not self.trouble(site, e)]
         if backend.capabilities.measured:
-            waiting = reversed(wanted)  # what was listed last may be known where it lies: one request less
+            waiting = iter(wanted)
             with trio.move_on_at(min(until, trio.current_time() + LISTED_S)):
                 async with trio.open_nursery() as nursery:
                     for _ in range(min(backend.capabilities.connections, len(wanted))):

@@ -20,6 +20,7 @@ import pytest
 from portal_stage import ADA, Service, Team
 from stage import Mount, Sandbox, labfs, run
 
+from labfs.backends.portal.rows import ADDRESSES
 from labfs.daemon import control
 
 pytestmark = pytest.mark.mount
@@ -223,7 +224,9 @@ def test_a_site_of_any_size(count: int, service: Service, running: Sandbox, tmp_
         assert in_time(looks), [round(took_s) for *_, took_s in looks]
         assert looks[0][0]
         assert looks[-1][0] == names
-        assert counted(running)["GET /v1/attachments/{id}/"] == count + 3
+        # For a second sizes are asked for; where the list is longer than what is kept of addresses, with those.
+        extra = counted(running)["GET /v1/attachments/{id}/"] - (count + 3)
+        assert 0 <= extra <= (1000 if count > ADDRESSES else 0)
     finally:
         service.calm()
         mount.clean_up()
