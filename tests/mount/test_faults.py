@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage import Folder, Mount, Sandbox, run
+from stage import Folder, Mount, Sandbox, run, until
 
 pytestmark = pytest.mark.mount
 
@@ -258,6 +258,8 @@ def test_what_was_proved_is_not_believed_when_it_comes_otherwise(
     try:
         folder = made.at(mount.start().path)
         assert run(f"md5sum < '{folder}/f'").stdout.split()[0] == right
+        if on_disk:
+            until(lambda: len(list((tmp_path / "kept").glob("mounts/*/blocks/*/?"))) == 2, 30)
         assert run(f"cat '{folder}'/other* > /dev/null").returncode == 0, "which pushes its blocks out"
         forget(folder / "f")
         if not on_disk:
