@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stage import Mount, Sandbox, labfs, mounted, run, typed
+from stage import Mount, Sandbox, labfs, mounted, run, typed, until
 
 from labfs.daemon import mounts
 
@@ -332,8 +332,8 @@ def test_kill_9_loses_no_written_byte(mount: Mount, sandbox: Sandbox) -> None:
     run(
         'for i in $(seq 300); do test "$(cat f 2>/dev/null)" = precious && exit; sleep 0.1; done', folder.at(mount.path)
     )
-    assert folder.stored == {"f": b"precious"}
-    assert typed("outbox", "list", env=mount.env).stdout == ""
+    until(lambda: folder.stored == {"f": b"precious"}, 30)
+    until(lambda: typed("outbox", "list", env=mount.env).stdout == "")
 
 
 def test_umount_of_a_dead_mount_detaches_it(mount: Mount) -> None:
