@@ -1,4 +1,4 @@
-"""The read caches, blocks in memory and whole copies on disk, and the readers over both.
+"""The read caches, blocks in memory and on disk and whole copies on disk, and the readers over all.
 
 Tests: core/test_proof, core/test_copies, core/test_shelf.
 """
@@ -16,7 +16,10 @@ from labfs.read.whole import Copies
 
 
 class Store:
-    """One core's read caches, of `memory` and `disk` bytes; fetches run in `nursery`."""
+    """One core's read caches, of `memory` and `disk` bytes; fetches run in `nursery`.
+
+    Whole copies come first on the disk: blocks have the room that these leave.
+    """
 
     def __init__(self, nursery: trio.Nursery, memory: int, directory: Path, disk: int) -> None:
         self.copies = Copies(nursery, directory / "copies", disk)

@@ -132,7 +132,7 @@ def _check_offered(parent: Folder, entry: Entry, what: Accept, name: str) -> Non
 
 
 def state(node: Node, kept: Note | None = None) -> str | None:
-    """Return the state of a file: local, a draft, unsaved, uploading, waiting, saved or archived.
+    """Return the state of a file: local, draft, unsaved, uploading, waiting, saved or archived.
 
     `status` and the extended attribute show it. `kept` is the note of a save of its path in the outbox.
     """
