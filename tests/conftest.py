@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import logging.handlers
 import os
 import queue
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from environments import environment
 from stage import RECORD, Folder, Mount, Sandbox, start_sandbox
 
 # Hundreds of interpreters are started here, and each would compile labfs anew, half a second of it.
@@ -136,56 +134,16 @@ def behind(sandbox: Sandbox, folder: Path) -> Folder:
 
 @pytest.fixture(scope="session")
 def redcap_python() -> Path:
-    """The interpreter of an environment that has the clients, made once and kept for later runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labfs-tests"
-    digest = hashlib.sha256(f"{sys.version} {REDCAP_CLIENTS}".encode()).hexdigest()[:12]
-    home = cache / f"redcap-{digest}"
-    if not home.exists():
-        partial = cache / f"{home.name}.{os.getpid()}"  # other runs may be at it too
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(partial)], check=True, timeout=100)
-        install = [partial / "bin" / "python", "-m", "pip", "install", "-q", *REDCAP_CLIENTS]
-        subprocess.run(install, check=True, timeout=500)
-        try:
-            partial.rename(home)
-        except OSError:
-            shutil.rmtree(partial)
-    return home / "bin" / "python"
+    return environment("redcap", REDCAP_CLIENTS) / "python"
 
 
 @pytest.fixture(scope="session")
 def clarity_python() -> Path:
-    """Return a Python that has the clients; the environment is made once and kept outside the repository."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labfs-tests"
-    pins = [f"{name}=={version}" for name, version in CLARITY_CLIENTS.items()]
-    name = "-".join(
-        ["clarity", *(pin.replace("==", "-") for pin in pins), f"py{sys.version_info[0]}.{sys.version_info[1]}"]
-    )
-    home, python = cache / name, cache / name / "bin" / "python"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "complete").exists():
-            shutil.rmtree(home, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            # It asks for Python 3.12 and uses nothing of it.
-            subprocess.run([*pip, "--no-deps", "--ignore-requires-python", pins[0]], check=True)
-            subprocess.run([*pip, *pins[1:]], check=True)
-            (home / "complete").touch()
-    return python
+    first, *others = (f"{name}=={version}" for name, version in CLARITY_CLIENTS.items())
+    # The first asks for Python 3.12 and uses nothing of it.
+    return environment("clarity", ("--no-deps", "--ignore-requires-python", first), others) / "python"
 
 
 @pytest.fixture(scope="session")
 def odm_programs() -> Path:
-    """The directory of programs of an environment with the vendor's clients, made once for all runs."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labfs-tests"
-    made = cache / "odm-1.64.1"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "odm-1.64.1.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at the same time make it once
-        if not (made / "complete").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", made], check=True)
-            pip = [made / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, *ODM_CLIENTS], check=True)
-            (made / "complete").touch()
-    return made / "bin"
+    return environment("odm", ODM_CLIENTS)

@@ -152,7 +152,9 @@ class Client:
             request.accept(answer)
             return answer
 
-        with trio.CancelScope() as scope, self.limit.learning(source.size if source else None):
+        # What the file store takes tells nothing of the site's own limit, nor that of the store's.
+        body_bytes = source.size if source is not None and not request.signed else None
+        with trio.CancelScope() as scope, self.limit.learning(body_bytes):
             limit = None if source is not None or silence is self._compiling else scope
             try:
                 return await self._insist(origin, once, request.patience, request.repeatable, limit)

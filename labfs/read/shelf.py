@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 WAITING = 16  # blocks that wait to be written, at most
 SPARED = 1024 * 1024 * 1024  # bytes of the disk that are left to others, above all to what users write
 PATIENCE_S, LOOK_S = 2.0, 0.1  # for which a write waits for processors with time, and how often it looks
+LEAST = 64 * 1024  # bytes that a block counts for at least, so that small ones are not there by the million
 PARTIAL = ".part"
 
 Key = tuple[Hashable, int]  # (one version of one file, index of the block)
@@ -42,11 +43,11 @@ class Shelf:
     def __init__(self, nursery: trio.Nursery, directory: Path, room: Callable[[], int]) -> None:
         self._directory = directory
         self._room = room
-        self._held: OrderedDict[str, int] = OrderedDict()  # name below the directory → bytes, longest unused first
+        self._held: OrderedDict[str, int] = OrderedDict()  # name below the directory → bytes counted, oldest use first
         self._later, later = trio.open_memory_channel[tuple[str, Buffer]](WAITING)
         self._wanted: set[str] = set()  # that wait to be written, or are, and were not dropped since
         self._processors = Processors()
-        self.size = 0  # bytes on disk
+        self.size = 0  # bytes counted, `LEAST` for a smaller block
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
@@ -119,8 +120,8 @@ class Shelf:
         self._make_room()
 
     def _hold(self, name: str, size: int) -> None:
-        self._held[name] = size
-        self.size += size
+        self._held[name] = max(size, LEAST)
+        self.size += self._held[name]
 
     def _make_room(self) -> None:
         while self._held and self.size > self._room():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -151,7 +152,10 @@ def target(dataset: Entry, name: str = "f", *folders: str) -> Target:
     return Target(dataset, folders, name)
 
 
-async def test_a_save_into_a_dataset_goes_to_the_store_and_is_reported(hub: BaseSpace, sandbox: Sandbox) -> None:
+async def test_a_save_into_a_dataset_goes_to_the_store_and_is_reported(
+    hub: BaseSpace, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     folder = sandbox.fresh("datasets")
     dataset = await hub.stat(f"datasets/{folder.record}")
     assert (Accept.FILE in dataset.takes, dataset.read_only, dataset.takes.whole) == (True, None, 5 << 30)
@@ -167,6 +171,9 @@ async def test_a_save_into_a_dataset_goes_to_the_store_and_is_reported(hub: Base
         "POST /v2/datasets/{id}/file-upload-info": 1,
         "GET /v1pre3/files/{id}": 1,
     }
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("labfs")]
+    assert told
+    assert not [line for line in told if "Signature" in line], "whoever has the address may write there"
 
 
 @pytest.mark.parametrize("status", ["complete", "aborted"])
@@ -188,6 +195,7 @@ async def test_a_dataset_whose_analysis_is_over_takes_no_files(status: str, hub:
         ({}, "tells no state"),
         ({"AppSession": {"ExecutionStatus": "Running"}, "UploadStatus": "Completed"}, "complete"),
         ({"AppSession": {"ExecutionStatus": "PendingExecution"}}, "pendingexecution"),
+        ({"AppSession": None, "UploadStatus": 7}, "tells no state"),
     ],
 )
 def test_a_dataset_that_does_not_say_that_it_is_open_is_not(item: dict[str, object], word: str) -> None:

@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from environments import environment
 from stage import Sandbox
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs the clients
@@ -39,17 +39,12 @@ def python() -> Path:
     given = os.environ.get("LABFS_BASESPACE_CLIENTS")
     if given:
         return Path(given)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "labfs-tests" / "basespace-v2"
-    if not (cache / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", cache], check=True)
-        pip = [cache / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        for what in (["setuptools<80"], CLIENTS, ["--no-deps", LAST]):
-            done = subprocess.run([*pip, *what], capture_output=True, text=True, timeout=300)
-            if done.returncode:
-                assert dt.date.today() <= UNTIL, f"no client was tried since long:\n{done.stderr}"
-                pytest.skip(f"until {UNTIL}: the clients' repositories cannot be reached from here")
-        (cache / "complete").touch()
-    return cache / "bin" / "python"
+    try:
+        return environment("basespace-v2", ["setuptools<80"], CLIENTS, ["--no-deps", LAST]) / "python"
+    except subprocess.CalledProcessError as error:
+        if dt.date.today() > UNTIL:
+            pytest.fail(f"no client was tried since long:\n{error.stderr}")
+        pytest.skip(f"until {UNTIL}: the clients' repositories cannot be reached from here")
 
 
 def spoken(python: Path, script: str, sandbox: Sandbox, project: str) -> Any:

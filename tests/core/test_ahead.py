@@ -13,10 +13,11 @@ import trio
 from memory import MIB, RULES, MemoryBackend, MemoryContent, mounted
 from trio.testing import MockClock
 
-from labfs.backend import Buffer, Entry
+from labfs.backend import Buffer, Entry, is_dispensable
 from labfs.errors import Unavailable
 from labfs.tree.node import Folder
 from labfs.vfs import Vfs
+from labfs.vfs.remote import ahead
 from labfs.vfs.remote.ahead import AT_ONCE, FILES
 
 FAR_S = 0.04
@@ -49,6 +50,7 @@ class LocatedContent(MemoryContent):
                 self._located = True
 
     async def read(self, start: int, stop: int) -> Buffer:
+        assert not is_dispensable(), "whoever opens the file waits for this: it may not give up early"
         if self.entry.name in self.backend.broken:  # type: ignore[attr-defined]
             raise Unavailable("This is away.")
         return await super().read(start, stop)
@@ -134,6 +136,27 @@ async def test_who_reads_only_beginnings_has_nothing_fetched(tmp_path: Path, aut
         assert backend.calls["read"] == 30
 
 
+async def test_beginnings_alone_cost_no_file_that_nobody_opened(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with folder_of(tmp_path, 30, 2 * MIB, 0.01) as (backend, vfs, box):
+        for name in sorted(box.children)[:5]:
+            await read(vfs, box, name, 65536)
+        await trio.sleep(10)
+        assert backend.calls["read"] == 5
+
+
+async def test_files_that_a_newer_listing_shows_are_fetched_ahead_as_well(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with folder_of(tmp_path, 10) as (backend, vfs, box):
+        await read_all(vfs, box, sorted(box.children))
+        for number in range(10, COUNT):
+            backend.put(f"{number:04}", noise(number))
+        vfs.refresh(box)
+        await vfs.listing(box)
+        names = sorted(box.children)[10:]
+        assert await read_all(vfs, box, names) < len(names) * ALONE_S / 5
+
+
 async def test_large_files_have_a_first_block_fetched_within_a_budget(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -173,6 +196,16 @@ async def test_a_file_that_changed_since_it_was_fetched_ahead_is_shown_as_it_is(
         vfs.refresh(box)
         await vfs.listing(box)
         assert await read(vfs, box, names[5]) == b"newer"
+
+
+async def test_a_folder_that_is_too_large_to_be_put_in_order_is_left_alone(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "LARGEST", 99)
+    async with folder_of(tmp_path, 100) as (backend, vfs, box):
+        await read_all(vfs, box, sorted(box.children)[:5])
+        await trio.sleep(10)
+        assert backend.calls["read"] == 5
 
 
 async def test_systems_without_ranges_are_left_alone(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -543,3 +543,17 @@ async def test_a_disk_that_takes_no_note_says_so_to_whoever_wants_a_save_sent_ag
         (note,) = told(vfs.saves.spool)
         with pytest.raises(DiskFailed, match="is full; make room"):
             vfs.outbox.retry(Path(note["file"]).stem)
+
+
+async def test_a_save_that_was_sent_does_not_wait(tmp_path: Path, autojump_clock: Clock) -> None:
+    """Nor is it said to, although the list of what waits was made before."""
+    backend = MemoryBackend()
+    async with mounted(tmp_path, backend) as (vfs, box):
+        backend.faults["upload"] = [AWAY] * 100
+        with pytest.raises(Unavailable):
+            await save(vfs, box, "f", b"data")
+        (left,) = vfs.saves.waiting.leftovers()
+        path = left.note.path
+        assert vfs.saves.waiting.of(path) == left.note
+        left.file.unlink()
+        assert vfs.saves.waiting.of(path) is None

@@ -24,6 +24,7 @@ FILE = "/memory/box/f"
 @pytest.fixture(autouse=True)
 def no_room_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelves, "SPARED", 0)
+    monkeypatch.setattr(shelves, "LEAST", 0)
 
 
 async def read(path: Path, backend: MemoryBackend, **more: int) -> bytes:
@@ -83,6 +84,23 @@ async def test_a_block_that_is_not_what_was_written_is_fetched_again(
             assert backend.calls["read"] == 1
             return
     assert await read(tmp_path, backend) == DATA
+    assert backend.calls["read"] == 2
+
+
+async def test_a_whole_block_that_is_another_than_was_fetched_is_not_believed(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """Sealed and of the right name, but not what the server sent: the server tells, whoever wrote that."""
+    backend = MemoryBackend()
+    backend.put("f", DATA)
+    async with opened(tmp_path, backend) as (vfs, _):
+        assert await contents(vfs, FILE) == DATA
+        await written(vfs.store.shelf)
+        (block,) = kept(tmp_path)
+        name = f"{block.parent.name}/{block.name}"
+        shelves._write(block, name, DATA[::-1])
+        vfs.store.blocks._cache.clear()
+        assert await contents(vfs, FILE) == DATA
     assert backend.calls["read"] == 2
 
 
@@ -178,6 +196,18 @@ async def test_a_checksum_that_proves_a_kept_block_wrong_has_it_fetched_again(
     assert await read(tmp_path, backend) == wrong
     backend.files[int(entry.label)] = (entry, DATA)
     assert await read(tmp_path, backend) == DATA
+
+
+async def test_small_blocks_are_bounded_in_number(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(shelves, "LEAST", 1000)
+    shelf = Shelf(nursery, tmp_path / "blocks", lambda: 10_000)
+    for index in range(40):
+        shelf.put((("a version",), index), b"x")
+        await written(shelf)
+    assert (len(kept(tmp_path)), shelf.size) == (10, 10_000)
+    assert Shelf(nursery, tmp_path / "blocks", lambda: 5_000).size == 5_000, "also what an earlier mount kept"
 
 
 # -- what can wait ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memory import RULES, MemoryBackend, opened, told
 
 from labfs.backend import Replace
-from labfs.errors import Denied, Garbled, LabfsError, NotFound, NotPermitted, Stale, Unavailable
+from labfs.errors import Denied, Garbled, LabfsError, NotFound, NotPermitted, Stale, TooLarge, Unavailable
 from labfs.tree.lister import LISTING_S
 from labfs.tree.node import Node
 from labfs.vfs.vfs import Vfs
@@ -715,3 +715,19 @@ async def test_opening_that_only_truncates_is_saved_at_its_close(tmp_path: Path,
         assert backend.newest() == {"f": b""}
         await vfs.files.release(handle)
         assert told(vfs.saves.spool) == []
+
+
+# -- a directory whose files go up in one body only ------------------------------------------------------------
+
+
+async def test_a_directory_may_take_larger_bodies_than_the_rest_of_the_site(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend()
+    backend.box = replace(backend.box, takes=replace(backend.box.takes, whole=100))
+    async with opened(tmp_path, backend) as (vfs, box):
+        await save(vfs, box, "f", bytes(range(100)))
+        assert (backend.newest(), backend.calls["begin"]) == ({"f": bytes(range(100))}, 0)
+        with pytest.raises(TooLarge, match="100 bytes at most"):
+            await save(vfs, box, "g", bytes(101))
+    assert backend.newest() == {"f": bytes(range(100))}

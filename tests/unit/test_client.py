@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from contract import Basket
+from contract import Basket, Bytes
 
 from labfs import errors
 from labfs.backend import dispensable, unhurried
@@ -452,3 +452,45 @@ async def test_a_refused_connection_says_so() -> None:
             await client.call(Request("GET", "v1/things"))
     finally:
         await client.aclose()
+
+
+# -- an address that carries its own signature ---------------------------------------------------------------
+
+
+def signed(size: int) -> Request:
+    return Request("PUT", "https://store.example/key?Signature=x", source=Bytes(bytes(size)), signed=True)
+
+
+async def test_a_signed_address_is_sent_no_credentials() -> None:
+    script = Script(OK)
+    await client(script).call(signed(10))
+    (sent,) = script.requests
+    assert (str(sent.url), "x-access-token" in sent.headers) == ("https://store.example/key?Signature=x", False)
+    assert sent.headers["content-length"] == "10"
+
+
+async def test_a_refusal_of_the_store_is_not_one_of_the_sites_credentials(autojump_clock: Clock) -> None:
+    script = Script(httpx.Response(401))
+    with pytest.raises(errors.Unauthorized):
+        await client(script, another=lambda refused: True).call(signed(10))
+    assert len(script.requests) == 1, "other credentials would be refused as well: none were sent"
+
+
+async def test_the_limit_of_the_site_is_not_the_stores() -> None:
+    script = Script(httpx.Response(413), OK)
+    hub = client(script)
+    body = Request("POST", "v1/files", source=Bytes(bytes(200_000)), repeatable=False)
+    with pytest.raises(errors.TooLarge):
+        await hub.call(body)
+    await hub.call(signed(300_000))
+    with pytest.raises(errors.TooLarge, match="not sent"):
+        await hub.call(body)
+
+
+async def test_a_redirect_of_the_store_does_not_move_the_site() -> None:
+    script = Script(httpx.Response(308, headers={"location": "https://store.example/key?Signature=x"}))
+    hub = Client("hub", "http://127.0.0.1/api", dict, transport=script,
+                 bulk_transport=httpx.MockTransport(lambda _: httpx.Response(500)))  # fmt: skip
+    with pytest.raises(errors.Malformed):
+        await hub.call(Request("PUT", "http://store.example/key?Signature=x", source=Bytes(b"x"), signed=True))
+    assert hub.url == "http://127.0.0.1/api/"

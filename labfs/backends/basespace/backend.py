@@ -196,7 +196,7 @@ class BaseSpace:
         return (await self.stat(entry.id)).size
 
     async def describe(self, entry: Entry) -> Mapping[str, Any]:
-        if entry.id.startswith("datasets/"):
+        if entries.is_dataset(entry.id):
             return await self._datasets.describe(entry.id)
         return await self._get({"": "users/current", "runs": "users/current/runs"}.get(entry.id, entry.id))
 

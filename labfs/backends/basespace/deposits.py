@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from labfs.backend import Source, Target
 from labfs.backends.basespace.entries import SECOND, Json, content_type, path_of
-from labfs.errors import Empty, Invalid, Malformed
+from labfs.errors import Malformed
 from labfs.http.client import Client, Patience, Request
 
 METHOD, KEY = "x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"
@@ -37,13 +37,7 @@ async def deposit(client: Client, target: Target, source: Source) -> Json:
         "Size": source.size,
         "ContentType": content_type(target.name),
     }
-    request = Request("POST", place, json=report, patience=Patience.PERSISTENT, repeatable=False)
-    try:
-        answer = await client.call(request)
-    except Invalid as error:
-        if source.size == 0:
-            raise Empty(f"{client.site} does not take empty files ({error}).") from error
-        raise
+    answer = await client.call(Request("POST", place, json=report, patience=Patience.PERSISTENT, repeatable=False))
     found = answer.json()
     if not isinstance(found, dict):
         raise Malformed(f"{answer.what} answered without the file.")

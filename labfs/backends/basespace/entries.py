@@ -220,9 +220,13 @@ def path_of(target: Target) -> str:
     return "/".join((*target.folders, target.name))
 
 
+def is_dataset(entry_id: str) -> bool:
+    return entry_id.startswith("datasets/")
+
+
 def files_of(record: str) -> str:
     """Return the path of the list of a record's files, by the id of its entry."""
-    return f"{SECOND if record.startswith('datasets/') else API}/{record}/files"
+    return f"{SECOND if is_dataset(record) else API}/{record}/files"
 
 
 def list_of(answer: Answer) -> Json:

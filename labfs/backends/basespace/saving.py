@@ -37,6 +37,7 @@ from labfs.backends.basespace.entries import (
     Json,
     content_type,
     files_of,
+    is_dataset,
     list_of,
     path_of,
     response_of,
@@ -143,9 +144,9 @@ class Saving:
         return entry
 
     async def _send(self, target: Target, where: dict[str, str], source: Source) -> str:
-        if is_dataset(target.parent):
-            return number_of(await deposit(self.client, target, source))
         try:
+            if is_dataset(target.parent.id):
+                return number_of(await deposit(self.client, target, source))
             request = Request(
                 "POST",
                 f"{API}/{target.parent.id}/files",
@@ -235,7 +236,7 @@ class Saving:
     # -- parts ---------------------------------------------------------------------------------------
 
     async def begin(self, target: Target, size: int | None) -> PartUpload:
-        if is_dataset(target.parent):
+        if is_dataset(target.parent.id):
             raise Unsupported("Files of a dataset go up in one piece.")
         params = {**where_of(target), "multipart": "true"}
         headers = {"Content-Type": content_type(target.name)}
@@ -337,13 +338,9 @@ class PartUpload:
         return await self._client.call(request)
 
 
-def is_dataset(record: Entry) -> bool:
-    return record.id.startswith("datasets/")
-
-
 def where_of(target: Target) -> dict[str, str]:
     """Return the parameters that name a file. Raises ReadOnly and Invalid where no file can be saved."""
-    if not (target.parent.id.startswith("appresults/") or is_dataset(target.parent)):
+    if not (target.parent.id.startswith("appresults/") or is_dataset(target.parent.id)):
         raise ReadOnly(f"Files cannot be saved in “{target.parent.name}”.")
     directory = path_of(target).rpartition("/")[0]
     return {"name": target.name, **({"directory": directory} if directory else {})}

@@ -15,7 +15,6 @@ from collections import OrderedDict
 
 import trio
 
-from labfs.backend import dispensable
 from labfs.read.reader import BLOCK
 from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs.remote.sources import Sources
@@ -27,6 +26,7 @@ FILES, BYTES = 32, 16 * 1024 * 1024  # ahead of the reader, at most
 AT_ONCE = 16  # files that are being fetched
 STRIDE = 4  # names by which the next one may lie further on: a shell and a code point order them differently
 FOLDERS = 8  # that are watched
+LARGEST = 100_000  # files of a folder that is watched: putting them in order takes this process a tenth of a second
 
 
 class Run:
@@ -42,8 +42,9 @@ class Run:
         """Return the files to be fetched now that a file more was opened."""
         before, self.last = self.last, node
         through, self.read_through = self.read_through, False
-        if before is None or not through:
-            self._orders = []
+        if before is None or not through or len(self.children) > LARGEST:
+            for order in self._orders:
+                order.length = 1
             return []
         if not self._orders:
             files = [child for child in self.children.values() if _can_be_fetched(child)]
@@ -119,10 +120,10 @@ class Ahead:
             if node.writer is not None or node.unlinked or not _can_be_fetched(node):
                 return
             try:
-                with dispensable():
-                    reader = self._sources.reader(node)
-                    await reader.prepare()
-                    await reader.read(0, _least(node))
+                # Not `dispensable`: a program that opens the file meanwhile waits for these requests.
+                reader = self._sources.reader(node)
+                await reader.prepare()
+                await reader.read(0, _least(node))
             except Exception as error:  # whatever it is: nobody asked for this file
                 log.debug("%s was not fetched ahead: %r", node.path, error)
 
