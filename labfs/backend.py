@@ -16,11 +16,12 @@ Tests: backends/test_backends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
+from time import monotonic
 from typing import Any, Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -161,6 +162,39 @@ class Sink(Protocol):
         ...
 
 
+class Stretch:
+    """A range of a file that one request fetches, taken in pieces of `step` bytes as they arrive; the last is shorter.
+
+    `take` is called with the offset of each piece and its bytes, in order, in whatever thread they arrive. A request
+    that is repeated goes on at `next`: no byte is taken twice.
+    """
+
+    def __init__(self, start: int, stop: int, step: int, take: Callable[[int, Buffer], None]) -> None:
+        self.next = start  # offset of the first byte that was not taken
+        self.stop = stop
+        self._step = step
+        self._take = take
+        self._asked_s = self.delay_s = 0.0  # on the monotonic clock; until the last answer began
+
+    @property
+    def piece(self) -> int:
+        """The size of the next piece in bytes, 0 at the end."""
+        return min(self._step, self.stop - self.next)
+
+    def arrived(self, piece: Buffer) -> None:
+        """Hand out the next piece."""
+        start, self.next = self.next, self.next + len(piece)
+        self._take(start, piece)
+
+    def asked(self) -> None:
+        """Record that a request is sent for what has not arrived."""
+        self._asked_s = monotonic()
+
+    def answered(self) -> None:
+        """Record that its answer begins."""
+        self.delay_s = monotonic() - self._asked_s
+
+
 class Content(Protocol):
     """The bytes of one version of one file."""
 
@@ -168,16 +202,23 @@ class Content(Protocol):
         """Make the first read fast, and raise now what would make every read fail."""
         ...
 
-    async def read(self, start: int, stop: int) -> Buffer:
-        """Return exactly `stop - start` bytes of the version.
+    async def stream(self, stretch: Stretch) -> None:
+        """Fetch a stretch of the version; what arrives before an error is taken.
 
-        Raises Stale when it is gone, and Unranged where ranges turn out not to be had.
+        Raises Stale when the version is gone, and Unranged where ranges turn out not to be had.
         """
         ...
 
     async def pour(self, sink: Sink) -> None:
         """Send the whole file to `sink`; returns when that was all of this version. Raises Stale."""
         ...
+
+
+async def fetched(content: Content, start: int, stop: int) -> Buffer:
+    """Return the bytes `[start, stop)` of a content, as many as it sent."""
+    pieces: list[Buffer] = []
+    await content.stream(Stretch(start, stop, stop - start, lambda offset, piece: pieces.append(piece)))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[D, P, R
     """Decorate a handler so that it answers within `deadline_s`, and with an errno for every exception."""
 
     def wrap(handler: Handler[D, P, R]) -> Answer[D, P, R]:
-        name = getattr(handler, "__name__", "request")
+        name = getattr(handler, "__name__", "request").lstrip("_")
 
         @functools.wraps(cast(Callable[..., Any], handler))
         async def answer(self: D, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -74,12 +74,11 @@ def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[D, P, R
             try:
                 if deadline_s is None:  # a scope would cost half of what a small write does
                     return await handler(self, *args, **kwargs)
-                with trio.fail_at(began + deadline_s):
+                with trio.CancelScope(deadline=began + deadline_s):  # a third of what `trio.fail_at` costs
                     return await handler(self, *args, **kwargs)
+                number, error = errno.ETIMEDOUT, cast(Exception, TimeoutError("The site did not answer in time."))
             except FUSEError:
                 raise
-            except trio.TooSlowError:
-                number, error = errno.ETIMEDOUT, cast(Exception, TimeoutError("The site did not answer in time."))
             except (LabfsError, OSError) as failure:
                 number, error = failure.errno or errno.EIO, failure
             except Exception as failure:
@@ -109,6 +108,17 @@ def entry_attributes(found: Attributes, number: int, owner: tuple[int, int]) -> 
     entry.entry_timeout = VALID_S
     entry.attr_timeout = VALID_S if found.certain else 0.0  # 0: the kernel asks again at each access
     return entry
+
+
+def room(free: int) -> pyfuse3.StatvfsData:
+    """Return the room of the file system: what fits is what the spool can hold, `free` bytes."""
+    data = pyfuse3.StatvfsData()
+    data.f_bsize = data.f_frsize = 4096
+    data.f_blocks = 2 * free // 4096  # half full always: `df` and file managers warn otherwise
+    data.f_bavail = data.f_bfree = free // 4096
+    data.f_files = data.f_ffree = data.f_favail = 1 << 32
+    data.f_namemax = 255
+    return data
 
 
 class Walks:

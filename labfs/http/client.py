@@ -24,7 +24,7 @@ import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Buffer, Sink, is_dispensable, is_unhurried
+from labfs.backend import Sink, Stretch, is_dispensable, is_unhurried
 from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
 from labfs.errors.secrecy import know_headers
 from labfs.http.breaker import Breaker
@@ -197,19 +197,28 @@ class Client:
         """Register `notice`, to be called with the headers of each answer to a download, in other threads."""
         self._bulk.notice = notice
 
-    async def fetch(self, url: str, start: int, stop: int, version: str | None, size: int | None = None) -> Buffer:
-        """Return exactly the bytes `[start, stop)` behind `url`, sent without credentials.
+    async def stream(self, url: str, stretch: Stretch, version: str | None, size: int | None = None) -> None:
+        """Fetch a stretch of the file behind `url`, sent without credentials.
 
         Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
         Unranged if the server does not send ranges, and Unavailable when patience ran out over short,
-        interrupted or missing answers.
+        interrupted or missing answers, of which none brought a piece.
         """
-        return await self._bulky(url, self._bulk.get, self._there(url, version, size), start, stop)
+        await self._stream(url, self._there(url, version, size), stretch)
 
-    async def fetch_own(self, path: str, start: int, stop: int, size: int | None = None) -> Buffer:
-        """Return exactly the bytes `[start, stop)` behind a path of the site, sent with its credentials."""
-        ask = self._here(path, size)
-        return await self._own(lambda ask: self._bulky(self.url, self._bulk.get, ask, start, stop), ask)
+    async def stream_own(self, path: str, stretch: Stretch, size: int | None = None) -> None:
+        """Fetch a stretch of the file behind a path of the site, sent with its credentials."""
+        await self._own(lambda ask: self._stream(self.url, ask, stretch), self._here(path, size))
+
+    async def _stream(self, url: str, ask: Ask, stretch: Stretch) -> None:
+        while stretch.piece:
+            before = stretch.next
+            try:
+                await self._bulky(url, self._bulk.stream, ask, stretch)
+            except Unavailable:
+                # Patience limits a silence, not the time that many bytes take.
+                if stretch.next == before:
+                    raise
 
     async def measure(self, url: str) -> int | None:
         """Return the size in bytes of the file behind `url`, by a range request of one byte without credentials."""

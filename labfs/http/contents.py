@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from labfs.backend import Buffer, Sink
+from labfs.backend import Sink, Stretch
 from labfs.errors import Denied, Malformed
 from labfs.http.client import Answer, Client
 
@@ -51,8 +51,8 @@ class Presigned:
     async def prepare(self) -> None:
         await self._locate()
 
-    async def read(self, start: int, stop: int) -> Buffer:
-        return await self._asking(lambda url: self._client.fetch(url, start, stop, self._version, self._size))
+    async def stream(self, stretch: Stretch) -> None:
+        await self._asking(lambda url: self._client.stream(url, stretch, self._version, self._size))
 
     async def pour(self, sink: Sink) -> None:
         await self._asking(lambda url: self._client.pour(url, self._version, sink, self._size))
@@ -93,8 +93,8 @@ class Direct:
     async def prepare(self) -> None:
         """Nothing to do: the address is known."""
 
-    async def read(self, start: int, stop: int) -> Buffer:
-        return await self._client.fetch_own(self._path, start, stop, self._size)
+    async def stream(self, stretch: Stretch) -> None:
+        await self._client.stream_own(self._path, stretch, self._size)
 
     async def pour(self, sink: Sink) -> None:
         await self._client.pour_own(self._path, sink, size=self._size)

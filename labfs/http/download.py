@@ -8,8 +8,8 @@ Tests: unit/test_client, unit/test_ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +20,7 @@ from pyreqwest.compatibility.httpx import SyncHttpxTransport
 from pyreqwest.http import HeaderMap
 from pyreqwest.request import SyncRequestBuilder
 
-from labfs.backend import Buffer, Sink
+from labfs.backend import Buffer, Sink, Stretch
 from labfs.errors import Malformed, Mute, Stale, Unavailable, Unranged
 from labfs.http.codings import ends_surely, is_stored, stated_size, total
 from labfs.http.failures import refusal, translated
@@ -34,6 +34,7 @@ LONGEST_SKIP = 8 * 1024 * 1024  # bytes discarded to reach a range if the server
 LONGEST_REASON = 64 * 1024  # bytes of an answer that explains a refusal
 PIECE = 1024 * 1024  # bytes taken from the transport at a time
 REDIRECTS = 5
+PLAIN = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"python-httpx/{httpx.__version__}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,12 @@ class Bulk:
     """Downloads through a transport that knows its own timeouts."""
 
     def __init__(self, make: Callable[[bool], httpx.BaseTransport], *, keeps: bool = True) -> None:
-        """`make` returns a transport that keeps connections or not; only the latter are used unless `keeps`."""
+        """`make` returns a transport that keeps connections or not; only the latter are used unless `keeps`.
 
-        def client(*, keep: bool) -> httpx.Client:
-            # timeout=None: the Rust client has its own, per read; httpx's would be taken for a total.
-            return httpx.Client(timeout=None, transport=make(keep), trust_env=False)  # noqa: S113
-
-        self._single = Lot(client(keep=False))  # each request on a connection of its own
-        self._pool = Pool(lambda: client(keep=True)) if keeps else None
+        The transports are used without a client of httpx, which would cost a third of a request.
+        """
+        self._single = Lot(make(False))  # each request on a connection of its own
+        self._pool = Pool(lambda: make(True)) if keeps else None
 
         self.notice: Callable[[Mapping[str, str]], None] = lambda headers: None  # is shown each answer's headers
 
@@ -85,7 +84,7 @@ class Bulk:
             self._pool.retire(trial.lot)
 
     @contextmanager
-    def _lent(self, trial: Trial) -> Iterator[httpx.Client]:
+    def _lent(self, trial: Trial) -> Iterator[httpx.BaseTransport]:
         if self._pool is None or trial.fresh:
             trial.set_out(self._single)
             yield self._single.client
@@ -104,8 +103,10 @@ class Bulk:
             # The body is not waited for.
             return stated_size(response.status_code, response.headers)
 
-    def get(self, ask: Ask, start: int, stop: int) -> Buffer:
-        """Return the bytes `[start, stop)`. Raises Unranged if the server would send the file from its beginning."""
+    def stream(self, ask: Ask, stretch: Stretch) -> None:
+        """Fetch what has not arrived of a stretch. Raises Unranged if the server would send the file from its start."""
+        start, stop = stretch.next, stretch.stop
+        stretch.asked()
         with self._answer(ask, {"Range": f"bytes={start}-{stop - 1}"}, (200, 206)) as response:
             certain = _check_body(response, ask) is not None
             skip = 0
@@ -117,9 +118,11 @@ class Bulk:
                 skip = start
                 if skip > LONGEST_SKIP or not certain:
                     raise Unranged(f"{ask.what} sends files whole only.")
-            if not certain:
-                return _counted(response, stop - start, ask)
-            return _collect(response, skip, stop - start, ask.what)
+            stretch.answered()
+            if certain:
+                _hand_out(_chunks(response, skip + stop - start), skip, stretch, ask.what)
+            else:
+                _hand_out([_counted(response, stop - start, ask)], 0, stretch, ask.what)
 
     def pour(self, ask: Ask, sink: Sink) -> tuple[int, bool]:
         """Write the whole file to `sink`, piece by piece as it arrives.
@@ -153,18 +156,19 @@ class Bulk:
             yield from self._followed(http, ask, headers, wanted)
 
     def _followed(
-        self, http: httpx.Client, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]
+        self, http: httpx.BaseTransport, ask: Ask, headers: Mapping[str, str], wanted: tuple[int, ...]
     ) -> Iterator[httpx.Response]:
         url, credentials = ask.url, ask.credentials
         for redirected in range(REDIRECTS):
-            sent = {**headers, "Accept-Encoding": "identity", **credentials}
+            sent = {**headers, **PLAIN, **credentials}
             body = None
             if ask.form is not None:
                 body, sent = urlencoded(ask.form), {**sent, **FORM}
             if ask.version is not None and ask.version.isascii():
                 sent["If-Match"] = f'"{ask.version}"'
             method = "GET" if ask.form is None else "POST"
-            with translated(ask.what), http.stream(method, address(url), headers=sent, content=body) as response:
+            request = httpx.Request(method, address(url), headers=sent, content=body)
+            with translated(ask.what), closing(http.handle_request(request)) as response:
                 if not redirected and not ask.trial.answered():
                     raise Mute(f"{ask.what} was given up before it began to answer.")
                 self.notice(response.headers)
@@ -265,18 +269,23 @@ def _counted(response: httpx.Response, size: int, ask: Ask) -> Buffer:
     return body
 
 
-def _collect(response: httpx.Response, skip: int, size: int, what: str) -> Buffer:
-    pieces: list[Buffer] = []
-    got = -skip
-    for chunk in _chunks(response, skip + size):
-        pieces.append(chunk if got >= 0 else memoryview(chunk)[-got:])
-        got += len(chunk)
-        if got >= size:
-            break
-    if got < size:
-        raise Unavailable(f"{what} sent {max(got, 0)} bytes where {size} were asked for.")
-    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return memoryview(body)[:size] if len(body) > size else body
+def _hand_out(chunks: Iterable[Buffer], skip: int, stretch: Stretch, what: str) -> None:
+    """Hand out the bytes after the first `skip` as the pieces of a stretch. Raises Unavailable if there are too few."""
+    waiting: list[Buffer] = []  # of the next piece
+    got = 0  # bytes in them
+    for chunk in chunks:
+        view = memoryview(chunk)[skip:]
+        skip = max(skip - len(chunk), 0)
+        while view and (lacking := stretch.piece - got) > 0:
+            waiting.append(view[:lacking])
+            got += len(waiting[-1])
+            view = view[lacking:]
+            if got == stretch.piece:
+                stretch.arrived(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+                waiting, got = [], 0
+        if not stretch.piece:
+            return
+    raise Unavailable(f"{what} ended {stretch.stop - stretch.next - got} bytes before what it was asked for.")
 
 
 def _chunks(response: httpx.Response, size: int) -> Iterator[Buffer]:

@@ -1,26 +1,33 @@
-"""An LRU cache of blocks of file contents in memory: bounded in bytes, one fetch for each block.
+"""A cache of blocks of file contents in memory: bounded in bytes, one fetch for each block.
 
 What is not in memory may be on disk still (`shelf`): whoever fetches looks there first, and compares what is there.
 
 A key names the file's version, so bytes of two versions can never mix: a changed file has other keys.
 However many tasks ask for a missing block, it is fetched once; the fetch runs in a task of the cache, so
-that the first caller may be cancelled without harm to the others.
+that the first caller may be cancelled without harm to the others. Blocks on their way count as cached: what they need
+is freed before they arrive.
+
+Evicted first is what was used least recently, and what arrived first of files that are read in order: there a block
+that was read is not read again, and those fetched ahead must outlive it.
 
 Tests: unit/test_units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 import trio
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 from labfs.backend import Buffer
+from labfs.errors import Malformed
 from labfs.read.flight import Flight
 from labfs.read.shelf import Key, Shelf
 
 Fetch = Callable[[], Awaitable[Buffer]]
+Landed = Callable[[Key, Buffer], None]
+FetchRun = Callable[[Landed], Awaitable[None]]
 
 
 class _Fetch(Flight):
@@ -29,13 +36,23 @@ class _Fetch(Flight):
     block: Buffer = b""
 
 
-class Blocks:
-    """A cache of at most `capacity` bytes, above a `shelf` if there is one; fetches run in `nursery`."""
+class _Cached(LRUCache[Key, Buffer]):
+    def peek(self, key: Key) -> Buffer | None:
+        """Return a block without making it a used one."""
+        return Cache.__getitem__(self, key) if key in self else None
 
-    def __init__(self, nursery: trio.Nursery, capacity: int, shelf: Shelf | None = None) -> None:
+
+class Blocks:
+    """A cache of at most `capacity` bytes, above a `shelf` if there is one; fetches run in `nursery`.
+
+    A block that is on its way counts `flying` bytes.
+    """
+
+    def __init__(self, nursery: trio.Nursery, capacity: int, shelf: Shelf | None = None, flying: int = 0) -> None:
         self._shelf = shelf
         self._nursery = nursery
-        self._cache: LRUCache[Key, Buffer] = LRUCache(maxsize=capacity, getsizeof=len)
+        self._cache = _Cached(maxsize=capacity, getsizeof=len)
+        self._flying = flying
         self._flights: dict[Key, _Fetch] = {}
 
     @property
@@ -47,9 +64,12 @@ class Blocks:
         """The bytes cached now."""
         return int(self._cache.currsize)
 
-    async def get(self, key: Key, fetch: Fetch) -> Buffer:
-        """Return the block, fetched unless it is cached or a fetch is under way. Raises the error of the fetch."""
-        block = self._cache.get(key)
+    async def get(self, key: Key, fetch: Fetch, *, used: bool = True) -> Buffer:
+        """Return the block, fetched unless it is cached or a fetch is under way. Raises the error of the fetch.
+
+        Unless it is `used`, its place among those to be evicted stays.
+        """
+        block = self._cache.get(key) if used else self._cache.peek(key)
         if block is not None:
             return block
         flight = self._start(key, fetch)
@@ -58,12 +78,23 @@ class Blocks:
 
     def peek(self, key: Key) -> Buffer | None:
         """Return a block if it is cached, else None."""
-        return self._cache.get(key)
+        return self._cache.peek(key)
+
+    def is_missing(self, key: Key) -> bool:
+        """Whether a block is neither cached nor on its way."""
+        return key not in self._cache and key not in self._flights
 
     def start(self, key: Key, fetch: Fetch) -> None:
         """Begin to fetch a block ahead of its use, unless it is cached or a fetch is under way."""
         if key not in self._cache:
             self._start(key, fetch)
+
+    def start_run(self, keys: Sequence[Key], fetch: FetchRun) -> None:
+        """Begin to fetch missing blocks together; `fetch` is given a function that takes each when it arrived."""
+        flights = {key: _Fetch() for key in keys}
+        self._flights.update(flights)
+        self._make_room()
+        self._nursery.start_soon(self._fly_run, flights, fetch)
 
     def drop(self, content: Hashable) -> None:
         """Drop all cached blocks of one version of one file."""
@@ -76,8 +107,13 @@ class Blocks:
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Fetch()
+            self._make_room()
             self._nursery.start_soon(self._fly, key, fetch, flight)
         return flight
+
+    def _make_room(self) -> None:
+        while self._cache and self._cache.currsize + self._flying * len(self._flights) > self._cache.maxsize:
+            self._cache.popitem()
 
     async def _fly(self, key: Key, fetch: Fetch, flight: _Fetch) -> None:
         with flight.outcome():
@@ -86,6 +122,28 @@ class Blocks:
                 self._cache[key] = flight.block
             finally:
                 del self._flights[key]
+
+    async def _fly_run(self, flights: dict[Key, _Fetch], fetch: FetchRun) -> None:
+        def landed(key: Key, block: Buffer) -> None:
+            flight = flights.pop(key)
+            del self._flights[key]
+            flight.block = self._cache[key] = block
+            flight.landed.set()
+
+        error: Exception = Malformed("Fewer blocks came than were asked for.")
+        try:
+            await fetch(landed)
+        except Exception as failure:
+            error = failure
+        finally:
+            for key, flight in flights.items():
+                del self._flights[key]
+                flight.error = error
+                flight.landed.set()
+
+    def is_stored(self, key: Key) -> bool:
+        """Whether a block is on disk, as far as is known."""
+        return self._shelf is not None and self._shelf.holds(key)
 
     async def stored(self, key: Key) -> Buffer | None:
         """Return a block that is on disk still."""

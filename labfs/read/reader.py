@@ -1,8 +1,8 @@
 """One open file being read: offsets → blocks, read-ahead, and the proof that the bytes are right.
 
-Decisions: one block is one ranged GET, so there is nothing to coalesce; read-ahead is the same request
-made early; a reader is bound to the version that was opened and never sees another. Every fetched block is
-compared with its known digest before it enters the cache, so that the cache holds no damaged block.
+Decisions: neighbouring blocks that are missing come with one ranged GET, each usable when it has arrived; a reader is
+bound to the version that was opened and never sees another. Every fetched block is compared with its known digest
+before it enters the cache, so that the cache holds no damaged block.
 
 Tests: unit/test_reader, core/test_proof.
 """
@@ -10,29 +10,26 @@ Tests: unit/test_reader, core/test_proof.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakValueDictionary
 
 import trio
 from cachetools import LRUCache
 
-from labfs.backend import Backend, Buffer, Content, Entry, Sink
-from labfs.errors import LabfsError, Unranged
-from labfs.read.blocks import Blocks, Fetch
+from labfs.backend import Backend, Buffer, Content, Entry, Sink, Stretch
+from labfs.errors import LabfsError, Malformed, Unranged
+from labfs.read.blocks import Blocks, Fetch, FetchRun, Landed
 from labfs.read.digests import PROVED, digest
 from labfs.read.proof import HOLD_S, Damaged, Proof, Tags
-from labfs.read.refetch import exactly, recounted, whole
+from labfs.read.refetch import recounted, whole
 from labfs.read.whole import Copies, Copy, Version
+from labfs.read.window import BLOCK, SLOW_S, Budget, Line, Window
 
 log = logging.getLogger(__name__)
-
-# 1 MiB: a random read on a 100 Mbit/s line costs 80 ms more than its round trip, and 16 of them in
-# flight fill 400 Mbit/s × 40 ms eightfold. On loopback larger blocks are no faster.
-BLOCK = 1024 * 1024
-WINDOW = 24  # blocks ahead, at most
-SLOW_S = 1.5  # a block that takes longer means that the line is saturated: reduce the read-ahead
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -41,12 +38,13 @@ class Shared:
 
     content: RangedOrWhole | Copy
     proof: Proof
+    line: Line
 
 
 class Reader:
-    """Reads one version for one handle. `key` names the version in the cache."""
+    """Reads one version for one handle. `key` names the version in the cache, `budget` is what all readers share."""
 
-    def __init__(self, blocks: Blocks, shared: Shared, key: Hashable, size: int) -> None:
+    def __init__(self, blocks: Blocks, budget: Budget, shared: Shared, key: Hashable, size: int) -> None:
         self._blocks = blocks
         self._shared = shared
         self._content = shared.content
@@ -54,10 +52,10 @@ class Reader:
         self._key = key
         self._failures = shared.proof.failures
         self._handed_out = False
+        self._hand: tuple[int, Buffer] = (-1, b"")  # the block handed out last: its index and its bytes
         self._damaged = False  # for good, also when the fault has passed: wrong bytes were returned
-        self._next = 0  # block that a sequential reader will touch next
-        self._window = 0  # blocks ahead, now
         self._end = max(size - 1, 0) // BLOCK  # index of the last block
+        self._window = Window(budget, shared.line, self._end)
         self.size = size
 
     @property
@@ -83,7 +81,8 @@ class Reader:
             return b""
         first, last = start // BLOCK, (stop - 1) // BLOCK
         if not self._damaged:
-            self._look_ahead(first, last)
+            for wanted in self._window.moved(start, stop):
+                self._start(wanted)
         pieces = []
         for index in range(first, last + 1):
             block = await self._block(index)
@@ -91,13 +90,25 @@ class Reader:
             pieces.append(memoryview(block)[max(start - begin, 0) : stop - begin])
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    async def fetch(self, index: int) -> None:
+        """Fetch a block into the cache, and no other."""
+        await self._block(index)
+
+    def at_hand(self, start: int, size: int) -> Buffer | None:
+        """Return the bytes `[start, start + size)` if they lie in the block handed out last, and it is still right."""
+        index, block = self._hand
+        begin = start - index * BLOCK
+        if not 0 <= begin < begin + size <= len(block) or self._damaged or self._failures != self._proof.failures:
+            return None
+        return memoryview(block)[begin : begin + size]
+
     async def _block(self, index: int) -> Buffer:
         failures = self._failures
         if not self._damaged:
-            block = await self._blocks.get((self._key, index), self._fetch(index))
+            block = await self._blocks.get((self._key, index), self._fetch(index), used=not self._window.sequential)
             await self._prove(index, block)
             if failures == self._proof.failures:
-                self._handed_out = True
+                self._handed_out, self._hand = True, (index, block)
                 return block
             self._damaged = self._handed_out
             self._failures = self._proof.failures
@@ -136,23 +147,78 @@ class Reader:
             digests.add(index, value)  # once: reading it from the disk again says no more
         return block if digests.value(index) == value else None
 
-    def _fetch(self, index: int) -> Fetch:
-        async def fetch() -> Buffer:
-            stored = await self._stored(index)
-            if stored is not None:
-                return stored
-            began = trio.current_time()
-            start, stop = index * BLOCK, min((index + 1) * BLOCK, self.size)
-            block = await exactly(self._content, start, stop)
-            if trio.current_time() - began > SLOW_S:
-                self._window //= 2
-            if not self._proof.digests.add(index, digest(block)):
-                block = await self._recount(index, start, stop, block)
-            if not self._is_copied:
-                self._blocks.store((self._key, index), block)
-            return block
+    def _start(self, wanted: range) -> None:
+        """Begin to fetch the blocks of a range that are missing; neighbours together, unless they are on this disk."""
+        run: list[int] = []
+        for index in [*wanted, None]:
+            if index is not None and self._is_remote(index):
+                run.append(index)
+                continue
+            if len(run) == 1:
+                self._blocks.start((self._key, run[0]), self._fetch(run[0]))
+            elif run:
+                self._blocks.start_run([(self._key, each) for each in run], self._fetch_run(range(run[0], run[-1] + 1)))
+            run = []
+            if index is not None:
+                self._blocks.start((self._key, index), self._fetch(index))
 
+    def _is_remote(self, index: int) -> bool:
+        """Whether a block has to come from the server."""
+        key = (self._key, index)
+        return self._blocks.is_missing(key) and not (self._is_copied or self._blocks.is_stored(key))
+
+    def _fetch(self, index: int) -> Fetch:
+        """Return a fetch of one block, from this machine's disk or from the server."""
+
+        async def fetch() -> Buffer:
+            block = await self._stored(index)
+            if block is None:
+                await self._stream(range(index, index + 1), lambda key, arrived: found.append(arrived))
+            return found[0] if block is None else block
+
+        found: list[Buffer] = []
         return fetch
+
+    def _fetch_run(self, run: range) -> FetchRun:
+        """Return a fetch of neighbouring blocks from the server, with one request."""
+        return partial(self._stream, run)
+
+    async def _stream(self, run: range, landed: Landed) -> None:
+        """Fetch blocks, and hand over each with its right digest. Raises Malformed for another count of bytes."""
+        line, began, token = self._shared.line, trio.current_time(), trio.lowlevel.current_trio_token()
+        doubtful: dict[int, Buffer] = {}
+
+        def arrived(index: int, block: Buffer, value: bytes) -> None:
+            if index == run.start and trio.current_time() - began > SLOW_S:
+                self._window.slow()
+            line.arrived(len(block))
+            if self._proof.digests.add(index, value):
+                self._land(index, block, landed)
+            else:
+                doubtful[index] = block
+
+        def take(offset: int, piece: Buffer) -> None:
+            if len(piece) != min(BLOCK, self.size - offset):
+                raise Malformed(f"{len(piece)} bytes came where {min(BLOCK, self.size - offset)} were asked for.")
+            token.run_sync_soon(arrived, offset // BLOCK, piece, digest(piece))
+
+        stretch = Stretch(run.start * BLOCK, min(run.stop * BLOCK, self.size), BLOCK, take)
+        try:
+            await self._content.stream(stretch)
+        finally:
+            await _caught_up(token)
+        line.answered(stretch.delay_s)
+        if stretch.piece:
+            start = run.start * BLOCK
+            raise Malformed(f"{stretch.next - start} bytes came where {stretch.stop - start} were asked for.")
+        for index, block in doubtful.items():
+            start = index * BLOCK
+            self._land(index, await self._recount(index, start, min(start + BLOCK, self.size), block), landed)
+
+    def _land(self, index: int, block: Buffer, landed: Landed) -> None:
+        landed((self._key, index), block)
+        if not self._is_copied:
+            self._blocks.store((self._key, index), block)
 
     async def _recount(self, index: int, start: int, stop: int, first: Buffer) -> Buffer:
         """Fetch a block again that differs from its first fetch; if the first was wrong, its readers fail."""
@@ -164,16 +230,13 @@ class Reader:
             self._proof.revise(index, digest(block))
         return block
 
-    def _look_ahead(self, first: int, last: int) -> None:
-        """Start to fetch the requested blocks and, while reads are sequential, a growing number of blocks ahead."""
-        if self._next - 2 <= first <= self._next + 1:
-            if last >= self._next and last > 0:
-                self._window = min(max(2 * self._window, 2), WINDOW)
-        else:
-            self._window = 0
-        self._next = max(last + 1, self._next if self._window else 0)
-        for index in range(first, min(last + self._window, self._end) + 1):
-            self._blocks.start((self._key, index), self._fetch(index))
+
+async def _caught_up(token: trio.lowlevel.TrioToken) -> None:
+    """Wait until what was called through the token has run."""
+    done = trio.Event()
+    token.run_sync_soon(done.set)
+    with trio.CancelScope(shield=True):
+        await done.wait()
 
 
 class RangedOrWhole:
@@ -192,14 +255,15 @@ class RangedOrWhole:
     async def prepare(self) -> None:
         await (self._content if self._ranged else self._whole()).prepare()
 
-    async def read(self, start: int, stop: int) -> Buffer:
+    async def stream(self, stretch: Stretch) -> None:
         if self._ranged:
             try:
-                return await self._content.read(start, stop)
+                await self._content.stream(stretch)
+                return
             except Unranged as error:
                 log.info("%s It is fetched whole.", error)
                 self._ranged = False
-        return await self._whole().read(start, stop)
+        await self._whole().stream(stretch)
 
     @property
     def is_copied(self) -> bool:
@@ -236,26 +300,28 @@ class Readers:
         self._shared: LRUCache[Version, tuple[Shared, int]] = LRUCache(self.KEPT, getsizeof=lambda kept: kept[1])
         self._live: WeakValueDictionary[Version, Shared] = WeakValueDictionary()  # also those that readers hold
         self._tags: dict[str, Tags] = {}  # by site
+        self._lines: defaultdict[str, Line] = defaultdict(Line)  # by site
+        self._budget = Budget(blocks.capacity)
 
     def open(self, site: str, backend: Backend, entry: Entry) -> Reader:
         """Return a reader of the entry's version, whose size is known; without a version nothing is shared."""
         assert entry.size is not None
         if entry.version is None:
             key = object()
-            return Reader(self._blocks, self._made(site, backend, entry, None, key), key, entry.size)
+            return Reader(self._blocks, self._budget, self._made(site, backend, entry, None, key), key, entry.size)
         version = (site, entry.id, entry.version)
         shared = self._live.get(version) or self._made(site, backend, entry, version, version)
         if isinstance(shared.content, RangedOrWhole):
             shared.content.renew()
         self._live[version] = shared
         self._shared[version] = shared, min(1 + entry.size // (1024 * BLOCK), self.KEPT)
-        return Reader(self._blocks, shared, version, entry.size)
+        return Reader(self._blocks, self._budget, shared, version, entry.size)
 
     def _made(self, site: str, backend: Backend, entry: Entry, version: Version | None, key: Hashable) -> Shared:
         size, ranged = entry.size or 0, backend.capabilities.ranged
         content = RangedOrWhole(backend.content(entry), self._copies, version, size, ranged=ranged)
         tags = self._tags.setdefault(site, _tags(backend))
-        return Shared(content, self._proof(tags, backend, entry, size, content, key))
+        return Shared(content, self._proof(tags, backend, entry, size, content, key), self._lines[site])
 
     def _proof(
         self, tags: Tags, backend: Backend, entry: Entry, size: int, content: RangedOrWhole | Copy, key: Hashable
@@ -275,9 +341,8 @@ class Readers:
         """Return a reader of the present bytes of an entry without version and ranges, and their size."""
         content = self._copies.open(None, backend.content(entry))
         size, key = await content.whole(), object()
-        return Reader(
-            self._blocks, Shared(content, self._proof(_tags(backend), backend, entry, size, content, key)), key, size
-        ), size
+        shared = Shared(content, self._proof(_tags(backend), backend, entry, size, content, key), Line())
+        return Reader(self._blocks, self._budget, shared, key, size), size
 
     async def size(self, site: str, backend: Backend, entry: Entry, *, surely: bool) -> tuple[int | None, int]:
         """Return the size in bytes of a file that was listed without one, or None, and a lower bound.

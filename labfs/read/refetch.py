@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import trio
 
-from labfs.backend import Buffer, Content
+from labfs.backend import Buffer, Content, fetched
 from labfs.errors import LabfsError, Malformed
 from labfs.read.digests import PROVED, Digests, digest
 from labfs.read.proof import Damaged
@@ -29,7 +29,7 @@ AT_ONCE = 8  # ranges of a second download
 
 async def exactly(content: Content, start: int, stop: int) -> Buffer:
     """Return the bytes `[start, stop)`. Raises Malformed for an answer of another length."""
-    data = await content.read(start, stop)
+    data = await fetched(content, start, stop)
     if len(data) != stop - start:
         raise Malformed(f"{len(data)} bytes came where {stop - start} were asked for.")
     return data

@@ -24,7 +24,6 @@ import trio
 
 from labfs.backend import Buffer
 from labfs.read.digests import WIDTH, digest
-from labfs.read.idle import Processors
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +32,7 @@ SPARED = 1024 * 1024 * 1024  # bytes of the disk that are left to others, above 
 PATIENCE_S, LOOK_S = 2.0, 0.1  # for which a write waits for processors with time, and how often it looks
 LEAST = 64 * 1024  # bytes that a block counts for at least, so that small ones are not there by the million
 PARTIAL = ".part"
+SPARE = 0.3  # of all processors' time, which must have been idle before something is written
 
 Key = tuple[Hashable, int]  # (one version of one file, index of the block)
 
@@ -68,6 +68,10 @@ class Shelf:
         for _, name, size in sorted(found):
             self._hold(name, size)
         self._make_room()
+
+    def holds(self, key: Key) -> bool:
+        """Whether a block is there, as far as is known."""
+        return bool(self._held) and _name(key) in self._held
 
     async def get(self, key: Key) -> Buffer | None:
         """Return a block that is there and as it was written."""
@@ -133,6 +137,27 @@ class Shelf:
         with suppress(OSError):
             path.unlink(missing_ok=True)
             path.parent.rmdir()  # where that was its last block
+
+
+class Processors:
+    """The processors of this machine since the last look: what can wait gives way to what is waited for.
+
+    Source: proc(5), the first line of /proc/stat. Where there is none there is always time.
+    """
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self._stat = stat
+        self._before = (0, 0)
+
+    def have_time(self) -> bool:
+        """Whether at least `SPARE` of their time was idle since this was asked before."""
+        try:
+            times = [int(word) for word in self._stat.read_text().partition("\n")[0].split()[1:9]]
+            idle, total = times[3] + times[4], sum(times)
+        except (OSError, ValueError, IndexError):
+            return True
+        (idle_before, total_before), self._before = self._before, (idle, total)
+        return idle - idle_before >= SPARE * (total - total_before)
 
 
 def _name(key: Key) -> str | None:

@@ -13,6 +13,7 @@ from labfs.read.blocks import Blocks
 from labfs.read.reader import Readers
 from labfs.read.shelf import Shelf
 from labfs.read.whole import Copies
+from labfs.read.window import BLOCK
 
 
 class Store:
@@ -24,5 +25,5 @@ class Store:
     def __init__(self, nursery: trio.Nursery, memory: int, directory: Path, disk: int) -> None:
         self.copies = Copies(nursery, directory / "copies", disk)
         self.shelf = Shelf(nursery, directory / "blocks", lambda: disk - self.copies.size)
-        self.blocks = Blocks(nursery, memory, self.shelf)
+        self.blocks = Blocks(nursery, memory, self.shelf, BLOCK)
         self.readers = Readers(nursery, self.blocks, self.copies)

@@ -1,14 +1,12 @@
 """Whole files on disk, from systems without ranged reads.
 
-A copy can be read while it is downloaded. Its last bytes are returned only when the whole copy was confirmed
-to be of one version. Complete copies of a version are cached, least recently used out first; a copy of a file
-without versions lives as long as it is open, and so does one whose download was interrupted. A copy gets its
-final name when all of it is on the disk, so that a crash leaves it either whole, or to be removed at the next
-start.
+A copy can be read while it is downloaded. Its last bytes are returned only when the whole copy was confirmed to be of
+one version. Complete copies of a version are cached, least recently used out first; a copy of a file without versions
+lives as long as it is open, and so does one whose download was interrupted. A copy gets its final name when all of it
+is on the disk, so that a crash leaves it either whole, or to be removed at the next start.
 
-The bytes on a disk are not trusted. The digest of each block is computed as the bytes arrive, stored at the end of
-the copy (digests.py says how), and compared at each read. A copy that is damaged, truncated, or of another labfs is
-removed and fetched again; only the log reports it.
+The bytes on a disk are not trusted. The digest of each block is computed as the bytes arrive, stored at the end of the
+copy (digests.py) and compared at each read. A damaged or truncated copy is fetched again; only the log reports it.
 
 Tests: core/test_copies, core/test_whole_files.
 """
@@ -28,7 +26,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from labfs.backend import Buffer, Content, Sink
+from labfs.backend import Buffer, Content, Sink, Stretch
 from labfs.errors import FULL, Enough, LabfsError, NoSpace, NotFound, Stale, Unranged, WrongLength, again
 from labfs.read.digests import SPAN, Running, intact, sealed, unseal
 
@@ -70,10 +68,7 @@ class Copies:
         self.make_room(0)
 
     def open(self, version: Version | None, content: Content, size: int | None = None) -> Copy:
-        """Return the copy of a version, or a new copy if there is no version.
-
-        The copy raises WrongLength if the file turns out to have another size than `size` bytes, if known.
-        """
+        """Return the copy of a version, or a new one; it raises WrongLength for another size than `size`, if known."""
         if version is None:
             return Copy(self, content, None, size)
         copy = self._live.get(version)
@@ -200,6 +195,10 @@ class Copy:
                 return None
             await self._step()
         return self.received
+
+    async def stream(self, stretch: Stretch) -> None:
+        while size := stretch.piece:
+            stretch.arrived(await self.read(stretch.next, stretch.next + size))
 
     async def pour(self, sink: Sink) -> None:
         raise Unranged("A copy is not copied.")
@@ -338,8 +337,8 @@ class Copy:
             os.close(number)
 
     def _notify(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
+        self._news, news = trio.Event(), self._news
+        news.set()
 
     # -- for a backend, in a thread ----------------------------------------------------------------------
 

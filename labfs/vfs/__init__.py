@@ -4,10 +4,11 @@ A door needs what is exported here: it sets a core up with `assembled`, asks `Vf
 tells with a `Maker` which program asks, where that is known.
 """
 
+from labfs.backend import Buffer
 from labfs.vfs.assembly import Storage, assembled
 from labfs.vfs.drafts.signs import NOBODY, Maker
 from labfs.vfs.files import Files, Handle
 from labfs.vfs.pending import LEFT
 from labfs.vfs.vfs import Attributes, Vfs
 
-__all__ = ["LEFT", "NOBODY", "Attributes", "Files", "Handle", "Maker", "Storage", "Vfs", "assembled"]
+__all__ = ["LEFT", "NOBODY", "Attributes", "Buffer", "Files", "Handle", "Maker", "Storage", "Vfs", "assembled"]

@@ -149,6 +149,15 @@ class Files:
         self.ahead.reached(node, offset + len(data))
         return data
 
+    def at_hand(self, handle: Handle, offset: int, size: int) -> Buffer | None:
+        """Return `size` bytes, or fewer, of the block that was read last; None if something has to be waited for."""
+        if handle.view is None or handle.node.writer is not None:
+            return None
+        data = handle.view.at_hand(offset, size)
+        if data is not None:
+            self.ahead.reached(handle.node, offset + len(data))
+        return data
+
     async def write(self, handle: Handle, offset: int, data: bytes, *, placed: bool = False) -> int:
         """Write at `offset`, or at the end through an appending handle, unless the bytes are `placed`."""
         node = handle.node

@@ -17,7 +17,7 @@ import trio
 from contract import MIB, Bytes, hurried, noise
 from stage import Mount, Sandbox, labfs, row_of, run
 
-from labfs.backend import Accept, Entry, Target
+from labfs.backend import Accept, Entry, Target, fetched
 from labfs.backends import KINDS
 from labfs.backends.basespace import entries
 from labfs.backends.basespace.backend import BaseSpace
@@ -122,11 +122,11 @@ async def test_files_of_a_dataset_come_with_their_addresses(hub: BaseSpace, sand
     sandbox.reset()
     content = hub.content(file)
     assert file.size is not None
-    data = await content.read(0, file.size)
+    data = await fetched(content, 0, file.size)
     assert bytes(data[:2]) == b"\x1f\x8b"
     await trio.sleep(0.5)
     assert set(sandbox.requests()) == {"GET /{blob}"}, "one round trip to the first byte"
-    assert bytes(await hub.content(file).read(0, file.size)) == bytes(data), "the usual way, once that is used up"
+    assert bytes(await fetched(hub.content(file), 0, file.size)) == bytes(data), "the usual way, once that is used up"
     assert await hub.stat(dataset.id) == dataset
     told = await hub.describe(dataset)
     assert (told["DatasetType"]["Id"], told["QcStatus"]) == ("illumina.fastq.v1.8", "Undefined")

@@ -14,7 +14,7 @@ from clarity_stage import DONE, FILE, PROJECT, SAMPLE, STEP, Clarity
 from contract import Basket, Bytes, Contract, hurried, noise
 from stage import Sandbox
 
-from labfs.backend import Backend, Entry, Target
+from labfs.backend import Backend, Entry, Target, fetched
 from labfs.backends import KINDS
 from labfs.backends.clarity.requests import Api
 from labfs.backends.common import Settings
@@ -226,7 +226,7 @@ async def test_ranges_are_not_asked_for(backend: Backend, clarity: Clarity) -> N
     clarity.switch(ranges=True)
     assert not backend.capabilities.ranged
     with pytest.raises(Unranged):
-        await backend.content(await backend.stat(f"files/{own_files(clarity)[0]}")).read(0, 1)
+        await fetched(backend.content(await backend.stat(f"files/{own_files(clarity)[0]}")), 0, 1)
 
 
 async def test_a_page_is_no_file_and_no_list(backend: Backend, clarity: Clarity, sandbox: Sandbox) -> None:

@@ -17,7 +17,7 @@ from contract import Basket, Bytes, Contract, hurried, noise, poured
 from portal_stage import ADA, BEN, Service, Team, opened
 from stage import Sandbox
 
-from labfs.backend import Backend, Entry, Target
+from labfs.backend import Backend, Entry, Target, fetched
 from labfs.backends import KINDS
 from labfs.backends.common import Settings
 from labfs.backends.portal import lists
@@ -169,7 +169,7 @@ async def test_a_size_costs_one_request_and_so_do_the_bytes(ground: PortalGround
     (entry,) = [e for e in await scan(ground.backend, ground.listed) if not e.is_dir]
     sandbox.reset()
     assert await ground.backend.measure(entry) == 1000
-    assert await ground.backend.content(entry).read(0, 1000) == noise(1000)
+    assert await fetched(ground.backend.content(entry), 0, 1000) == noise(1000)
     await trio.sleep(0.2)  # an answer is counted a moment after it is sent
     assert sum(sandbox.requests().values()) == 2
 
@@ -438,7 +438,7 @@ async def test_without_ranges_a_read_says_so(ground: PortalGround, service: Serv
     entry = await entry_of(ground, int(ground.put("f", noise(50))), "Material")
     assert not ground.backend.capabilities.ranged
     with pytest.raises(Unranged):
-        await ground.backend.content(entry).read(0, 10)
+        await fetched(ground.backend.content(entry), 0, 10)
 
 
 async def test_an_address_that_has_expired_is_asked_for_again(
@@ -449,7 +449,7 @@ async def test_an_address_that_has_expired_is_asked_for_again(
     content = ground.backend.content(entry)
     await content.prepare()
     await trio.sleep(2.1)
-    assert await content.read(0, 50) == noise(50)
+    assert await fetched(content, 0, 50) == noise(50)
     await trio.sleep(2.1)  # also for the counts of what was sent last
     sandbox.reset()
     assert await ground.backend.measure(entry) == 50

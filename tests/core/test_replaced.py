@@ -20,7 +20,7 @@ from memory import SYSTEMS, MemoryBackend, opened
 from stage import Mount, Sandbox, run
 
 from labfs.errors import LabfsError, NotFound, Stale
-from labfs.read.reader import BLOCK
+from labfs.read.window import BLOCK
 from labfs.tree.node import Node
 from labfs.vfs.vfs import Vfs
 

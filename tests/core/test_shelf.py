@@ -13,8 +13,7 @@ from memory import MemoryBackend, opened
 from steps import contents
 
 from labfs.read import shelf as shelves
-from labfs.read.idle import Processors
-from labfs.read.shelf import Shelf
+from labfs.read.shelf import Processors, Shelf
 
 Clock = trio.testing.MockClock
 DATA = bytes(range(256)) * 20

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from memory import RULES, MemoryBackend, opened
 
-from labfs.backend import Replace, Sink
+from labfs.backend import Replace, Sink, Stretch
 from labfs.errors import NotFound, Stale, Unavailable, Unranged, WrongLength
 from labfs.read.whole import GLANCE, UNWANTED_S, Copies
 from labfs.tree.lister import LISTING_S
@@ -131,7 +131,7 @@ class Broken:
     async def prepare(self) -> None:
         """Nothing to do."""
 
-    async def read(self, start: int, stop: int) -> bytes:
+    async def stream(self, stretch: Stretch) -> None:
         raise AssertionError("it has no ranges")
 
     async def pour(self, sink: Sink) -> None:
@@ -258,7 +258,7 @@ class Page:
     async def prepare(self) -> None:
         """Nothing to do."""
 
-    async def read(self, start: int, stop: int) -> bytes:
+    async def stream(self, stretch: Stretch) -> None:
         raise Unranged("It sends files whole.")
 
     async def pour(self, sink: Sink) -> None:

@@ -25,6 +25,7 @@ from labfs.backend import (
     Replace,
     Sink,
     Source,
+    Stretch,
     Target,
     takes,
 )
@@ -71,6 +72,7 @@ class MemoryBackend:
     faults: dict[str, list[LabfsError | None]] = field(default_factory=dict)
     uploads: dict[str, MemoryUpload] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
+    sent: int = 0  # bytes of files, to readers of ranges
     unmeasured: dict[str, int] = field(default_factory=dict)  # sizes of files that are listed without one
     sizeless: bool = False  # no listing tells a size
     versionless: bool = False
@@ -221,7 +223,15 @@ class MemoryContent:
         if self.entry.version not in (None, entry.version):
             raise Stale("changed")
         assert 0 <= start < stop <= len(data), "a reader asks for nothing that is not there"
+        self.backend.sent += stop - start
         return data[start:stop]
+
+    async def stream(self, stretch: Stretch) -> None:
+        start = stretch.next
+        view = memoryview(await self.read(start, stretch.stop))
+        while view:
+            piece, view = view[: stretch.piece or None], view[stretch.piece or len(view) :]
+            stretch.arrived(piece)
 
     async def pour(self, sink: Sink) -> None:
         await self.backend._call("pour")

@@ -11,9 +11,10 @@ import httpx
 import pytest
 import trio
 from contract import Basket, Bytes
+from network_stage import ranged
 
 from labfs import errors
-from labfs.backend import dispensable, unhurried
+from labfs.backend import Stretch, dispensable, unhurried
 from labfs.http.client import COMPILING, Answer, Client, Patience, Request
 
 Clock = trio.testing.MockClock
@@ -298,7 +299,7 @@ async def test_exactly_the_range_without_credentials() -> None:
         seen.append(request)
         return partial(request, ETag='"v1"')
 
-    assert bytes(await fetching(handler).fetch("https://store.example/f?Signature=s", 10, 20, "v1")) == DATA[10:20]
+    assert bytes(await ranged(fetching(handler), "https://store.example/f?Signature=s", 10, 20, "v1")) == DATA[10:20]
     (request,) = seen
     assert request.headers["if-match"] == '"v1"'
     assert request.headers["accept-encoding"] == "identity"
@@ -306,7 +307,7 @@ async def test_exactly_the_range_without_credentials() -> None:
 
 
 async def test_a_range_that_is_ignored_is_cut_out_of_the_whole() -> None:
-    assert bytes(await fetching(lambda _: body(200, DATA)).fetch("https://s/f", 10, 20, None)) == DATA[10:20]
+    assert bytes(await ranged(fetching(lambda _: body(200, DATA)), "https://s/f", 10, 20, None)) == DATA[10:20]
 
 
 @pytest.mark.parametrize(
@@ -321,14 +322,39 @@ async def test_a_range_that_is_ignored_is_cut_out_of_the_whole() -> None:
 )
 async def test_a_body_that_is_not_the_range_is_no_answer(handler: Handler) -> None:
     with pytest.raises(errors.Unavailable):
-        await fetching(handler).fetch("https://s/f", 10, 20, None)
+        await ranged(fetching(handler), "https://s/f", 10, 20, None)
+
+
+async def test_a_stretch_comes_in_pieces_and_goes_on_where_an_answer_ended() -> None:
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["range"])
+        start, stop = map(int, asked[-1].removeprefix("bytes=").split("-"))
+        headers = {"Content-Range": f"bytes {start}-{stop}/{len(DATA)}"}
+        return body(206, DATA[start : min(stop + 1, start + 250)], headers=headers)
+
+    pieces: list[tuple[int, bytes]] = []
+    stretch = Stretch(7, 500, 100, lambda offset, piece: pieces.append((offset, bytes(piece))))
+    await fetching(handler).stream("https://s/f", stretch, None)
+    assert asked == ["bytes=7-499", "bytes=207-499", "bytes=407-499"], "what came whole is not asked for again"
+    assert pieces == [(start, DATA[start : min(start + 100, 500)]) for start in range(7, 500, 100)]
+
+
+async def test_an_answer_without_progress_ends_a_stretch() -> None:
+    pieces: list[int] = []
+    stretch = Stretch(0, 300, 100, lambda offset, piece: pieces.append(offset))
+    cut = fetching(lambda request: body(206, DATA[:150], headers={"Content-Range": "bytes 0-299/1024"}))
+    with pytest.raises(errors.Unavailable):
+        await cut.stream("https://s/f", stretch, None)
+    assert (pieces, stretch.next) == ([0], 100), "what arrived before the error is taken"
 
 
 async def test_another_version_is_stale() -> None:
     with pytest.raises(errors.Stale):
-        await fetching(lambda request: partial(request, ETag='"v2"')).fetch("https://s/f", 10, 20, "v1")
+        await ranged(fetching(lambda request: partial(request, ETag='"v2"')), "https://s/f", 10, 20, "v1")
     with pytest.raises(errors.Stale):
-        await fetching(lambda _: body(412, b"")).fetch("https://s/f", 10, 20, "v1")
+        await ranged(fetching(lambda _: body(412, b"")), "https://s/f", 10, 20, "v1")
 
 
 class Chunks(httpx.SyncByteStream):
@@ -349,13 +375,13 @@ async def test_packed_bytes_are_refused(status: int, data: bytes, error: type[Ex
     headers = {"Content-Encoding": "gzip", "Content-Range": "bytes 10-19/1024"}
     answer = fetching(lambda _: httpx.Response(status, headers=headers, stream=Chunks(data)))
     with pytest.raises(error):
-        await answer.fetch("https://s/f", 10, 20, None, len(DATA))
+        await ranged(answer, "https://s/f", 10, 20, None, len(DATA))
 
 
 async def test_labelled_bytes_are_taken_as_they_are() -> None:
     headers = {"Content-Encoding": "gzip", "Content-Range": "bytes 10-19/1024"}
     answer = fetching(lambda _: httpx.Response(206, headers=headers, stream=Chunks(DATA[10:20])))
-    assert bytes(await answer.fetch("https://s/f", 10, 20, None, len(DATA))) == DATA[10:20]
+    assert bytes(await ranged(answer, "https://s/f", 10, 20, None, len(DATA))) == DATA[10:20]
 
 
 async def test_redirects_are_followed_a_few_times() -> None:
@@ -366,9 +392,9 @@ async def test_redirects_are_followed_a_few_times() -> None:
             partial(request) if request.url.host == "two" else httpx.Response(302, headers={"Location": "https://x/"})
         )
 
-    assert bytes(await fetching(handler).fetch("https://one/f", 0, 5, None)) == DATA[:5]
+    assert bytes(await ranged(fetching(handler), "https://one/f", 0, 5, None)) == DATA[:5]
     with pytest.raises(errors.Malformed, match="redirected"):
-        await fetching(handler).fetch("https://loop/f", 0, 5, None)
+        await ranged(fetching(handler), "https://loop/f", 0, 5, None)
 
 
 def test_an_answer_that_is_html_names_the_url() -> None:

@@ -12,8 +12,9 @@ from memory import MemoryBackend, MemoryContent
 from labfs.backend import Buffer
 from labfs.errors import Malformed
 from labfs.read.blocks import Blocks
-from labfs.read.reader import BLOCK, Reader, Readers
+from labfs.read.reader import Reader, Readers
 from labfs.read.whole import Copies
+from labfs.read.window import BLOCK
 
 
 class Careless(MemoryContent):

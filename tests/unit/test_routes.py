@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import trio
-from network_stage import WAYS, Bed, processes
+from network_stage import WAYS, Bed, processes, ranged
 
 from labfs.errors import ConfigError
 from labfs.http.client import Client, Request
@@ -130,7 +130,7 @@ async def test_a_file_store_takes_a_route_of_its_own(bed: Bed, monkeypatch: pyte
     try:
         await client.call(Request("GET", "x"))
         assert bed.route("direct") == "direct"
-        await client.fetch("http://plain.lab.test/file", 0, 20, None)
+        await ranged(client, "http://plain.lab.test/file", 0, 20, None)
         assert bed.route("forward") == "forward"
     finally:
         await client.aclose()

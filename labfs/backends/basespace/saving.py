@@ -28,6 +28,7 @@ from labfs.backend import (
     Receipt,
     Source,
     Target,
+    fetched,
 )
 from labfs.backends.basespace import entries
 from labfs.backends.basespace.deposits import deposit
@@ -317,7 +318,7 @@ class PartUpload:
             return
         content, start = self._saving.content(entry), 0
         for receipt in receipts:
-            part = await content.read(start, start + receipt.size)
+            part = await fetched(content, start, start + receipt.size)
             if await trio.to_thread.run_sync(partial(entries.md5_of, part)) != receipt.tag:
                 raise self._saving.wrong()
             start += receipt.size

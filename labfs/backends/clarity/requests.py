@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from xml.etree import ElementTree as ET
 
-from labfs.backend import Buffer, Entry, Sink
+from labfs.backend import Entry, Sink, Stretch
 from labfs.backends.clarity.entries import RI, Node, children, ids_of, parsed
 from labfs.backends.several import each
 from labfs.errors import Invalid, Malformed, NoBytes, NotFound, Unranged
@@ -125,7 +125,7 @@ class Whole:
     async def prepare(self) -> None:
         """Nothing to do: the address is known."""
 
-    async def read(self, start: int, stop: int) -> Buffer:
+    async def stream(self, stretch: Stretch) -> None:
         raise Unranged(f"{self._client.site} sends files whole.")
 
     async def pour(self, sink: Sink) -> None:

@@ -31,9 +31,9 @@ import trio
 from labfs.backend import (
     NOTHING,
     Accept,
-    Buffer,
     Entry,
     Sink,
+    Stretch,
     takes,
 )
 from labfs.errors import Malformed, NotFound, Unanswered, Unranged
@@ -350,12 +350,12 @@ class Attached:
     async def prepare(self) -> None:
         await self._presigned.prepare()
 
-    async def read(self, start: int, stop: int) -> Buffer:
+    async def stream(self, stretch: Stretch) -> None:
         await self.prepare()
         if self._local is not None:
             raise Unranged(f"{self._client.site} sends files whole only.")
         with self._explained():
-            return await self._presigned.read(start, stop)
+            await self._presigned.stream(stretch)
 
     async def pour(self, sink: Sink) -> None:
         await self.prepare()

@@ -22,7 +22,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from labfs.backend import Buffer, Capabilities, Content, Entry, Page, Replace, Sink, Source, Target
+from labfs.backend import Capabilities, Content, Entry, Page, Replace, Sink, Source, Stretch, Target
 from labfs.backends.common import Settings
 from labfs.backends.looking import Change, Looking
 from labfs.backends.redcap import entries
@@ -275,7 +275,7 @@ class _Bytes:
     async def prepare(self) -> None:
         """Nothing to do: any question would cost as much as the bytes."""
 
-    async def read(self, start: int, stop: int) -> Buffer:
+    async def stream(self, stretch: Stretch) -> None:
         raise Unranged(f"“{self._entry.name}”: REDCap sends files whole only.")
 
     async def pour(self, sink: Sink) -> None:

@@ -15,7 +15,7 @@ from collections import OrderedDict
 
 import trio
 
-from labfs.read.reader import BLOCK
+from labfs.read.window import BLOCK
 from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs.remote.sources import Sources
 
@@ -123,7 +123,7 @@ class Ahead:
                 # Not `dispensable`: a program that opens the file meanwhile waits for these requests.
                 reader = self._sources.reader(node)
                 await reader.prepare()
-                await reader.read(0, _least(node))
+                await reader.fetch(0)
             except Exception as error:  # whatever it is: nobody asked for this file
                 log.debug("%s was not fetched ahead: %r", node.path, error)
 

@@ -62,6 +62,12 @@ class View:
                 self.shown = self.shown or len(data) > 0
                 return data
 
+    def at_hand(self, offset: int, size: int) -> Buffer | None:
+        """Return bytes of the block that was read last, if they lie in it and are still to be shown; else None."""
+        if self._reader is None or self._saves != self._node.saves or not (self.shown and offset):
+            return None
+        return self._reader.at_hand(offset, size)
+
     async def _renew(self, reader: Reader, error: LabfsError) -> None:
         async with self._renewing:
             if reader is not self._reader:
