@@ -165,16 +165,25 @@ class Sink(Protocol):
 class Stretch:
     """A range of a file that one request fetches, taken in pieces of `step` bytes as they arrive; the last is shorter.
 
-    `take` is called with the offset of each piece and its bytes, in order, in whatever thread they arrive. A request
-    that is repeated goes on at `next`: no byte is taken twice.
+    `take` is called with the offset of each piece and its bytes, in order, in whatever thread they arrive, and before
+    that `delayed` with the seconds until an answer began. A request that is repeated goes on at `next`: no byte is
+    taken twice.
     """
 
-    def __init__(self, start: int, stop: int, step: int, take: Callable[[int, Buffer], None]) -> None:
+    def __init__(
+        self,
+        start: int,
+        stop: int,
+        step: int,
+        take: Callable[[int, Buffer], None],
+        delayed: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self.next = start  # offset of the first byte that was not taken
         self.stop = stop
         self._step = step
         self._take = take
-        self._asked_s = self.delay_s = 0.0  # on the monotonic clock; until the last answer began
+        self._delayed = delayed
+        self._asked_s = 0.0  # on the monotonic clock
 
     @property
     def piece(self) -> int:
@@ -192,7 +201,7 @@ class Stretch:
 
     def answered(self) -> None:
         """Record that its answer begins."""
-        self.delay_s = monotonic() - self._asked_s
+        self._delayed(monotonic() - self._asked_s)
 
 
 class Content(Protocol):

@@ -7,18 +7,18 @@ However many tasks ask for a missing block, it is fetched once; the fetch runs i
 that the first caller may be cancelled without harm to the others. Blocks on their way count as cached: what they need
 is freed before they arrive.
 
-Evicted first is what was used least recently, and what arrived first of files that are read in order: there a block
-that was read is not read again, and those fetched ahead must outlive it.
+Evicted first are blocks of files that are read in order, once they were read: they are not read again soon, and those
+fetched ahead must outlive them. After these goes what was used least recently.
 
 Tests: unit/test_units.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 import trio
-from cachetools import Cache, LRUCache
 
 from labfs.backend import Buffer
 from labfs.errors import Malformed
@@ -36,12 +36,6 @@ class _Fetch(Flight):
     block: Buffer = b""
 
 
-class _Cached(LRUCache[Key, Buffer]):
-    def peek(self, key: Key) -> Buffer | None:
-        """Return a block without making it a used one."""
-        return Cache.__getitem__(self, key) if key in self else None
-
-
 class Blocks:
     """A cache of at most `capacity` bytes, above a `shelf` if there is one; fetches run in `nursery`.
 
@@ -51,42 +45,42 @@ class Blocks:
     def __init__(self, nursery: trio.Nursery, capacity: int, shelf: Shelf | None = None, flying: int = 0) -> None:
         self._shelf = shelf
         self._nursery = nursery
-        self._cache = _Cached(maxsize=capacity, getsizeof=len)
+        self.capacity = capacity
+        self.size = 0  # bytes cached now
+        self._spent: OrderedDict[Key, Buffer] = OrderedDict()  # read in order, first read first
+        self._others: OrderedDict[Key, Buffer] = OrderedDict()  # longest unused first
         self._flying = flying
         self._flights: dict[Key, _Fetch] = {}
 
-    @property
-    def capacity(self) -> int:
-        return int(self._cache.maxsize)
-
-    @property
-    def size(self) -> int:
-        """The bytes cached now."""
-        return int(self._cache.currsize)
-
-    async def get(self, key: Key, fetch: Fetch, *, used: bool = True) -> Buffer:
+    async def get(self, key: Key, fetch: Fetch, *, in_order: bool = False) -> Buffer:
         """Return the block, fetched unless it is cached or a fetch is under way. Raises the error of the fetch.
 
-        Unless it is `used`, its place among those to be evicted stays.
+        `in_order` tells that its file is read so.
         """
-        block = self._cache.get(key) if used else self._cache.peek(key)
+        block = self.peek(key)
+        if block is None:
+            flight = self._start(key, fetch)
+            await flight.wait()
+            block = flight.block
+        self._used(key, in_order=in_order)
+        return block
+
+    def _used(self, key: Key, *, in_order: bool) -> None:
+        block = self._others.pop(key, None) or self._spent.pop(key, None)
         if block is not None:
-            return block
-        flight = self._start(key, fetch)
-        await flight.wait()
-        return flight.block
+            (self._spent if in_order else self._others)[key] = block
 
     def peek(self, key: Key) -> Buffer | None:
         """Return a block if it is cached, else None."""
-        return self._cache.peek(key)
+        return self._others.get(key) or self._spent.get(key)
 
     def is_missing(self, key: Key) -> bool:
         """Whether a block is neither cached nor on its way."""
-        return key not in self._cache and key not in self._flights
+        return not (key in self._others or key in self._spent or key in self._flights)
 
     def start(self, key: Key, fetch: Fetch) -> None:
         """Begin to fetch a block ahead of its use, unless it is cached or a fetch is under way."""
-        if key not in self._cache:
+        if self.is_missing(key):
             self._start(key, fetch)
 
     def start_run(self, keys: Sequence[Key], fetch: FetchRun) -> None:
@@ -98,8 +92,9 @@ class Blocks:
 
     def drop(self, content: Hashable) -> None:
         """Drop all cached blocks of one version of one file."""
-        for key in [key for key in self._cache if key[0] == content]:
-            del self._cache[key]
+        for held in (self._spent, self._others):
+            for key in [key for key in held if key[0] == content]:
+                self.size -= len(held.pop(key))
         if self._shelf is not None:
             self._shelf.drop(content)
 
@@ -112,22 +107,29 @@ class Blocks:
         return flight
 
     def _make_room(self) -> None:
-        while self._cache and self._cache.currsize + self._flying * len(self._flights) > self._cache.maxsize:
-            self._cache.popitem()
+        while self.size + self._flying * len(self._flights) > self.capacity and (held := self._spent or self._others):
+            _, block = held.popitem(last=False)
+            self.size -= len(block)
+
+    def _keep(self, key: Key, block: Buffer) -> None:
+        self._others[key] = block
+        self.size += len(block)
+        self._make_room()
 
     async def _fly(self, key: Key, fetch: Fetch, flight: _Fetch) -> None:
         with flight.outcome():
             try:
                 flight.block = await fetch()
-                self._cache[key] = flight.block
             finally:
                 del self._flights[key]
+            self._keep(key, flight.block)
 
     async def _fly_run(self, flights: dict[Key, _Fetch], fetch: FetchRun) -> None:
         def landed(key: Key, block: Buffer) -> None:
             flight = flights.pop(key)
             del self._flights[key]
-            flight.block = self._cache[key] = block
+            flight.block = block
+            self._keep(key, block)
             flight.landed.set()
 
         error: Exception = Malformed("Fewer blocks came than were asked for.")

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from weakref import WeakValueDictionary
 
 import trio
@@ -105,7 +104,7 @@ class Reader:
     async def _block(self, index: int) -> Buffer:
         failures = self._failures
         if not self._damaged:
-            block = await self._blocks.get((self._key, index), self._fetch(index), used=not self._window.sequential)
+            block = await self._blocks.get((self._key, index), self._fetch(index), in_order=self._window.sequential)
             await self._prove(index, block)
             if failures == self._proof.failures:
                 self._handed_out, self._hand = True, (index, block)
@@ -181,7 +180,15 @@ class Reader:
 
     def _fetch_run(self, run: range) -> FetchRun:
         """Return a fetch of neighbouring blocks from the server, with one request."""
-        return partial(self._stream, run)
+
+        turns = self._shared.line.turns
+        turn = turns.ask()
+
+        async def fetch(landed: Landed) -> None:
+            async with turns.taken(turn):
+                await self._stream(run, landed)
+
+        return fetch
 
     async def _stream(self, run: range, landed: Landed) -> None:
         """Fetch blocks, and hand over each with its right digest. Raises Malformed for another count of bytes."""
@@ -202,12 +209,14 @@ class Reader:
                 raise Malformed(f"{len(piece)} bytes came where {min(BLOCK, self.size - offset)} were asked for.")
             token.run_sync_soon(arrived, offset // BLOCK, piece, digest(piece))
 
-        stretch = Stretch(run.start * BLOCK, min(run.stop * BLOCK, self.size), BLOCK, take)
+        def delayed(seconds: float) -> None:
+            token.run_sync_soon(line.answered, seconds)
+
+        stretch = Stretch(run.start * BLOCK, min(run.stop * BLOCK, self.size), BLOCK, take, delayed)
         try:
             await self._content.stream(stretch)
         finally:
             await _caught_up(token)
-        line.answered(stretch.delay_s)
         if stretch.piece:
             start = run.start * BLOCK
             raise Malformed(f"{stretch.next - start} bytes came where {stretch.stop - start} were asked for.")

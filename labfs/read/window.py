@@ -13,29 +13,66 @@ Tests: unit/test_window.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
 import trio
 
 BLOCK = 1024 * 1024  # bytes: a random read on a 100 Mbit/s line costs 80 ms more than its round trip
-STRETCH = 6  # blocks that one request fetches, at most
-LEAST = 4 * STRETCH  # blocks ahead, where nothing is known of the line
+STRETCH = 4  # blocks that one request fetches, at most
+LEAST = 6 * STRETCH  # blocks ahead, where nothing is known of the line
+AT_ONCE = 24  # stretches of a site that are fetched; more wait, so that each connection has work when one ends
 EAGER = 512 * 1024  # bytes from its beginning: a program that reads as much of a file in order reads on
 GROWTH = 4  # factor by which a window grows with each read that goes on in order
 SHARE = 0.75  # of the cache: what may be in it unread, or on its way
 ACTIVE_S = 1.0  # for which a reader that does not read keeps its share
 SLOW_S = 1.5  # a block that takes longer means that the line is saturated: the window shrinks
+FAR_S = 0.02  # a delay for which twice as much is in flight as for none, while the bandwidth is not known
 PRODUCTS = 4  # times the bandwidth-delay product in flight: the bandwidth is one that more requests may raise
 PERIOD_S = 0.05  # in which arrived bytes are counted
 FADES = 0.9  # factor by which an old rate counts in each later period
 STALE = 1.02  # factor by which a shortest delay grows with each answer, so that another route is noticed
 
 
+class Turns:
+    """At most `count` at a time, in the order in which they asked: tasks that start together run in any order."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: OrderedDict[trio.Event, None] = OrderedDict()
+
+    def ask(self) -> trio.Event:
+        """Return an event that is set when it is one's turn; to be given to `taken`."""
+        turn = trio.Event()
+        if self._free:
+            self._free -= 1
+            turn.set()
+        else:
+            self._waiting[turn] = None
+        return turn
+
+    @asynccontextmanager
+    async def taken(self, turn: trio.Event) -> AsyncIterator[None]:
+        """Wait for a turn, and end it."""
+        try:
+            await turn.wait()
+            yield
+        finally:
+            if not turn.is_set():
+                del self._waiting[turn]
+            elif self._waiting:
+                self._waiting.popitem(last=False)[0].set()
+            else:
+                self._free += 1
+
+
 class Line:
     """What is known of the way to one site: the delay of its answers in seconds, and its bytes in a second."""
 
     def __init__(self) -> None:
+        self.turns = Turns(AT_ONCE)
         self._delay_s = math.inf
         self._rate = 0.0
         self._since: float | None = None
@@ -57,8 +94,11 @@ class Line:
     @property
     def blocks(self) -> int:
         """How many blocks may be in flight, or unread."""
-        product = self._rate * self._delay_s if self._rate else 0.0
-        return LEAST + math.ceil(PRODUCTS * product / BLOCK)
+        if math.isinf(self._delay_s):
+            return LEAST
+        if not self._rate:
+            return LEAST + math.ceil(LEAST * self._delay_s / FAR_S)
+        return LEAST + math.ceil(PRODUCTS * self._rate * self._delay_s / BLOCK)
 
 
 class Budget:

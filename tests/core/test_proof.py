@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from memory import RULES, MemoryBackend, MemoryContent
+from memory import RULES, MemoryBackend, MemoryContent, evict
 
 from labfs.backend import Buffer, Entry
 from labfs.read import proof
@@ -92,7 +92,7 @@ class Ground:
 
     def forget(self) -> None:
         """What other reading does: push every block out of memory."""
-        self.blocks._cache.clear()
+        evict(self.blocks)
 
     async def whole(self, reader: Reader | None = None) -> bool:
         """Read from end to end; tell whether it was right. Raises Damaged."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from memory import MemoryBackend, opened
+from memory import MemoryBackend, evict, opened
 from steps import contents
 
 from labfs.read import shelf as shelves
@@ -98,7 +98,7 @@ async def test_a_whole_block_that_is_another_than_was_fetched_is_not_believed(
         (block,) = kept(tmp_path)
         name = f"{block.parent.name}/{block.name}"
         shelves._write(block, name, DATA[::-1])
-        vfs.store.blocks._cache.clear()
+        evict(vfs.store.blocks)
         assert await contents(vfs, FILE) == DATA
     assert backend.calls["read"] == 2
 

@@ -30,6 +30,7 @@ from labfs.backend import (
     takes,
 )
 from labfs.errors import LabfsError, NotFound, Stale
+from labfs.read.blocks import Blocks
 from labfs.tree.node import Node
 from labfs.tree.site import Site
 from labfs.vfs import Storage, Vfs, assembled
@@ -319,3 +320,10 @@ mounted = partial(opened, outbox=True)
 def told(spool: Spool) -> list[dict[str, Any]]:
     """Return what lies in a spool, as it is told to people and on the disk."""
     return [json.loads(json.dumps(left.report())) for left in spool.leftovers()]
+
+
+def evict(blocks: Blocks) -> None:
+    """Evict all blocks from memory, as others would."""
+    capacity, blocks.capacity = blocks.capacity, 0
+    blocks._make_room()
+    blocks.capacity = capacity

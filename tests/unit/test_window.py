@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import trio
+import trio.testing
 from trio.testing import MockClock
 
-from labfs.read.window import BLOCK, EAGER, LEAST, SHARE, STRETCH, Budget, Line, Window
+from labfs.backend import Stretch
+from labfs.read.blocks import Blocks
+from labfs.read.proof import Proof
+from labfs.read.reader import Reader, Shared
+from labfs.read.window import BLOCK, EAGER, LEAST, SHARE, STRETCH, Budget, Line, Turns, Window
 
 MIB = 1 << 20
 LAST = 9999
@@ -92,3 +97,67 @@ async def test_a_saturated_line_has_less_ahead() -> None:
         window.slow()
     later = [block for wanted in list(window.moved(30 * BLOCK, 31 * BLOCK))[1:] for block in wanted]
     assert not later or max(later) <= until
+
+
+async def test_turns_come_in_the_order_in_which_they_were_asked_for() -> None:
+    turns, came = Turns(2), []
+    release = trio.Event()
+
+    async def work(number: int, turn: trio.Event) -> None:
+        async with turns.taken(turn):
+            came.append(number)
+            await release.wait()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(work, number, turns.ask())
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(came) == [0, 1], "two at a time"
+        release.set()
+    assert [sorted(came[2:4]), sorted(came[4:])] == [[2, 3], [4, 5]]
+    assert [turns.ask().is_set() for _ in range(3)] == [True, True, False], "and none is lost"
+
+
+async def test_who_is_cancelled_takes_no_turn_from_the_others() -> None:
+    turns = Turns(1)
+    first, second, third = turns.ask(), turns.ask(), turns.ask()
+    with trio.move_on_after(0.01):
+        async with turns.taken(second):
+            raise AssertionError("it is not the second one's turn")
+    async with turns.taken(first):
+        pass
+    assert third.is_set()
+
+
+class FarContent:
+    """A file behind a line whose connections bring `rate` blocks a second each, after a delay."""
+
+    is_copied = False
+
+    def __init__(self, rate: float, delay_s: float) -> None:
+        self._rate, self._delay_s = rate, delay_s
+        self.fetched: list[int] = []
+
+    async def stream(self, stretch: Stretch) -> None:
+        await trio.sleep(self._delay_s)
+        stretch._delayed(self._delay_s)
+        while stretch.piece:
+            await trio.sleep(1 / self._rate)
+            self.fetched.append(stretch.next // BLOCK)
+            stretch.arrived(bytes(stretch.piece))
+
+
+async def test_a_far_file_comes_nearly_as_fast_as_over_sixteen_connections(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    count, rate, delay_s, capacity = 256, 50, 0.04, 128 * MIB
+    blocks, content = Blocks(nursery, capacity, flying=BLOCK), FarContent(rate, delay_s)
+    shared = Shared(content, Proof(nursery, None, count * BLOCK, BLOCK), Line())  # type: ignore[arg-type]
+    reader = Reader(blocks, Budget(capacity), shared, ("site", "file", "1"), count * BLOCK)
+    began = trio.current_time()
+    for index in range(count):
+        await reader.read(index * BLOCK, BLOCK)
+        assert blocks.size <= capacity
+    took_s = trio.current_time() - began
+    assert sorted(content.fetched) == list(range(count)), "each block once: none is evicted before it was read"
+    assert took_s < 1.6 * (delay_s + count / rate / 16)
