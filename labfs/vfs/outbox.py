@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from labfs.backend import Accept, Entry
+from labfs.backend import Accept, Entry, Target
 from labfs.errors import Busy, Conflict, IsDirectory, LabfsError, NoBytes, NotDirectory, NotFound, Unavailable
 from labfs.read.reader import Reader
 from labfs.tree import names
@@ -26,8 +26,9 @@ from labfs.tree.site import Site
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.files import Files
-from labfs.vfs.pending import LEFT, under_way_s
+from labfs.vfs.pending import LEFT, described, under_way_s, was_there
 from labfs.vfs.replacing import target
+from labfs.write.early import withdraw
 from labfs.write.journal import Changes, Identity, Note, Over, Spooled, State, saves, unasked
 from labfs.write.spool import ORDER
 
@@ -37,6 +38,8 @@ FIRST_TRY_S = 15.0  # after a save failed: the site was unavailable just now
 LONGEST_WAIT_S = 300.0
 COMPARED = 1024 * 1024  # bytes at a time
 LATE_S = 150.0  # after this time a request whose answer was lost is not carried out any more
+
+Work = Callable[[Spooled], Awaitable[bool]]  # false: to be tried again
 
 
 class Outbox:
@@ -99,7 +102,7 @@ class Outbox:
             return {"sentence": f"{what}{torn} is saved as a new file, {path}.", "over": []}
         await self._sources.measure(there)
         seen = Identity.of(there.entry)
-        version = _described(there.entry, begun=note.opened == seen)
+        version = described(there.entry, begun=note.opened == seen)
         return {"sentence": f"{what}{torn} is saved over {there.path}: {version}.", "over": seen}
 
     def discard(self, name: str) -> None:
@@ -107,6 +110,8 @@ class Outbox:
         kept = self._found(name)
         self._is_lent(kept, name)
         self._spool.reopen(kept).discard()
+        if kept.note.upload is not None:
+            self._saves.nursery.start_soon(self._tried, kept, self._withdrawn)
         if kept.note.is_duty:
             self._tree.spare(kept.note.site, target(kept.note).id)
         self._waiting.changed()
@@ -147,21 +152,21 @@ class Outbox:
         left: set[Path] = set()
         owing = not self._waiting.flush()
         try:
-            for duty in self._waiting.duties(site.name):
-                if not await self._tried(duty, self._retired):
-                    left.add(duty.file)
-            for kept in self._due(site):
-                if not await self._tried(kept, self._send):
+            for kept, work in self._jobs(site):
+                if not await self._tried(kept, work):
                     left.add(kept.file)
-            for stray in self._waiting.strays(site.name):
-                if not await self._tried(stray, self._swept):
-                    left.add(stray.file)
-            waiting = [*self._waiting.duties(site.name), *self._due(site), *self._waiting.strays(site.name)]
-            more = {kept.file for kept in waiting} - left
+            more = {kept.file for kept, _ in self._jobs(site)} - left
         except OSError as error:
             log.error("The outbox cannot be read: %s", error)
             return True, False
         return bool(left) or owing, bool(more)
+
+    def _jobs(self, site: Site) -> Iterator[tuple[Spooled, Work]]:
+        """Yield what waits for a site, and what is to be done with it."""
+        yield from ((kept, self._retired) for kept in self._waiting.duties(site.name))
+        yield from ((kept, self._send) for kept in self._due(site))
+        yield from ((kept, self._swept) for kept in self._waiting.strays(site.name))
+        yield from ((kept, self._withdrawn) for kept in self._waiting.unfinished(site.name))
 
     def _due(self, site: Site) -> list[Spooled]:
         """Return the latest waiting save of each path, and mark the earlier ones as overtaken."""
@@ -170,7 +175,7 @@ class Outbox:
             self._waiting.supersede(kept.note.path, kept.file)
         return due
 
-    async def _tried(self, kept: Spooled, work: Callable[[Spooled], Awaitable[bool]]) -> bool:
+    async def _tried(self, kept: Spooled, work: Work) -> bool:
         """Do `work` for one save; false if it is to be retried, else done or marked as failed."""
         path = kept.note.path
         try:
@@ -211,6 +216,16 @@ class Outbox:
             if 0 <= time.time() - (kept.note.begun or 0.0) < LATE_S:
                 return False
         self._spool.mark(kept, begun=None)
+        self._waiting.changed()
+        return True
+
+    async def _withdrawn(self, kept: Spooled) -> bool:
+        """Withdraw the upload of a save that will not be gone on with."""
+        folder, upload = await self._parent(kept.note), kept.note.upload
+        if upload is not None:
+            target = Target(folder.entity, folder.folders, _last(kept.note))
+            await withdraw(folder.site.backend, target, upload.token)
+        self._spool.mark(kept, upload=None)
         self._waiting.changed()
         return True
 
@@ -327,7 +342,7 @@ class Outbox:
         name = names.meant(note.path, note.name)
         for node in [*parent.children.values(), *parent.unlisted.values()]:
             entry = node.entry
-            if entry is None or not node.on_server or entry.name != name or _was_there(entry, note):
+            if entry is None or not node.on_server or entry.name != name or was_there(entry, note):
                 continue
             await self._sources.measure(node, surely=True)
             if node.entry is not None and node.entry.size == size and await self._same(node, kept):
@@ -356,31 +371,12 @@ def _place(parent: Folder, note: Note) -> Node | None:
     return parent.children.get(_last(note))
 
 
-def _was_there(entry: Entry, note: Note) -> bool:
-    """Whether an entry is older than a save; a save that restores an older version's bytes counts as a save."""
-    if entry.age < note.after or entry.id in note.before:
-        return True
-    return note.opened == Identity.of(entry) and entry.version is not None
-
-
 def _again(note: Note, *, insisted: bool, over: Over | None) -> Changes:
     """Return the changes to the note of a save that is to be sent once more."""
     if note.is_duty:
         return {"state": State.REPLACING}
     news: Changes = {"state": State.WAITING, "insisted": insisted, "over": over}
     return {**news, "number": ORDER.next()} if insisted else news  # naming a save makes it the latest
-
-
-def _described(entry: Entry, *, begun: bool) -> str:
-    """Describe a version for a person: its size in bytes, its date, and whether the save was begun on it."""
-    size = "a size that nobody tells" if entry.size is None else f"{entry.size:,} bytes"
-    date = (
-        ""
-        if entry.modified_ns is None
-        else time.strftime(" of %Y-%m-%d %H:%M:%S", time.localtime(entry.modified_ns / 1e9))
-    )
-    told = "it was begun on" if begun else "somebody saved since it was begun"
-    return f"{size}{date}, the version that {told}"
 
 
 def _size(kept: Spooled) -> int:

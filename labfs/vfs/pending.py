@@ -87,6 +87,11 @@ class Waiting:
         there = [left for left in self.leftovers() if left.note.site == site]
         return [left for left in there if left.note.is_overtaken and left.note.begun]
 
+    def unfinished(self, site: str) -> list[Spooled]:
+        """Return the saves to a site that were never closed, and of which an upload had begun."""
+        there = [left for left in self.leftovers() if left.note.site == site]
+        return [left for left in there if left.note.is_unfinished and left.note.upload is not None]
+
     def of(self, path: str) -> Note | None:
         """Return the note of a save of this path that is to be sent; one that was sent has no file any more."""
         mine = [left for left in self.leftovers() if left.note.path == path and left.note.state is State.WAITING]
@@ -162,3 +167,22 @@ def begun_on(entry: Entry | None) -> BegunOn:
     if entry is None:
         return {"opened": None, "after": 0}
     return {"opened": Identity.of(entry), "after": entry.age}
+
+
+def was_there(entry: Entry, note: Note) -> bool:
+    """Whether an entry is older than a save; a save that restores an older version's bytes counts as a save."""
+    if entry.age < note.after or entry.id in note.before:
+        return True
+    return note.opened == Identity.of(entry) and entry.version is not None
+
+
+def described(entry: Entry, *, begun: bool) -> str:
+    """Describe a version for a person: its size in bytes, its date, and whether the save was begun on it."""
+    size = "a size that nobody tells" if entry.size is None else f"{entry.size:,} bytes"
+    date = (
+        ""
+        if entry.modified_ns is None
+        else time.strftime(" of %Y-%m-%d %H:%M:%S", time.localtime(entry.modified_ns / 1e9))
+    )
+    told = "it was begun on" if begun else "somebody saved since it was begun"
+    return f"{size}{date}, the version that {told}"

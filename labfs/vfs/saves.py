@@ -94,6 +94,7 @@ class Saves:
         """Drop a file's writer and its spool file; the spool file of a failed save stays."""
         if node.writer is not None:
             spool = node.writer.spool
+            self.nursery.start_soon(node.writer.end_early)
             spool.close() if spool.note.state is State.FAILED else spool.discard()
             self._tree.set_writer(node, None)
         self._writing.pop(node, None)
@@ -143,7 +144,7 @@ class Saves:
         await trio.sleep(
             self.waiting.under_way_s(node.path)
         )  # an earlier request that lands later would undo this save
-        target = await unchanged(node, self._target(node, writer))
+        target = await unchanged(node, self.target(node, writer))
         await self._keep_backups(node, target.replaces)
         self._journal_replaced(node, writer, target)
         return target
@@ -184,7 +185,8 @@ class Saves:
             if other.stays_here and other.writer is None and other.entry is not None and other.entry.id == replaced.id:
                 await self.begin(other, await self._sources.open(other)).fill()
 
-    def _target(self, node: Node, writer: Writer) -> Target:
+    def target(self, node: Node, writer: Writer) -> Target:
+        """Return where a file is saved, as things stand."""
         opened, entity = writer.opened, node.parent.entity
         if opened is not None:
             return Target(entity, opened.folders, opened.name, opened)
@@ -269,6 +271,7 @@ class Saves:
 
     async def _set_aside(self, node: Node, writer: Writer) -> None:
         """Leave the bytes of an unfinished or failed save in the outbox, and show the server's version again."""
+        await writer.end_early()
         self._tree.set_writer(node, None)
         self._writing.pop(node, None)
         if node.entry is None:
@@ -332,6 +335,11 @@ class _Landing:
     @property
     def backend(self) -> Backend:
         return self._node.site.backend
+
+    def target(self) -> Target | None:
+        if self._writer is None or self._node.stays_here or self._node.unlinked:
+            return None
+        return self._saves.target(self._node, self._writer)
 
     async def aim(self) -> Target:
         self.retired = None, None

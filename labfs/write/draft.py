@@ -77,14 +77,20 @@ class Draft:
         """Whether no write or length was lost."""
         return not self._lost and not self._refused
 
+    @property
+    def _sends_early(self) -> bool:
+        """Whether the upload in the note is one that follows the changes."""
+        return False
+
     def touch(self) -> None:
         """Count a change, so that the next commit saves the file, even if no byte of it is new."""
         self._changes += 1
         note = self.spool.note
         told = note.state in ENDED or (note.state is State.FAILED and note.size is not None)
-        if self._sending is not self.spool and (told or note.synced or note.upload):
+        if self._sending is not self.spool and (told or note.synced or (note.upload and not self._sends_early)):
             # The note must no longer call the file closed or synced, nor continue an upload of the earlier bytes.
-            self.spool.reopen(((0, self._base_stop),) if self._base else ())
+            upload = note.upload if self._sends_early else None
+            self.spool.reopen(((0, self._base_stop),) if self._base else (), upload)
         self.error = None
         self.modified_ns = time.time_ns()
 

@@ -27,6 +27,7 @@ from labfs.write.journal import (
     NEVER_CLOSED,
     NEVER_NAMED,
     OVERTAKEN,
+    Begun,
     Changes,
     Gap,
     Identity,
@@ -90,11 +91,15 @@ class SpoolFile:
             self.note = _changed(self.note, news)
             write_note(self.path.with_suffix(".json"), self.note)
 
-    def reopen(self, missing: tuple[Gap, ...]) -> None:
-        """Rewrite the note for a file that is being changed, with the ranges that are `missing` in the spool."""
+    def reopen(self, missing: tuple[Gap, ...], upload: Begun | None = None) -> None:
+        """Rewrite the note for a file that is being changed, with the ranges that are `missing` in the spool.
+
+        Of an `upload` that follows the changes the note keeps no receipts.
+        """
         state = self.note.state if self.note.state is State.FAILED else State.WRITING
         with self._noting, disk_errors():
-            self.note = replace(self.note.as_changed(), state=state, missing=missing, number=ORDER.next())
+            changed = replace(self.note.as_changed(), upload=upload and replace(upload, receipts=()))
+            self.note = replace(changed, state=state, missing=missing, number=ORDER.next())
             write_note(self.path.with_suffix(".json"), self.note)
 
     @property

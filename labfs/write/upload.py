@@ -13,21 +13,23 @@ import trio
 
 from labfs.backend import Backend, Entry, Multipart, Parts, Receipt, Source, Target, Upload, largest
 from labfs.errors import Garbled, LabfsError, NotFound, TooLarge, Unavailable, Unsupported, ungrouped
+from labfs.write.early import ABORT_S, Early, parts_at_once
 from labfs.write.journal import Begun
 from labfs.write.spool import SpoolFile
 
 log = logging.getLogger(__name__)
 
-PARTS_AT_ONCE = 4
 PART_TRIES = 4
-ABORT_S = 8.0  # timeout for aborting an upload on the server
 
 
 class Transfer:
     """One attempt to upload the first `size` bytes of a spool file."""
 
-    def __init__(self, backend: Backend, target: Target, spool: SpoolFile, size: int) -> None:
+    def __init__(
+        self, backend: Backend, target: Target, spool: SpoolFile, size: int, early: Early | None = None
+    ) -> None:
         self.sent = 0  # bytes that the server has
+        self._early = early  # parts that were sent while the file was written
         self._backend = backend
         self._target = target
         self._spool = spool
@@ -37,6 +39,8 @@ class Transfer:
         """Upload the file and return its entry on the server. An error other than Unavailable aborts the upload."""
         place = self._target.parent.takes
         multipart, most = self._backend.multipart, largest(self._backend, place)
+        if self._early is not None and self._size <= self._backend.capabilities.whole:
+            await self._early.end()
         if self._size <= (self._backend.capabilities.whole if place.whole is None else most):
             return await self._backend.upload(self._target, self._spool.source(0, self._size))
         if multipart is None or self._size > most:
@@ -57,6 +61,11 @@ class Transfer:
 
     async def _begin(self, multipart: Multipart) -> tuple[Upload, Begun]:
         """Begin a multipart upload, or resume one that an earlier attempt left."""
+        if self._early is not None:
+            taken = await self._early.taken(self._target, self._size, part_size(self._size, multipart.rules))
+            if taken is not None:
+                self._spool.describe(upload=taken[1])
+                return taken
         earlier = self._spool.note.upload
         if earlier is not None:
             try:
@@ -72,7 +81,7 @@ class Transfer:
         return upload, begun
 
     async def _send_parts(self, upload: Upload, begun: Begun) -> list[Receipt]:
-        """Send all parts but those sent earlier, `PARTS_AT_ONCE` at a time; the first error cancels the others."""
+        """Send all parts but those sent earlier, several at a time; the first error cancels the others."""
         receipts = {receipt.number: receipt for receipt in begun.receipts}
         self.sent = sum(receipt.size for receipt in begun.receipts)
         starts = enumerate(range(0, self._size, begun.step), 1)
@@ -87,7 +96,7 @@ class Transfer:
 
         with _first_error():
             async with trio.open_nursery() as nursery:
-                for _ in range(PARTS_AT_ONCE):
+                for _ in range(parts_at_once(self._backend)):
                     nursery.start_soon(work)
         return [receipts[number] for number in sorted(receipts)]
 

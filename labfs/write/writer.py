@@ -11,22 +11,17 @@ from typing import Protocol
 
 import trio
 
-from labfs.backend import Backend, Entry, Target
+from labfs.backend import Entry, Target
 from labfs.read.reader import Reader
 from labfs.write.draft import Draft
+from labfs.write.early import Early, Place
 from labfs.write.journal import State
 from labfs.write.spool import SpoolFile
 from labfs.write.upload import Transfer
 
 
-class Destination(Protocol):
+class Destination(Place, Protocol):
     """Where a file is uploaded to: implemented by the code that saves it; the upload's tasks run in `nursery`."""
-
-    @property
-    def nursery(self) -> trio.Nursery: ...
-
-    @property
-    def backend(self) -> Backend: ...
 
     async def aim(self) -> Target:
         """Return the target of the upload, after a check that it destroys no newer version. Raises Conflict."""
@@ -47,6 +42,7 @@ class Writer(Draft):
         self.committing = False
         self._transfer: Transfer | None = None
         self._commit = trio.Lock()
+        self._early = None if base else Early(destination, spool, self._written)
 
     @classmethod
     def adopted(cls, spool: SpoolFile, base: Reader | None, opened: Entry | None, destination: Destination) -> Writer:
@@ -54,6 +50,28 @@ class Writer(Draft):
         writer = cls(spool, base, opened, destination)
         writer.go_on()
         return writer
+
+    @property
+    def _sends_early(self) -> bool:
+        return self._early is not None and self._early.begun
+
+    async def write(self, offset: int | None, data: bytes) -> int:
+        size = await super().write(offset, data)
+        if self._early is not None and not self.committing:
+            start = self.size - size if offset is None else offset
+            self._early.wrote(start, start + size)
+        return size
+
+    async def truncate(self, size: int) -> None:
+        if size < self.size:
+            await self.end_early()
+        await super().truncate(size)
+
+    async def end_early(self) -> None:
+        """Withdraw what was sent of the file while it was written."""
+        early, self._early = self._early, None
+        if early is not None:
+            await early.end()
 
     @property
     def sent(self) -> int:
@@ -85,11 +103,13 @@ class Writer(Draft):
                 sending = self._sending = self.spool
                 changes = self._changes
                 sending.describe(state=State.SENDING, size=self.size, missing=(), begun=time.time())
-                self._transfer = Transfer(self._destination.backend, target, sending, self.size)
+                early, self._early = self._early, None
+                self._transfer = Transfer(self._destination.backend, target, sending, self.size, early)
                 entry = await self._transfer.run()
                 self._destination.arrived(entry)
             except Exception as error:
                 self.error = error
+                await self.end_early()  # it did not come so far that the transfer took the parts over
                 raise
             finally:
                 self.committing, self._sending = False, None

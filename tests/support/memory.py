@@ -268,6 +268,7 @@ class MemoryUpload:
     token: str
     parts: dict[int, bytes] = field(default_factory=dict)
     aborted: bool = False
+    completed: bool = False
 
     async def put_part(self, number: int, source: Source) -> Receipt:
         await self.backend._call("part")
@@ -283,6 +284,7 @@ class MemoryUpload:
         assert all(len(part) <= rules.greatest for part in self.parts.values())
         data = b"".join(self.parts[number] for number in sorted(self.parts))
         assert len(data) == size
+        self.completed = True
         return self.backend._saved(self.target, data)
 
     async def abort(self) -> None:
