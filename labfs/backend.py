@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
-from time import monotonic
 from typing import Any, Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -182,8 +181,7 @@ class Stretch:
         self.stop = stop
         self._step = step
         self._take = take
-        self._delayed = delayed
-        self._asked_s = 0.0  # on the monotonic clock
+        self.delayed = delayed
 
     @property
     def piece(self) -> int:
@@ -194,14 +192,6 @@ class Stretch:
         """Hand out the next piece."""
         start, self.next = self.next, self.next + len(piece)
         self._take(start, piece)
-
-    def asked(self) -> None:
-        """Record that a request is sent for what has not arrived."""
-        self._asked_s = monotonic()
-
-    def answered(self) -> None:
-        """Record that its answer begins."""
-        self._delayed(monotonic() - self._asked_s)
 
 
 class Content(Protocol):

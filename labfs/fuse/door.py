@@ -185,15 +185,13 @@ class Door(Refusals):
 
     @answered()
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
-        number = next(self._numbers)
-        node = self._folder(inode)
-        self._folders[number] = folder = OpenFolder(node, await self._listing(node))
-        folder.incomplete = self._vfs.tree.incomplete(folder.node)
+        number, node = next(self._numbers), self._folder(inode)
+        self._folders[number] = OpenFolder(node, await self._listing(node, soon=True), self._vfs.tree.incomplete(node))
         return FileHandleT(number)
 
-    async def _listing(self, node: Folder) -> list[tuple[bytes, Node]]:
+    async def _listing(self, node: Folder, *, soon: bool = False) -> list[tuple[bytes, Node]]:
         await self._failed.decided_in(node)
-        children = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node)]
+        children = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node, soon=soon)]
         return [(b".", node), (b"..", node.parent), *children]
 
     @answered()
@@ -205,7 +203,10 @@ class Door(Refusals):
             folder.incomplete = self._vfs.tree.incomplete(folder.node)
         folder.read = True
         if folder.incomplete is not None and start_id >= len(folder.names):
-            raise folder.incomplete  # after all names, so that nobody takes them for all that are there
+            folder.add(await self._listing(folder.node))
+            folder.incomplete = self._vfs.tree.incomplete(folder.node)
+            if folder.incomplete is not None and start_id >= len(folder.names):
+                raise folder.incomplete  # after all names, so that nobody takes them for all that are there
         for index, (name, node) in enumerate(folder.names[start_id:], start_id):
             if index >= 2 and not folder.holds(node, name):
                 continue

@@ -21,6 +21,11 @@ class OpenFolder:
     incomplete: LabfsError | None = None  # why these are not all
     read: bool = False  # some of it
 
+    def add(self, found: list[tuple[bytes, Node]]) -> None:
+        """Append the names that are not among those that were read."""
+        known = {name for name, _ in self.names}
+        self.names += [(name, node) for name, node in found if name not in known]
+
     def holds(self, node: Node, name: bytes) -> bool:
         """Whether a node still has its name.
 

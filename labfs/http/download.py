@@ -8,6 +8,7 @@ Tests: unit/test_client, unit/test_ends.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class Bulk:
     def stream(self, ask: Ask, stretch: Stretch) -> None:
         """Fetch what has not arrived of a stretch. Raises Unranged if the server would send the file from its start."""
         start, stop = stretch.next, stretch.stop
-        stretch.asked()
+        asked_s = time.monotonic()
         with self._answer(ask, {"Range": f"bytes={start}-{stop - 1}"}, (200, 206)) as response:
             certain = _check_body(response, ask) is not None
             skip = 0
@@ -118,7 +119,7 @@ class Bulk:
                 skip = start
                 if skip > LONGEST_SKIP or not certain:
                     raise Unranged(f"{ask.what} sends files whole only.")
-            stretch.answered()
+            stretch.delayed(time.monotonic() - asked_s)
             if certain:
                 _hand_out(_chunks(response, skip + stop - start), skip, stretch, ask.what)
             else:

@@ -71,6 +71,21 @@ class Lister:
         if container.known is Known.NOTHING:
             raise NotYet(unfinished(container.path, listing))
 
+    async def glance(self, container: Folder) -> None:
+        """List a directory, and wait until there is a part of it to show. Raises NotYet."""
+        if container.known is not Known.NOTHING:
+            await self.look(container)
+            return
+        listing = self.renewal(container)
+        with trio.move_on_at(answer_by()):
+            await listing.shown.wait()
+        if listing.landed.is_set():
+            await listing.wait()
+        else:
+            await self.show(container, listing)
+        if container.known is Known.NOTHING:
+            raise NotYet(unfinished(container.path, listing))
+
     def renewal(self, container: Folder) -> Listing:
         """Return the listing of a directory that is under way; begin one if there is none."""
         if container.listing is None:

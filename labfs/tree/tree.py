@@ -52,10 +52,11 @@ class Tree:
 
     # -- looking ---------------------------------------------------------------------------------------
 
-    async def children(self, folder: Folder) -> dict[str, Node]:
+    async def children(self, folder: Folder, *, soon: bool = False) -> dict[str, Node]:
         """Return the nodes in a directory by name, listed anew if the last listing is too old and a new one succeeds.
 
-        While a first listing takes long, the nodes found so far are returned. Raises NotYet if there are none.
+        While a first listing takes long, or if something is wanted `soon`, the nodes found so far are returned. Raises
+        NotYet if there are none.
         """
         container = folder.container
         if hiding.show_what_is_over(folder):
@@ -63,7 +64,7 @@ class Tree:
         if container.rest.on and container.rest.error is not None and container.known is Known.NOTHING:
             raise again(container.rest.error)
         if not lister.is_fresh(container) and not container.rest.on:
-            await self._lister.look(container)
+            await (self._lister.glance(container) if soon else self._lister.look(container))
         return folder.children
 
     async def whole(self, folder: Folder, patience_s: float = float("inf")) -> None:

@@ -107,8 +107,9 @@ class Vfs:
             node = node.children.get(name) if isinstance(node, Folder) else None
         return node
 
-    async def listing(self, folder: Folder) -> list[Node]:
-        return list((await self.tree.children(folder)).values())
+    async def listing(self, folder: Folder, *, soon: bool = False) -> list[Node]:
+        """Return what is in a directory; `soon` what is known when its first page has come."""
+        return list((await self.tree.children(folder, soon=soon)).values())
 
     def attributes(self, node: Node) -> Attributes:
         entry = node.entry

@@ -66,6 +66,30 @@ def slow(files: int = 15, **more: Any) -> Slow:
     return backend
 
 
+async def test_the_first_names_come_with_the_first_page_and_the_others_with_the_list(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = slow()
+    backend.page_s = 1.0
+    async with opened(tmp_path, backend) as (vfs, box):
+        began = trio.current_time()
+        first = [child.name for child in await vfs.listing(box, soon=True)]  # type: ignore[arg-type]
+        assert (first, round(trio.current_time() - began)) == (["f00", "f01", "f02"], 1)
+        assert vfs.tree.incomplete(box) is not None  # type: ignore[arg-type]
+        whole = [child.name for child in await vfs.listing(box)]  # type: ignore[arg-type]
+        assert (whole, vfs.tree.incomplete(box)) == ([f"f{number:02}" for number in range(15)], None)  # type: ignore[arg-type]
+        again = [child.name for child in await vfs.listing(box, soon=True)]  # type: ignore[arg-type]
+        assert again == whole, "what is known is shown"
+        assert backend.calls["page"] == 1 + 5
+
+
+async def test_a_list_that_fails_at_once_says_so_to_who_wants_it_soon(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = slow(faults={"page": [None, Unavailable("away")]})
+    async with opened(tmp_path, backend) as (vfs, box):
+        with pytest.raises(Unavailable, match="away"), asked():
+            await vfs.listing(box, soon=True)  # type: ignore[arg-type]
+
+
 async def test_a_long_list_is_shown_as_far_as_it_is_and_whole_in_the_end(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = slow()
     async with opened(tmp_path, backend) as (vfs, box):

@@ -140,7 +140,7 @@ class FarContent:
 
     async def stream(self, stretch: Stretch) -> None:
         await trio.sleep(self._delay_s)
-        stretch._delayed(self._delay_s)
+        stretch.delayed(self._delay_s)
         while stretch.piece:
             await trio.sleep(1 / self._rate)
             self.fetched.append(stretch.next // BLOCK)
