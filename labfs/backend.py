@@ -24,6 +24,8 @@ from enum import Enum
 from time import monotonic
 from typing import Any, Protocol
 
+from labfs.errors.health import Health
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -297,9 +299,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def outage(self) -> str | None:
-        """Why requests are refused at once at present, as a sentence, or None."""
-        ...
+    def health(self) -> Health: ...
 
     @property
     def root(self) -> Entry:

@@ -25,7 +25,7 @@ LAW: dict[str, set[str]] = {
     "read": GROUND,
     "backends": {"http", *GROUND},
     "http": GROUND,
-    "backend": set(),
+    "backend": {"errors"},
     "errors": set(),
     "sandbox": set(),
     "__main__": {"cli"},
