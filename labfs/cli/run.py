@@ -51,12 +51,12 @@ def run(
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    settings = config.load(path).only(sites)
     directory = mounts.absolute(where) if where else os.path.realpath(tempfile.mkdtemp(prefix="labfs-run-"))
-    options = [*(f"--site={name}" for name in sites), *(["--read-only"] if read_only else [])]
     place = mounts.Place(directory)
+    options = [*(f"--site={name}" for name in sites), *(["--read-only"] if read_only else [])]
+    options += [] if where else ["--temporary"]
     try:
-        status = _inside(place, settings.path, [*options, *([] if where else ["--temporary"])], command)
+        status = _inside(place, config.load(path).only(sites).path, options, command)
     except LabfsError as error:
         click.echo(f"labfs: {error}", err=True)
         status = OURS

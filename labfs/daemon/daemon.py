@@ -25,6 +25,7 @@ from labfs.daemon import control, mounts
 from labfs.daemon.checks import Checks
 from labfs.daemon.config import Config
 from labfs.daemon.logs import Log
+from labfs.daemon.notices import Notices
 from labfs.daemon.report import Report
 from labfs.errors import ConfigError, TimedOut, ungrouped
 from labfs.fuse import holders
@@ -104,6 +105,9 @@ class Daemon:
         door = self._door = Door(self._vfs, self._place.mountpoint, xattrs=self._config.xattrs)
         self._mount(door)
         try:
+            notices = Notices()
+            self._vfs.reasons.heard = notices.hear
+            nursery.start_soon(notices.run)
             nursery.start_soon(self._watch_signals)
             if self._until_fd is not None:
                 nursery.start_soon(self._watch_end, self._until_fd)

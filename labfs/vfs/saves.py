@@ -256,6 +256,11 @@ class Saves:
         else:
             self._tree.detach(node)
 
+    def refused(self, path: str, error: LabfsError) -> str:
+        """Record why a save of a path will not be sent by itself; return the reason."""
+        self._reasons.record(path, error)
+        return str(error)
+
     async def leave(self, node: Node, *, unfinished: bool) -> None:
         """Leave a file in the outbox for the next mount, or for a person where it is unfinished."""
         if node.writer is not None:

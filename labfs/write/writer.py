@@ -145,4 +145,4 @@ class Writer(Draft):
             await self._transfer.withdraw()
         if sending is not None:
             sending.describe(died=True)  # its last request may still be carried out
-        raise Withdrawn("Its upload was cancelled. Its bytes are in the outbox: labfs outbox list.")
+        raise Withdrawn("Its upload was cancelled; its bytes are kept in the outbox.")
