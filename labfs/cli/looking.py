@@ -154,13 +154,11 @@ def _last(path: Path, count: int) -> Iterator[str]:
 
 def _followed(path: Path, count: int) -> Iterator[str]:
     """Yield the last lines of a log and those that are added, also after it was begun anew."""
-    yield from _last(path, count)
     file: IO[str] = open(path, errors="replace")
     try:
-        file.seek(0, os.SEEK_END)
+        yield from deque(file, count)
         while True:
-            while line := file.readline():
-                yield line
+            yield from file
             time.sleep(LOOK_S)
             if path.exists() and not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 yield from file

@@ -21,17 +21,19 @@ from typing import Any
 import pyfuse3
 import trio
 
+from labfs.backend import Entry
 from labfs.daemon import control, mounts
 from labfs.daemon.checks import Checks
 from labfs.daemon.config import Config
 from labfs.daemon.logs import Log
 from labfs.daemon.notices import Notices
 from labfs.daemon.report import Report
-from labfs.errors import ConfigError, TimedOut, ungrouped
+from labfs.errors import ConfigError, Invalid, NotFound, TimedOut, Unsupported, ungrouped
 from labfs.fuse import holders
 from labfs.fuse.door import Door
 from labfs.http.network import route, trust
 from labfs.tree.node import Node
+from labfs.tree.site import Site
 from labfs.vfs import Storage, assembled
 from labfs.write.journal import State, saves, seen_version
 from labfs.write.spool import Spool
@@ -209,7 +211,7 @@ class Daemon:
                 node = await self._node(request["path"])
                 return {"path": node.path, **self._vfs.xattrs(node)}
             case "page":
-                return _page(await self._node(request["path"]))
+                return await _page(await self._node(request["path"]))
             case "why":
                 return self._report.why(request["path"])
             case "log":
@@ -259,12 +261,30 @@ class Daemon:
                     yield {"line": line}
 
 
-def _page(node: Node) -> dict[str, Any]:
-    """Return the web address of a node's own page, else of the nearest thing above it that has one."""
-    urls = (above.entry.url for above in node.ancestry() if above.entry is not None)
-    # A server's own word, and so of no other kind: what opens it may do more with `file:` than show it.
-    url = next((url for url in urls if url and url.startswith(("https://", "http://"))), None)
-    return {"url": url, "site": "labfs" if node.is_root else node.site.name}
+async def _page(node: Node) -> dict[str, Any]:
+    """Return the web address of a node's own page, else of the nearest thing above it that has one.
+
+    Some systems tell it only where they are asked for that one thing.
+    """
+    for above in node.ancestry():
+        if above.is_root or above.entry is None:
+            continue
+        url = above.entry.url or await _told_url(above.site, above.entry)
+        # A server's own word, and so of no other kind: what opens it may do more with `file:` than show it.
+        if url is not None and url.startswith(("https://", "http://")):
+            return {"url": url, "site": above.site.name}
+    if node.is_root:
+        raise ConfigError("That is the mount itself, which is in no lab system; name a path in one of its sites.")
+    return {"url": None, "site": node.site.name}
+
+
+async def _told_url(site: Site, entry: Entry) -> str | None:
+    if entry.id == site.backend.root.id:
+        return None
+    try:
+        return (await site.backend.stat(entry.id)).url
+    except (NotFound, Invalid, Unsupported):  # it can only be listed
+        return None
 
 
 def _leave_no_core() -> None:
