@@ -157,6 +157,7 @@ class Files:
             return None
         data = handle.view.at_hand(offset, size)
         if data is not None:
+            self.given += len(data)
             self.ahead.reached(handle.node, offset + len(data))
         return data
 
