@@ -9,6 +9,7 @@ Tests: mount/test_status.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -95,19 +96,29 @@ def _print(found: Found, as_json: bool, prometheus: bool) -> None:
         click.echo(json.dumps(found))
     elif prometheus:
         click.echo("\n".join(metrics(found)))
-    elif sys.stdout.isatty():
+    elif _can_draw():
         from rich.console import Console
 
         Console().print(panel(found))
     else:
-        click.echo("\n".join(plain(found)))
+        click.echo("\n".join(map(visible, plain(found))))
+
+
+def _can_draw() -> bool:
+    """Whether the output is a terminal with a cursor that can be moved."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def visible(text: str) -> str:
+    """Return a text without control characters: a server's word must not reach the terminal as a command."""
+    return "".join(letter if letter.isprintable() else "·" for letter in text)
 
 
 def _watch(as_json: bool, prometheus: bool, interval: float) -> NoReturn:
     """Show the state until Ctrl-C or SIGTERM, on a screen of its own, which leaves the terminal as it was."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if as_json or prometheus or not sys.stdout.isatty():
+        if as_json or prometheus or not _can_draw():
             while True:
                 _print(gather(WATCHED_S), as_json, prometheus)
                 sys.stdout.flush()
@@ -206,58 +217,59 @@ def span(seconds: float) -> str:
 # -- on a terminal -------------------------------------------------------------------------------------
 
 
+def _text(text: str, style: str = "") -> RenderableType:
+    from rich.text import Text
+
+    return Text(visible(text), style)
+
+
 def panel(found: Found) -> RenderableType:
     """Return the state as rich draws it."""
     from rich.console import Group
-    from rich.text import Text
 
     parts: list[RenderableType] = []
     for mount in found["mounts"]:
         if "sites" in mount:
             parts += _panel_of(mount)
         else:
-            parts.append(Text(_absence(mount), "bold red"))
+            parts.append(_text(_absence(mount), "bold red"))
         parts.append("")
     if not found["mounts"]:
         parts.append("Nothing is mounted.")
     if found["outbox"]:
         parts.append(
-            Text(f"outbox: {len(found['outbox'])} save(s) never reached their server (labfs outbox list)", "bold red")
+            _text(f"outbox: {len(found['outbox'])} save(s) never reached their server (labfs outbox list)", "bold red")
         )
         parts += [
-            Text(f"  {left['path'] or '?'}: {left['error'] or left['state']}") for left in found["outbox"][:SHOWN]
+            _text(f"  {left['path'] or '?'}: {left['error'] or left['state']}") for left in found["outbox"][:SHOWN]
         ]
     return Group(*parts)
 
 
 def _panel_of(mount: Found) -> Iterator[RenderableType]:
     from rich.table import Table
-    from rich.text import Text
 
     made = "  read-only" if mount["read_only"] else ""
-    yield Text.assemble(
-        (mount["mountpoint"], "bold"), f"  process {mount['pid']}{made}", no_wrap=True, overflow="ellipsis"
-    )
+    yield _text(f"{mount['mountpoint']}  process {mount['pid']}{made}", "bold")
     sites = Table("site", "kind", "access", "state", "latency", "remark", box=None, pad_edge=True, header_style="dim")
     for site in mount["sites"]:
         took = "" if site["latency_s"] is None else f"{1000 * site['latency_s']:.0f} ms"
-        state = Text(site["state"], MARKS[site["state"]])
-        sites.add_row(Text(site["name"]), site["kind"], site["access"], state, took, Text(trouble(site) or ""))
+        state = _text(site["state"], MARKS[site["state"]])
+        sites.add_row(_text(site["name"]), site["kind"], site["access"], state, took, _text(trouble(site) or ""))
     yield sites
     if mount["uploads"]:
         yield _bars(mount["uploads"])
-    yield Text(f" {_room(mount)}")
+    yield _text(f" {_room(mount)}")
     for remark in mount["listings"]:
-        yield Text(f" {remark}", "yellow")
+        yield _text(f" {remark}", "yellow")
     for problem in mount["errors"][:SHOWN]:
-        yield Text(f" {problem['path']}: {problem['reason']}", "red")
+        yield _text(f" {problem['path']}: {problem['reason']}", "red")
 
 
 def _bars(uploads: list[Found]) -> RenderableType:
     """Return a table of uploads: path, bar, bytes, rate and the time that is left."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, pad_edge=True, show_header=False, expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -267,7 +279,7 @@ def _bars(uploads: list[Found]) -> RenderableType:
         left_s = remaining_s(upload)
         moving = upload["state"] == "uploading"
         table.add_row(
-            Text(f"↑ {upload['path']}"),
+            _text(f"↑ {upload['path']}"),
             ProgressBar(total=max(upload["size"], 1), completed=upload["sent"], width=24)
             if moving
             else upload["state"],
