@@ -251,12 +251,16 @@ def _panel_of(mount: Found) -> Iterator[RenderableType]:
 
     made = "  read-only" if mount["read_only"] else ""
     yield _text(f"{mount['mountpoint']}  process {mount['pid']}{made}", "bold")
-    sites = Table("site", "kind", "access", "state", "latency", "remark", box=None, pad_edge=True, header_style="dim")
+    sites = Table("site", "kind", "access", "state", "latency", "url", box=None, pad_edge=True, header_style="dim")
+    sites.columns[-1].no_wrap, sites.columns[-1].overflow = True, "ellipsis"
     for site in mount["sites"]:
         took = "" if site["latency_s"] is None else f"{1000 * site['latency_s']:.0f} ms"
         state = _text(site["state"], MARKS[site["state"]])
-        sites.add_row(_text(site["name"]), site["kind"], site["access"], state, took, _text(trouble(site) or ""))
+        sites.add_row(_text(site["name"]), site["kind"], site["access"], state, took, _text(site["url"], "dim"))
     yield sites
+    for site in mount["sites"]:
+        if trouble(site):
+            yield _text(f" {site['name']}: {trouble(site)}", "red")
     if mount["uploads"]:
         yield _bars(mount["uploads"])
     yield _text(f" {_room(mount)}")

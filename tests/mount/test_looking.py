@@ -27,7 +27,7 @@ def following(mount: Mount, *words: str | Path) -> Iterator[Any]:
         yield process
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.communicate(timeout=20)
 
 
 def test_the_level_of_a_log_is_changed_while_it_runs_and_a_log_is_followed(drive: Mount, folder: Path) -> None:
