@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from labfs.errors.health import Health
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -287,9 +289,7 @@ class Backend(Protocol):
         ...
 
     @property
-    def outage(self) -> str | None:
-        """Why requests are refused at once at present, as a sentence, or None."""
-        ...
+    def health(self) -> Health: ...
 
     @property
     def root(self) -> Entry:

@@ -133,6 +133,26 @@ def outbox_export(name: str, file: Path, partial: bool) -> None:
             raise
 
 
+@outbox.command("cancel")
+@click.argument("what", metavar="NAME|PATH")
+def outbox_cancel(what: str) -> None:
+    """Stop an upload that is under way, by its path, or a save that waits; its bytes stay in the outbox.
+
+    The program that saves is told that the save was cancelled (ECANCELED).
+    """
+    where, refused = mounts.absolute(what), f"“{what}” is neither in anything that labfs has mounted nor in the outbox."
+    for place in mounts.places():
+        for name in filter(None, (place.inside(where), what)) if place.in_use() else ():
+            try:
+                path = control.ask(place.socket, {"op": "cancel", "what": name})["path"]
+            except ConfigError as error:
+                refused = str(error)
+                continue
+            click.echo(f"The upload of {path} is cancelled; its bytes stay in the outbox: labfs outbox list")
+            return
+    raise ConfigError(refused)
+
+
 @outbox.command("discard")
 @click.argument("name")
 def outbox_discard(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's control socket: one line of JSON per request, one line of JSON per answer.
+"""The daemon's control socket: one line of JSON per request, one line of JSON per answer; a trace has many.
 
 A socket's path may have 107 bytes at most, and a state directory's can be longer: both sides use the path
 of the directory's descriptor.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import trio
 
 Request = dict[str, Any]
+Lines = AsyncGenerator[dict[str, Any], None]
+Answer = dict[str, Any] | Lines  # one line, or lines for as long as somebody reads them
 LONGEST = 1024 * 1024
 
 
@@ -55,6 +57,21 @@ def ask(path: Path, request: Request, timeout_s: float = 20.0) -> dict[str, Any]
     return answer
 
 
+def follow(path: Path, request: Request) -> Iterator[dict[str, Any]]:
+    """Send a request to the daemon at a socket, and yield the lines of its answer until the daemon ends."""
+    try:
+        with _short(path) as short, socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(short)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            for line in connection.makefile():
+                answer: dict[str, Any] = json.loads(line)
+                if "error" in answer:
+                    raise ConfigError(answer["error"])
+                yield answer
+    except (OSError, ValueError) as error:
+        raise NoDaemon("No labfs daemon serves this mount.") from error
+
+
 def is_deaf(path: Path) -> bool:
     """Whether a socket exists without a listener, as a killed daemon leaves it."""
     try:
@@ -70,7 +87,7 @@ def is_deaf(path: Path) -> bool:
 
 async def listen(
     path: Path,
-    handle: Callable[[Request], Awaitable[dict[str, Any]]],
+    handle: Callable[[Request], Awaitable[Answer]],
     task_status: trio.TaskStatus[None] | None = None,
 ) -> None:
     """Answer requests until cancelled; an exception becomes an error answer. Started once the socket listens."""
@@ -85,6 +102,20 @@ async def listen(
     if task_status is not None:
         task_status.started()
 
+    async def send(lines: Lines, stream: trio.SocketStream) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                with suppress(trio.BrokenResourceError):
+                    await stream.receive_some(1)  # nothing more is sent: this is the end
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            async with aclosing(lines):
+                with suppress(trio.BrokenResourceError):
+                    async for line in lines:
+                        await stream.send_all(json.dumps(line).encode() + b"\n")
+
     async def serve(stream: trio.SocketStream) -> None:
         try:
             line = await stream.receive_some(LONGEST)
@@ -94,7 +125,10 @@ async def listen(
                 answer = {"error": str(error)}
             except Exception as error:  # no request may end the mount
                 answer = {"error": f"The request was not understood ({type(error).__name__})."}
-            await stream.send_all(json.dumps(answer).encode() + b"\n")
+            if isinstance(answer, dict):
+                await stream.send_all(json.dumps(answer).encode() + b"\n")
+            else:
+                await send(answer, stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client has disconnected
 

@@ -12,6 +12,7 @@ import os
 import pwd
 import resource
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,44 +21,56 @@ from typing import Any
 import pyfuse3
 import trio
 
+from labfs.backend import Entry
 from labfs.daemon import control, mounts
 from labfs.daemon.checks import Checks
-from labfs.daemon.config import Config, SiteSettings
-from labfs.errors import ConfigError, TimedOut, ungrouped
+from labfs.daemon.config import Config
+from labfs.daemon.logs import Log
+from labfs.daemon.notices import Notices
+from labfs.daemon.report import Report
+from labfs.errors import ConfigError, Invalid, NotFound, TimedOut, Unsupported, ungrouped
 from labfs.fuse import holders
 from labfs.fuse.door import Door
 from labfs.http.network import route, trust
 from labfs.tree.node import Node
 from labfs.tree.site import Site
-from labfs.vfs import LEFT, Storage, assembled
-from labfs.write.journal import Leftover, Spooled, State, saves, seen_version
+from labfs.vfs import Storage, assembled
+from labfs.write.journal import State, saves, seen_version
 from labfs.write.spool import Spool
 
 log = logging.getLogger(__name__)
 
 LITTLE = 16 * 1024 * 1024  # bytes free in the spool, below which the user is warned
 ASKED_S = 17.0  # for an answer to a command
+TRACE_S = 0.1  # between two looks at what was traced
 LAST_SAVES_S = 45.0  # for saves under way after an unmount
 SIGNALLED_S = 5.0  # for them after a signal: the next mount continues the saves that are not done by then
 
 
 class Daemon:
-    """Serves `config` at `place`; `announce` is called with a sentence once the mount answers."""
+    """Serves `config` at `place`; `announce` is called with a sentence once the mount answers.
+
+    With `until_fd`, the reading end of a pipe, it ends as by a signal when the process at the other end is gone.
+    """
 
     def __init__(
         self,
         config: Config,
         place: mounts.Place,
         announce: Callable[[str], None],
+        log: Log,
         *,
         read_only: bool = False,
         allow_other: bool = False,
+        until_fd: int | None = None,
     ) -> None:
         self._config = config
         self._place = place
         self._announce = announce
+        self._log = log
         self._read_only = read_only
         self._allow_other = allow_other
+        self._until_fd = until_fd
         self._serving = trio.CancelScope()
 
     def run(self) -> None:
@@ -83,6 +96,7 @@ class Daemon:
                 if self._checks.hopeless:
                     raise ConfigError(" ".join(self._checks.doubts.values()))
                 async with assembled(sites, self._storage()) as self._vfs:
+                    self._report = Report(self._config, self._place, self._checks, self._vfs, read_only=self._read_only)
                     await self._serve_door(nursery)
                 nursery.cancel_scope.cancel()
         finally:
@@ -93,7 +107,12 @@ class Daemon:
         door = self._door = Door(self._vfs, self._place.mountpoint, xattrs=self._config.xattrs)
         self._mount(door)
         try:
+            notices = Notices()
+            self._vfs.reasons.heard = notices.hear
+            nursery.start_soon(notices.run)
             nursery.start_soon(self._watch_signals)
+            if self._until_fd is not None:
+                nursery.start_soon(self._watch_end, self._until_fd)
             await nursery.start(control.listen, self._place.socket, self._answer)
             nursery.start_soon(self._greet, door)
             # Each request under way has a task, also each of many closes on a slow site.
@@ -169,14 +188,20 @@ class Daemon:
                 self._serving.deadline = trio.current_time() + SIGNALLED_S
                 pyfuse3.terminate()
 
+    async def _watch_end(self, fd: int) -> None:
+        await trio.lowlevel.wait_readable(fd)
+        log.info("Ending, as the process that began this mount has.")
+        self._serving.deadline = min(self._serving.deadline, trio.current_time() + SIGNALLED_S)
+        pyfuse3.terminate()
+
     # -- answers to the command line -------------------------------------------------------------------
 
-    async def _answer(self, request: control.Request) -> dict[str, Any]:
+    async def _answer(self, request: control.Request) -> control.Answer:
         match request.get("op"):
             case "alive":
                 return {"alive": True}
             case "status":
-                return self._status()
+                return {**self._report.status(), "level": self._log.level}
             case "refresh":
                 node = await self._node(request["path"])
                 self._vfs.refresh(node)
@@ -185,10 +210,23 @@ class Daemon:
             case "info":
                 node = await self._node(request["path"])
                 return {"path": node.path, **self._vfs.xattrs(node)}
+            case "page":
+                return await _page(await self._node(request["path"]))
             case "why":
-                return {"reason": self._why(request["path"])}
+                return self._report.why(request["path"])
+            case "log":
+                return self._logged(request.get("level"))
+            case "trace":
+                return self._trace(request["path"])
+            case "users":
+                found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
+                return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
+        return await self._answer_of_saves(request)
+
+    async def _answer_of_saves(self, request: control.Request) -> dict[str, Any]:
+        match request.get("op"):
             case "outbox":
-                return {"notes": [left.report() for left in self._unsaved()]}
+                return {"notes": [left.report() for left in self._report.unsaved()]}
             case "plan":
                 return await self._vfs.outbox.plan(request["name"])
             case "retry":
@@ -196,52 +234,57 @@ class Daemon:
             case "discard":
                 self._vfs.outbox.discard(request["name"])
                 return {}
-            case "users":
-                found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
-                return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
+            case "cancel":
+                return {"path": self._vfs.saves.cancel(request["what"])}
         raise ConfigError("The daemon does not know this request; is it another version of labfs?")
 
     async def _node(self, path: str) -> Node:
         with trio.move_on_after(ASKED_S):  # a slow listing raises NotYet before that
             return await self._vfs.resolve(path)
-        raise TimedOut("The site did not answer in time.")
+        site = path.strip("/").partition("/")[0]
+        raise TimedOut(f"{site} did not answer a question about {path} within {ASKED_S:.0f} seconds.")
 
-    def _why(self, path: str) -> str | None:
-        """Return the last error at a path, else the doubt about its site or the remark about its directory."""
-        found = self._vfs.reasons.of(path) or self._checks.doubts.get(path.strip("/"))
-        node = self._vfs.known(path)
-        return found or (self._vfs.tree.remark(node) if node is not None else None)
+    def _logged(self, level: str | None) -> dict[str, Any]:
+        """Change the log's level if one is given; return it, and the file."""
+        if level is not None:
+            self._log.set_level(level)
+            log.info("The log level is %s now.", level)
+        return {"level": self._log.level, "file": str(self._log.path) if self._log.path else None}
 
-    def _unsaved(self) -> list[Leftover]:
-        """Return the saves that did not reach a server, also those whose notes a full disk refused."""
-        owed = self._vfs.saves.waiting.owed()
-        files = {kept.file for kept in owed}
-        left = [left for left in self._vfs.saves.spool.leftovers() if left.file not in files]
-        return [*(left for left in left if not isinstance(left, Spooled) or left.note.state in LEFT), *owed]
+    async def _trace(self, path: str) -> control.Lines:
+        """Yield what happens at a path and below, for as long as somebody listens."""
+        with self._log.traced(path) as trace:
+            yield {"since": time.time()}
+            while True:
+                await trio.sleep(TRACE_S)
+                for line in trace.taken():
+                    yield {"line": line}
 
-    def _status(self) -> dict[str, Any]:
-        vfs = self._vfs
-        return {
-            "mountpoint": self._place.mountpoint,
-            "pid": os.getpid(),
-            "read_only": self._read_only,
-            "log": str(self._place.log),
-            "sites": [
-                {**_site(settings, site), "doubt": self._checks.doubts.get(site.name)}
-                for settings, site in zip(self._config.sites, vfs.sites, strict=True)
-            ],
-            "listings": vfs.tree.remarks(),
-            "uploads": vfs.uploads(),
-            "local_files": len(vfs.saves.local()),
-            "cache": {"bytes": vfs.store.blocks.size, "capacity": vfs.store.blocks.capacity},
-            "copies": {"bytes": vfs.store.copies.size, "capacity": vfs.store.copies.capacity},
-            "blocks_on_disk": {"bytes": vfs.store.shelf.size},
-            "spool": {
-                "free": vfs.saves.spool.free(),
-                "kept": [left.report() for left in self._unsaved()],
-            },
-            "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],
-        }
+
+async def _page(node: Node) -> dict[str, Any]:
+    """Return the web address of a node's own page, else of the nearest thing above it that has one.
+
+    Some systems tell it only where they are asked for that one thing.
+    """
+    for above in node.ancestry():
+        if above.is_root or above.entry is None:
+            continue
+        url = above.entry.url or await _told_url(above.site, above.entry)
+        # A server's own word, and so of no other kind: what opens it may do more with `file:` than show it.
+        if url is not None and url.startswith(("https://", "http://")):
+            return {"url": url, "site": above.site.name}
+    if node.is_root:
+        raise ConfigError("That is the mount itself, which is in no lab system; name a path in one of its sites.")
+    return {"url": None, "site": node.site.name}
+
+
+async def _told_url(site: Site, entry: Entry) -> str | None:
+    if entry.id == site.backend.root.id:
+        return None
+    try:
+        return (await site.backend.stat(entry.id)).url
+    except (NotFound, Invalid, Unsupported):  # it can only be listed
+        return None
 
 
 def _leave_no_core() -> None:
@@ -263,13 +306,3 @@ def _shut_out() -> list[str]:
     except KeyError:  # an account without a name has no usual group either
         return []
     return [] if now == usual else [f"programs of the group {name} alone can use it; --allow-other lets others in."]
-
-
-def _site(settings: SiteSettings, site: Site) -> dict[str, Any]:
-    return {
-        "name": site.name,
-        "kind": site.kind,
-        "url": settings.url,
-        "access": settings.access if site.may_write else "read",
-        "outage": site.backend.outage,
-    }

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,11 @@ class Place:
     @property
     def cache(self) -> Path:
         return cache_dir() / "mounts" / self.name
+
+    def inside(self, path: str) -> str | None:
+        """Return an absolute path as seen from the mount point, which is `/`; None if it lies elsewhere."""
+        below = f"{path}/".startswith(self.mountpoint.rstrip("/") + "/")
+        return (path[len(self.mountpoint.rstrip("/")) :] or "/") if below else None
 
     def prepare(self) -> None:
         """Make sure that the state and cache directories are writable. Raises ConfigError with the remedy."""
@@ -176,6 +181,18 @@ class Place:
         finally:
             os.close(lock)
         return False
+
+    def erase(self, *, keep_spool: bool) -> None:
+        """Remove the mount point if nothing is mounted there, its cache, and its state unless the spool is to be kept.
+
+        Called when no labfs serves it any more, or by the one that ends.
+        """
+        if mounted_at(self.mountpoint) is None:
+            with suppress(OSError):
+                os.rmdir(self.mountpoint)
+        shutil.rmtree(self.cache, ignore_errors=True)
+        if not keep_spool:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def record(self) -> dict[str, Any]:
         try:

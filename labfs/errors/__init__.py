@@ -23,6 +23,7 @@
     ├── Busy                  EBUSY
     ├── Archived              EAGAIN        bytes in cold storage: retry in days
     ├── NotYet                EAGAIN        a list is still being read: retry in a while
+    ├── Withdrawn             ECANCELED     a person cancelled the upload
     ├── Unsupported           EOPNOTSUPP
     ├── Unranged              EIO           the server does not send ranges: fetch the file whole
     ├── Enough                EIO           a download is stopped, since no reader waits for the rest
@@ -162,6 +163,12 @@ class NotYet(LabfsError):
     """The name may be in the part of a list that has not been read yet."""
 
     errno = errno.EAGAIN
+
+
+class Withdrawn(LabfsError):
+    """A person cancelled the upload."""
+
+    errno = errno.ECANCELED
 
 
 class Unsupported(LabfsError):

@@ -22,7 +22,7 @@ import trio
 from cachetools import LRUCache
 from pyfuse3 import FUSEError, InodeT, ModeT
 
-from labfs.errors import LabfsError
+from labfs.errors import LabfsError, tracing
 from labfs.vfs import Attributes
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,14 @@ class Door(Protocol):
 
     def failure(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
         """Return the error to answer a failed request with."""
+        ...
+
+    def passed(self, request: str, args: tuple[Any, ...]) -> None:
+        """Record that a request succeeded."""
+        ...
+
+    def place(self, request: str, args: tuple[Any, ...]) -> str:
+        """Return the path that a request is about."""
         ...
 
     def began(self, request: str, args: tuple[Any, ...]) -> float:
@@ -66,8 +74,7 @@ def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[D, P, R
     def wrap(handler: Handler[D, P, R]) -> Answer[D, P, R]:
         name = getattr(handler, "__name__", "request").lstrip("_")
 
-        @functools.wraps(cast(Callable[..., Any], handler))
-        async def answer(self: D, *args: P.args, **kwargs: P.kwargs) -> R:
+        async def attempt(self: D, *args: P.args, **kwargs: P.kwargs) -> R:
             subject, began = self.subject(name, args), self.began(name, args)
             if subject is not None:
                 self.repeats.check(*subject)
@@ -76,7 +83,7 @@ def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[D, P, R
                     return await handler(self, *args, **kwargs)
                 with trio.CancelScope(deadline=began + deadline_s):  # a third of what `trio.fail_at` costs
                     return await handler(self, *args, **kwargs)
-                number, error = errno.ETIMEDOUT, cast(Exception, TimeoutError("The site did not answer in time."))
+                number, error = errno.ETIMEDOUT, cast(Exception, TimeoutError())
             except FUSEError:
                 raise
             except (LabfsError, OSError) as failure:
@@ -88,9 +95,33 @@ def answered(deadline_s: float | None = DEADLINE_S) -> Callable[[Handler[D, P, R
                 self.repeats.record(*subject, number)
             raise self.failure(name, args, number, error) from error
 
+        @functools.wraps(cast(Callable[..., Any], handler))
+        async def answer(self: D, *args: P.args, **kwargs: P.kwargs) -> R:
+            traced = tracing.is_on()
+            result = await (_traced(name, attempt, self, args) if traced else attempt(self, *args, **kwargs))
+            self.passed(name, args)
+            return result
+
         return cast(Answer[D, P, R], answer)
 
     return wrap
+
+
+async def _traced(name: str, attempt: Callable[..., Awaitable[R]], door: Door, args: tuple[Any, ...]) -> R:
+    """Answer a request marked with its path, and log how it ended if somebody follows that path."""
+    path, began = door.place(name, args), trio.current_time()
+    what = f"{name} {path}" + (f" [{args[2]} bytes at {args[1]}]" if name.endswith("read") else "")
+    with tracing.serving(path) as followed:
+        try:
+            result = await attempt(door, *args)
+        except FUSEError as error:
+            if followed:
+                shown = errno.errorcode.get(error.errno, str(error.errno))
+                log.debug("%s -> %s after %.3f s", what, shown, trio.current_time() - began)
+            raise
+        if followed:
+            log.debug("%s -> done in %.3f s", what, trio.current_time() - began)
+        return result
 
 
 def entry_attributes(found: Attributes, number: int, owner: tuple[int, int]) -> pyfuse3.EntryAttributes:

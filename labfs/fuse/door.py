@@ -13,7 +13,6 @@ Tests: mount/test_semantics, mount/test_machine.
 from __future__ import annotations
 
 import errno
-import logging
 import mmap
 import os
 from collections.abc import Hashable, Sequence
@@ -25,23 +24,20 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from labfs.errors import Invalid, NoRoom, NotDirectory, NotFound, sentence
+from labfs.errors import Invalid, NotDirectory, NotFound
 from labfs.fuse import holders
 from labfs.fuse.answers import Repeats, Walks, answered, entry_attributes, room
 from labfs.fuse.closes import Closers, FailedCloses
 from labfs.fuse.folders import OpenFolder
 from labfs.fuse.inodes import Inodes
 from labfs.fuse.kernel import Kernel
+from labfs.fuse.outcomes import Outcomes
 from labfs.fuse.refusals import Refusals
-from labfs.tree.names import looked_for, shown, to_be_made
+from labfs.tree.names import looked_for, to_be_made
 from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs import Buffer, Handle, Vfs
 
-log = logging.getLogger(__name__)
-BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
-TWO_PLACES = {"rename": 2, "link": 1}  # → where the second one begins in their arguments
 WALKED = {"lookup", "getattr", "open", "opendir", "create"}
-QUIET = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}
 
 
 class Door(Refusals):
@@ -62,6 +58,7 @@ class Door(Refusals):
         self._failed = FailedCloses(vfs.tree)
         self.closers = Closers(vfs.files, self._inodes)
         self.repeats = Repeats()
+        self._outcomes = Outcomes(vfs.reasons, lambda number: self._inodes[number], self._opened_by)
         self._walks = Walks()
         self._owner = (os.getuid(), os.getgid())
         self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
@@ -70,18 +67,13 @@ class Door(Refusals):
         self.greeted.set()
 
     def failure(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
-        """Return the errno as an answer; keep the reason where the user can find it."""
-        places = [self._place(args, request in BY_HANDLE)]
-        if request in TWO_PLACES:
-            places.append(self._place(args[TWO_PLACES[request] :], by_handle=False))
-        path = " → ".join(places)
-        if number in QUIET and not isinstance(error, NoRoom):
-            log.debug("%s %s: %s", request, path, sentence(error))
-        else:
-            log.warning("%s %s: %s", request, path, sentence(error))
-            for place in places:
-                self._vfs.reasons.record(place, error)
-        return FUSEError(number)
+        return self._outcomes.failed(request, args, number, error)
+
+    def passed(self, request: str, args: tuple[Any, ...]) -> None:
+        self._outcomes.passed(request, args)
+
+    def place(self, request: str, args: tuple[Any, ...]) -> str:
+        return " → ".join(self._outcomes.places(request, args))
 
     def subject(self, request: str, args: tuple[Any, ...]) -> tuple[Hashable, range] | None:
         """Return what a request asks for, if the kernel may repeat it: by node, since any handle may serve a page."""
@@ -97,17 +89,6 @@ class Door(Refusals):
     def began(self, request: str, args: tuple[Any, ...]) -> float:
         """Return when the program's call began: the names along a path are asked for one by one."""
         return self._walks.began(args[-1].pid, args[0]) if request in WALKED else trio.current_time()
-
-    def _place(self, args: tuple[Any, ...], by_handle: bool) -> str:
-        """Return the path that a request was about: its first arguments are a handle, or inode and name."""
-        try:
-            if by_handle:
-                return (self._files.get(args[0]) or self._folders[args[0]]).node.path
-            path = self._inodes[args[0]].path
-        except KeyError:
-            return "?"
-        named = len(args) > 1 and isinstance(args[1], bytes)
-        return f"{path.rstrip('/')}/{shown(args[1])}" if named else path
 
     # -- names and attributes --------------------------------------------------------------------------
 
@@ -367,6 +348,9 @@ class Door(Refusals):
         await self._kernel.renew(node)
 
     # -- bookkeeping -----------------------------------------------------------------------------------
+
+    def _opened_by(self, handle: int) -> Node:
+        return (self._files.get(handle) or self._folders[handle]).node
 
     def _node(self, inode: InodeT) -> Node:
         try:

@@ -13,10 +13,10 @@ import errno
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileNameT, FUSEError, InodeT, ModeT, RequestContext, XAttrNameT
 
-from labfs.errors import NotPermitted
+from labfs.errors import NotPermitted, Unsupported
 from labfs.fuse import answers
 from labfs.fuse.answers import answered
-from labfs.tree.names import to_be_made
+from labfs.tree.names import shown, to_be_made
 
 
 class Refusals(pyfuse3.Operations, answers.Door):
@@ -50,8 +50,10 @@ class Refusals(pyfuse3.Operations, answers.Door):
     ) -> EntryAttributes:
         raise NotPermitted(f"“{to_be_made(name)}” cannot be a pipe, socket or device: no lab system has any.")
 
+    @answered()
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        raise FUSEError(errno.EOPNOTSUPP)
+        raise Unsupported(f"The attribute {shown(name)} cannot be set: no lab system keeps any.")
 
+    @answered()
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        raise FUSEError(errno.EOPNOTSUPP)
+        raise Unsupported(f"The attribute {shown(name)} cannot be removed: no lab system keeps any.")

@@ -1,5 +1,7 @@
 """The circuit breaker of one origin: while the origin is silent, requests fail at once instead of timing out.
 
+And the pulse of a site: how long its answers take, and whether it refused the credentials last.
+
 Tests: unit/test_client.
 """
 
@@ -66,3 +68,25 @@ class Breaker:
     def _answered(self) -> None:
         self._silences = 0
         self._rest_until = 0.0
+
+
+class Pulse:
+    """What the last answers of a site tell of it. Used by the threads of downloads, too."""
+
+    WEIGHT = 0.2  # of the newest answer in the latency
+
+    def __init__(self) -> None:
+        self.latency_s: float | None = None
+        self.refusal: str | None = None
+        self.well_s = float("-inf")  # when it last answered as it should, on the monotonic clock
+
+    def answered(self, took_s: float | None = None) -> None:
+        """Record an answer to a request with the credentials, and how long a small one took."""
+        self.refusal, self.well_s = None, time.monotonic()
+        if took_s is not None:
+            last = took_s if self.latency_s is None else self.latency_s
+            self.latency_s = last + self.WEIGHT * (took_s - last)
+
+    def refused(self, error: LabfsError) -> None:
+        """Record that the credentials were refused."""
+        self.refusal = str(error)

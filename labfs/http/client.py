@@ -26,8 +26,9 @@ import trio
 from labfs import errors
 from labfs.backend import Sink, Stretch, is_dispensable, is_unhurried
 from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
+from labfs.errors.health import Health
 from labfs.errors.secrecy import know_headers
-from labfs.http.breaker import Breaker
+from labfs.http.breaker import Breaker, Pulse
 from labfs.http.download import Ask, Bulk, rust
 from labfs.http.exchange import LONGEST_ANSWER, Answer, Request
 from labfs.http.failures import is_page, refusal, translated
@@ -90,6 +91,7 @@ class Client:
         self._explain = explain
         self.timeout_s = timeout_s
         self.limit = Limit(site)
+        self._pulse = Pulse()
         self._pace = Pace(requests_per_s)
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
@@ -147,8 +149,11 @@ class Client:
                         timeout=silence,
                     )
                     stream(sent, source)
+                    began = trio.current_time()
                     async with self._lines.sent(sent, what, kept=kept, hurried=source is None) as response:
                         answer = await self._answer(response, what, signed=request.signed)
+            if not request.signed:
+                self._pulse.answered(trio.current_time() - began if source is None else None)
             request.accept(answer)
             return answer
 
@@ -189,7 +194,10 @@ class Client:
             self.url = better  # unless another request has set it already
             raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
-        raise refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
+        error = refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
+        if isinstance(error, Unauthorized) and not signed:
+            self._pulse.refused(error)
+        raise error
 
     # -- file bytes ----------------------------------------------------------------------------------
 
@@ -261,7 +269,8 @@ class Client:
         """Run a download with the site's credentials; if they are refused, once more with newer ones, if any."""
         try:
             return await work(ask)
-        except Unauthorized:
+        except Unauthorized as error:
+            self._pulse.refused(error)
             if not self._another(ask.credentials):
                 raise
         return await work(replace(ask, credentials=self._credentials()))
@@ -306,6 +315,7 @@ class Client:
                     work, replace(ask, trial=trial), *args, abandon_on_cancel=True, limiter=self._threads
                 )
 
+            began = trio.current_time()
             try:
                 if fresh or not self._bulk.keeps:
                     return await run()
@@ -314,6 +324,7 @@ class Client:
                 self._bulk.retire(trial)
                 raise
             finally:
+                log.debug("%s: a download ended after %.3f s", ask.what, trio.current_time() - began)
                 self._grant.learn(trial.took_s)
 
         return await self._insist(url, once, Patience.PROMPT, repeatable=True)
@@ -380,3 +391,8 @@ class Client:
     def outage(self) -> str | None:
         """Why a breaker refuses requests at once at present; None if none does."""
         return next((reason for b in self._breakers.values() if (reason := b.reason())), None)
+
+    @property
+    def health(self) -> Health:
+        pulse = self._pulse
+        return Health(self.outage, pulse.refusal, pulse.latency_s, pulse.well_s)

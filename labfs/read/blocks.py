@@ -51,6 +51,7 @@ class Blocks:
         self._others: OrderedDict[Key, Buffer] = OrderedDict()  # longest unused first
         self._flying = flying
         self._flights: dict[Key, _Fetch] = {}
+        self.fetched = 0  # bytes that came from servers since the mount
 
     async def get(self, key: Key, fetch: Fetch, *, in_order: bool = False) -> Buffer:
         """Return the block, fetched unless it is cached or a fetch is under way. Raises the error of the fetch.
@@ -153,5 +154,6 @@ class Blocks:
 
     def store(self, key: Key, block: Buffer) -> None:
         """Queue a fetched block for the disk cache, unless the queue is full."""
+        self.fetched += len(block)
         if self._shelf is not None:
             self._shelf.put(key, block)

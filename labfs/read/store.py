@@ -27,3 +27,8 @@ class Store:
         self.shelf = Shelf(nursery, directory / "blocks", lambda: disk - self.copies.size)
         self.blocks = Blocks(nursery, memory, self.shelf, BLOCK)
         self.readers = Readers(nursery, self.blocks, self.copies)
+
+    @property
+    def fetched(self) -> int:
+        """How many bytes of files came from servers since the mount."""
+        return self.blocks.fetched + self.copies.fetched

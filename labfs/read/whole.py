@@ -50,7 +50,7 @@ class Copies:
         self.directory = directory
         self.capacity = capacity
         self._sizes: OrderedDict[str, int] = OrderedDict()  # file name → bytes, longest unused first
-        self.size = 0  # bytes on disk now, with those of downloads under way
+        self.size = self.fetched = 0  # bytes on disk now, with those of downloads under way; and all that ever came
         self._live: WeakValueDictionary[Version, Copy] = WeakValueDictionary()
         self._find()
 
@@ -114,6 +114,7 @@ class Copies:
 
     def grow(self, size: int) -> None:
         """Count bytes of copies under way, or discount them with a negative number."""
+        self.fetched += max(size, 0)
         self.make_room(max(size, 0))
         self.size += size
 

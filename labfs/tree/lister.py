@@ -258,4 +258,6 @@ def remark(container: Folder) -> str | None:
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(container.kept_s))
         why = f": {container.doubt}" if container.doubt else "; it is being listed anew."
         return f"{container.path} is shown as it was listed on {date}{why}"
+    if container.doubt is not None and container.remark is None:
+        return f"{container.path} is shown as it was listed last: {container.doubt}"
     return container.remark

@@ -9,6 +9,19 @@ from labfs.vfs.assembly import Storage, assembled
 from labfs.vfs.drafts.signs import NOBODY, Maker
 from labfs.vfs.files import Files, Handle
 from labfs.vfs.pending import LEFT
+from labfs.vfs.policy import why_read_only
 from labfs.vfs.vfs import Attributes, Vfs
 
-__all__ = ["LEFT", "NOBODY", "Attributes", "Buffer", "Files", "Handle", "Maker", "Storage", "Vfs", "assembled"]
+__all__ = [
+    "LEFT",
+    "NOBODY",
+    "Attributes",
+    "Buffer",
+    "Files",
+    "Handle",
+    "Maker",
+    "Storage",
+    "Vfs",
+    "assembled",
+    "why_read_only",
+]

@@ -59,6 +59,7 @@ class Files:
         self.ahead = Ahead(nursery, self.sources)
         self.saves = Saves(nursery, tree, self.sources, spool, reasons, self.writers)
         self.drafts = Drafts(tree, self.saves, self.sources, known, draft_s)
+        self.given = 0  # bytes of servers' versions that programs were given since the mount
         self._tree = tree
         self._handles: defaultdict[Node, set[Handle]] = defaultdict(set)
 
@@ -146,6 +147,7 @@ class Files:
             handle.view.shown = True
             return await node.writer.read(offset, size)
         data = await handle.view.read(offset, size)
+        self.given += len(data)
         self.ahead.reached(node, offset + len(data))
         return data
 
@@ -155,6 +157,7 @@ class Files:
             return None
         data = handle.view.at_hand(offset, size)
         if data is not None:
+            self.given += len(data)
             self.ahead.reached(handle.node, offset + len(data))
         return data
 

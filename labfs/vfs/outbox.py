@@ -185,7 +185,7 @@ class Outbox:
             return False
         except LabfsError as error:
             log.warning("%s cannot be sent: %s", path, error)
-            reason = str(error)
+            reason = self._saves.refused(path, error)
         except Exception:
             log.exception("%s cannot be sent; this is a mistake in labfs", path)
             reason = "labfs made a mistake; its log says more"

@@ -16,12 +16,14 @@ from typing import TypedDict
 import trio
 
 from labfs.backend import Entry
+from labfs.errors import NotFound
 from labfs.write.journal import OVERTAKEN, Changes, Identity, Note, Spooled, State, saves, unasked
 from labfs.write.spool import Spool, SpoolFile
 
 log = logging.getLogger(__name__)
 
 LEFT = (State.WAITING, State.FAILED, State.REPLACING)  # states of what is left to do, for labfs or a person
+HELD = "it was cancelled before it was sent"
 DYING_S = 10.0  # for which a server may be at work on a request whose sender was killed
 
 
@@ -105,6 +107,15 @@ class Waiting:
         except OSError as error:  # no reason not to save
             log.error("The outbox cannot be read: %s", error)
             return 0.0
+
+    def hold(self, what: str) -> str:
+        """Have a waiting save, by path or name, no longer sent by itself; return its path. Raises NotFound."""
+        for left in self.leftovers():
+            if what in (left.note.path, left.file.stem) and left.note.state is State.WAITING:
+                self._spool.mark(left, state=State.FAILED, error=HELD, insisted=False)
+                self.changed()
+                return left.note.path
+        raise NotFound(f"No upload of “{what}” is under way or waits; see: labfs outbox list")
 
     def owe(self, spool: SpoolFile, path: str, persist: Callable[..., None], news: Changes) -> None:
         """Queue a note that the disk refused, to be written later."""

@@ -107,6 +107,14 @@ class Saves:
         """Return the files that stay on this machine."""
         return [node for node in self._writing if node.stays_here]
 
+    def cancel(self, what: str) -> str:
+        """Cancel the upload of a path, or of a name in the outbox; return the path. Raises NotFound."""
+        for node in list(self._writing):
+            writer = node.writer
+            if writer is not None and what in (node.path, writer.spool.path.stem) and writer.cancel():
+                return node.path
+        return self.waiting.hold(what)
+
     def open(self, node: Node) -> bool:
         """Whether a program may write to a file still."""
         return self._writers(node) > 0
@@ -247,6 +255,11 @@ class Saves:
             await self._let_go(node, node.writer)
         else:
             self._tree.detach(node)
+
+    def refused(self, path: str, error: LabfsError) -> str:
+        """Record why a save of a path will not be sent by itself; return the reason."""
+        self._reasons.record(path, error)
+        return str(error)
 
     async def leave(self, node: Node, *, unfinished: bool) -> None:
         """Leave a file in the outbox for the next mount, or for a person where it is unfinished."""

@@ -226,6 +226,7 @@ class Vfs:
                 "state": policy.state(node),
                 "size": node.writer.size,
                 "sent": node.writer.sent,
+                "rate": round(node.writer.rate),
                 "error": self.reasons.of(node.path),
             }
             for node in [*self.saves.unsaved(), *self.drafts.all()]

@@ -95,7 +95,7 @@ class Note:
     after: int = 0  # the age of that version; an older file was there before the save
     before: tuple[str, ...] = ()  # ids of other files of that name that were there before the save
     begun: float | None = None  # when its upload began, in seconds since 1970
-    died: bool = False  # the mount that had sent it died
+    died: bool = False  # the mount that had sent it died, or the upload was cancelled
     error: str | None = None  # why it waits or failed
     unfinished: bool = False  # never closed, so that it may be incomplete
     overtaken: bool = False  # a newer save, rename or removal was acknowledged since

@@ -6,7 +6,9 @@ Tests: core/test_spool, core/test_vfs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -28,12 +30,34 @@ class Transfer:
     def __init__(
         self, backend: Backend, target: Target, spool: SpoolFile, size: int, early: Early | None = None
     ) -> None:
-        self.sent = 0  # bytes that the server has
+        self._done = 0  # bytes of the parts that the server has
         self._early = early  # parts that were sent while the file was written
+        self._flying: list[_Counted] = []
+        self._upload: Upload | None = None
+        self._speed = Speed(lambda: self.sent)
         self._backend = backend
         self._target = target
         self._spool = spool
         self._size = size
+
+    @property
+    def sent(self) -> int:
+        """How many bytes have left this machine: of a request that is repeated, those of the last attempt."""
+        return self._done + sum(body.given for body in self._flying)
+
+    @property
+    def rate(self) -> float:
+        """How many bytes a second leave this machine, of late."""
+        return self._speed.rate
+
+    async def withdraw(self) -> None:
+        """Abort what the server has of a cancelled multipart upload."""
+        if self._early is not None:
+            await self._early.end()
+        if self._upload is not None:
+            self._spool.describe(upload=None)
+            with trio.move_on_after(ABORT_S, shield=True):
+                await _abort(self._upload)
 
     async def run(self) -> Entry:
         """Upload the file and return its entry on the server. An error other than Unavailable aborts the upload."""
@@ -42,11 +66,12 @@ class Transfer:
         if self._early is not None and self._size <= self._backend.capabilities.whole:
             await self._early.end()
         if self._size <= (self._backend.capabilities.whole if place.whole is None else most):
-            return await self._backend.upload(self._target, self._spool.source(0, self._size))
+            return await self._backend.upload(self._target, self._counted(0, self._size))
         if multipart is None or self._size > most:
             what = f"“{self._target.name}” has {self._size:,} bytes"
             raise TooLarge(f"{what}; this system takes {most:,} at most.")
         upload, begun = await self._begin(multipart)
+        self._upload = upload
         try:
             receipts = await self._send_parts(upload, begun)
             return await upload.complete(receipts, self._size)
@@ -83,15 +108,16 @@ class Transfer:
     async def _send_parts(self, upload: Upload, begun: Begun) -> list[Receipt]:
         """Send all parts but those sent earlier, several at a time; the first error cancels the others."""
         receipts = {receipt.number: receipt for receipt in begun.receipts}
-        self.sent = sum(receipt.size for receipt in begun.receipts)
+        self._done = sum(receipt.size for receipt in begun.receipts)
         starts = enumerate(range(0, self._size, begun.step), 1)
         waiting = iter([(number, start) for number, start in starts if number not in receipts])
 
         async def work() -> None:
             for number, start in waiting:
-                source = self._spool.source(start, min(start + begun.step, self._size))
+                source = self._counted(start, min(start + begun.step, self._size))
                 receipts[number] = await _put(upload, number, source)
-                self.sent += source.size
+                self._flying.remove(source)
+                self._done += source.size
                 self._spool.describe(upload=Begun(upload.token, begun.step, tuple(receipts.values())))
 
         with _first_error():
@@ -99,6 +125,57 @@ class Transfer:
                 for _ in range(parts_at_once(self._backend)):
                     nursery.start_soon(work)
         return [receipts[number] for number in sorted(receipts)]
+
+    def _counted(self, start: int, stop: int) -> _Counted:
+        body = _Counted(self._spool.source(start, stop), self._speed)
+        self._flying.append(body)
+        return body
+
+
+class _Counted:
+    """A body that counts the bytes taken of it, in whatever thread they are taken."""
+
+    def __init__(self, source: Source, speed: Speed) -> None:
+        self._source = source
+        self._speed = speed
+        self.given = 0
+
+    @property
+    def size(self) -> int:
+        return self._source.size
+
+    def chunks(self) -> Iterator[bytes]:
+        self.given = 0
+        for chunk in self._source.chunks():
+            yield chunk
+            self.given += len(chunk)
+            self._speed.note()
+
+    def md5(self) -> bytes:
+        return self._source.md5()
+
+
+class Speed:
+    """The rate at which a count of bytes grows, over the last `WINDOW_S`."""
+
+    WINDOW_S, STEP_S = 10.0, 0.25
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+        self._samples = deque([(time.monotonic(), count())], maxlen=int(self.WINDOW_S / self.STEP_S))
+
+    def note(self) -> None:
+        """Take a sample, if it is time for one."""
+        now = time.monotonic()
+        if now - self._samples[-1][0] >= self.STEP_S:
+            self._samples.append((now, self._count()))
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        now = time.monotonic()
+        since, count = next((s for s in list(self._samples) if now - s[0] <= self.WINDOW_S), (now, 0))
+        return max(self._count() - count, 0) / (now - since) if now > since else 0.0
 
 
 def part_size(size: int, rules: Parts) -> int:

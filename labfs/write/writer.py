@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from labfs.backend import Entry, Target
+from labfs.errors import Withdrawn
 from labfs.read.reader import Reader
 from labfs.write.draft import Draft
 from labfs.write.early import Early, Place
@@ -43,6 +44,7 @@ class Writer(Draft):
         self._transfer: Transfer | None = None
         self._commit = trio.Lock()
         self._early = None if base else Early(destination, spool, self._written)
+        self._cancelled = trio.CancelScope()
 
     @classmethod
     def adopted(cls, spool: SpoolFile, base: Reader | None, opened: Entry | None, destination: Destination) -> Writer:
@@ -75,8 +77,19 @@ class Writer(Draft):
 
     @property
     def sent(self) -> int:
-        """How many bytes of the commit under way the server has."""
+        """How many bytes of the commit under way have left this machine."""
         return 0 if self._transfer is None else self._transfer.sent
+
+    @property
+    def rate(self) -> float:
+        """How many bytes a second leave this machine, of late."""
+        return 0.0 if self._transfer is None else self._transfer.rate
+
+    def cancel(self) -> bool:
+        """Cancel the commit under way, which raises Withdrawn then; false if there is none."""
+        if self.committing:
+            self._cancelled.cancel()
+        return self.committing
 
     async def committed(self) -> None:
         """Wait for the commit under way, if there is one."""
@@ -94,19 +107,23 @@ class Writer(Draft):
             if not self.dirty:
                 return None
             self.committing, self._transfer, self.error = True, None, None
+            self._cancelled = trio.CancelScope()
             self._commits += 1
             sending: SpoolFile | None = None
             try:
                 self._check_whole()
-                target = await self._destination.aim()
-                await self.fill()
-                sending = self._sending = self.spool
-                changes = self._changes
-                sending.describe(state=State.SENDING, size=self.size, missing=(), begun=time.time())
-                early, self._early = self._early, None
-                self._transfer = Transfer(self._destination.backend, target, sending, self.size, early)
-                entry = await self._transfer.run()
-                self._destination.arrived(entry)
+                with self._cancelled:
+                    target = await self._destination.aim()
+                    await self.fill()
+                    sending = self._sending = self.spool
+                    changes = self._changes
+                    sending.describe(state=State.SENDING, size=self.size, missing=(), begun=time.time())
+                    early, self._early = self._early, None
+                    self._transfer = Transfer(self._destination.backend, target, sending, self.size, early)
+                    entry = await self._transfer.run()
+                    self._destination.arrived(entry)
+                if self._cancelled.cancelled_caught:
+                    await self._withdraw(sending)
             except Exception as error:
                 self.error = error
                 await self.end_early()  # it did not come so far that the transfer took the parts over
@@ -121,3 +138,11 @@ class Writer(Draft):
                 with suppress(OSError):  # a full disk: after a crash the outbox finds out that the server has the file
                     self.spool.describe(state=State.SAVED)
             return entry
+
+    async def _withdraw(self, sending: SpoolFile | None) -> None:
+        """Abort a cancelled commit on the server. Raises Withdrawn."""
+        if self._transfer is not None:
+            await self._transfer.withdraw()
+        if sending is not None:
+            sending.describe(died=True)  # its last request may still be carried out
+        raise Withdrawn("Its upload was cancelled; its bytes are kept in the outbox.")

@@ -30,6 +30,7 @@ from labfs.backend import (
     takes,
 )
 from labfs.errors import LabfsError, NotFound, Stale
+from labfs.errors.health import Health
 from labfs.read.blocks import Blocks
 from labfs.tree.node import Node
 from labfs.tree.site import Site
@@ -80,7 +81,7 @@ class MemoryBackend:
     more: list[Entry] = field(default_factory=list)  # further entries of the box
     announces: bool = True  # a download's size before its bytes
     piece: int = MIB // 4  # bytes of a download that arrive at once
-    outage: str | None = None
+    health: Health = field(default_factory=Health)
     under_way: int = 0
     most_at_once: int = 0
     _ids: int = 100

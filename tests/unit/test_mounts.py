@@ -49,4 +49,4 @@ def test_a_mount_that_does_not_answer_keeps_no_other_from_telling(
     place.directory.mkdir(parents=True)
     assert place.claim()
     done = CliRunner().invoke(cli.cli, ["status"])
-    assert (done.exit_code, "is starting, ending or busy" in done.output) == (0, True)
+    assert (done.exit_code, "is starting, ending or busy" in done.output) == (5, True)

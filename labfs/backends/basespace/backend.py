@@ -39,6 +39,7 @@ from labfs.backends.common import Settings, sift
 from labfs.backends.looking import Change, Looking
 from labfs.backends.paging import Paging
 from labfs.errors import Denied, Exists, LabfsError, Malformed, NotFound, Unsupported
+from labfs.errors.health import Health
 from labfs.http.client import Answer, Client, Request
 from labfs.http.contents import Address, Presigned, address
 
@@ -93,8 +94,8 @@ class BaseSpace:
         return self._saving
 
     @property
-    def outage(self) -> str | None:
-        return self._client.outage
+    def health(self) -> Health:
+        return self._client.health
 
     async def aclose(self) -> None:
         await self._client.aclose()

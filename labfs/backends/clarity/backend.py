@@ -30,6 +30,7 @@ from labfs.backends.clarity.requests import API, BATCHES, CONNECTIONS, Api, Whol
 from labfs.backends.common import Settings, sift
 from labfs.backends.several import each
 from labfs.errors import Denied, Invalid, Malformed, NotFound, NotPermitted, Unsupported
+from labfs.errors.health import Health
 from labfs.http.client import Client
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,8 @@ class Clarity:
         """A file goes up in one piece only."""
 
     @property
-    def outage(self) -> str | None:
-        return self._client.outage
+    def health(self) -> Health:
+        return self._client.health
 
     async def aclose(self) -> None:
         await self._client.aclose()

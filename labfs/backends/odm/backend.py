@@ -49,6 +49,7 @@ from labfs.errors import (
     NotPermitted,
     Unsupported,
 )
+from labfs.errors.health import Health
 from labfs.http.client import Answer, Client, Patience, Request
 from labfs.http.contents import Direct
 
@@ -121,8 +122,8 @@ class Odm:
         """A file goes up in one piece only."""
 
     @property
-    def outage(self) -> str | None:
-        return self._client.outage
+    def health(self) -> Health:
+        return self._client.health
 
     async def aclose(self) -> None:
         await self._client.aclose()

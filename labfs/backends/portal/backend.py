@@ -32,6 +32,7 @@ from labfs.backends.portal.requests import Requests, after
 from labfs.backends.portal.rows import Addresses, Attached, Json, Place, located
 from labfs.backends.portal.saving import LARGEST, Saving
 from labfs.errors import Denied, Invalid, LabfsError, Malformed, NotFound, NotPermitted, Unsupported
+from labfs.errors.health import Health
 from labfs.http.client import Answer, Client
 from labfs.http.contents import Address
 
@@ -91,8 +92,8 @@ class Portal:
         """A file goes up in one piece only."""
 
     @property
-    def outage(self) -> str | None:
-        return self._client.outage
+    def health(self) -> Health:
+        return self._client.health
 
     async def aclose(self) -> None:
         await self._client.aclose()

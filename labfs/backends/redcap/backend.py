@@ -32,6 +32,7 @@ from labfs.backends.redcap.saving import Saving
 from labfs.backends.redcap.wire import Rounds, Secret, Wire, explain, site_url
 from labfs.backends.several import each
 from labfs.errors import Exists, Invalid, NameTooLong, NotFound, NotPermitted, Stale, Unranged, Unsupported
+from labfs.errors.health import Health
 from labfs.http.client import Client
 
 REQUESTS_PER_S = 5
@@ -90,8 +91,8 @@ class Redcap:
         """A file goes up in one piece only."""
 
     @property
-    def outage(self) -> str | None:
-        return self._client.outage
+    def health(self) -> Health:
+        return self._client.health
 
     async def aclose(self) -> None:
         await self._client.aclose()
