@@ -391,6 +391,24 @@ def is_dispensable() -> bool:
     return _DISPENSABLE.get()
 
 
+_CURIOUS: ContextVar[bool] = ContextVar("curious", default=False)
+
+
+@contextmanager
+def curious() -> Iterator[None]:
+    """Mark what is asked in here as asked to learn whether a server is there: where none is, two tries tell that."""
+    before = _CURIOUS.set(True)
+    try:
+        yield
+    finally:
+        _CURIOUS.reset(before)
+
+
+def is_curious() -> bool:
+    """Whether a request made now is to find out whether its server is there."""
+    return _CURIOUS.get()
+
+
 _UNHURRIED: ContextVar[bool] = ContextVar("unhurried", default=False)
 
 

@@ -24,6 +24,7 @@ class Kind:
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     projects: tuple[str, ...] = ()
     api: str = ""  # the path below a site's url at which its API is
+    renewal: str = ""  # where a person gets a new credential, as a sentence
 
     def build(self, settings: Settings) -> Backend:
         """Make a site's backend; must be called where trio runs.
@@ -36,14 +37,28 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "basespace": Kind("Illumina BaseSpace Sequence Hub", "basespace", ("token",), api="v1pre3"),
-    "clarity": Kind("Illumina Clarity LIMS", "clarity", ("username", "password"), api="api/v2"),
+    "basespace": Kind(
+        "Illumina BaseSpace Sequence Hub",
+        "basespace",
+        ("token",),
+        api="v1pre3",
+        renewal="A new token is made at developer.basespace.illumina.com (My Apps, Credentials of an app), or by the"
+        " vendor's program bs, which keeps it as accessToken in ~/.basespace/default.cfg.",
+    ),
+    "clarity": Kind(
+        "Illumina Clarity LIMS",
+        "clarity",
+        ("username", "password"),
+        api="api/v2",
+        renewal="The administrator of the LIMS sets passwords, and lets a role sign in to the API.",
+    ),
     "odm": Kind(
         "Genestack Open Data Manager",
         "odm",
         ("token",),
         {"audience": ("as-curator", "as-user"), "sign_in": ("token", "bearer")},
         api="api/v1",
+        renewal="A new token is made on the profile page of its web interface.",
     ),
     "portal": Kind(
         "ALSF Resources Portal",
@@ -51,6 +66,13 @@ KINDS: dict[str, Kind] = {
         ("token",),
         {"organizations": ("mine", "all"), "user_id": ()},
         api="v1",
+        renewal="A token is good for 26 weeks; signing in to the portal with ORCID gives a new one.",
     ),
-    "redcap": Kind("REDCap", "redcap", (), projects=("token",)),
+    "redcap": Kind(
+        "REDCap",
+        "redcap",
+        (),
+        projects=("token",),
+        renewal="Each project has a page API in its web interface, which shows the token and makes a new one.",
+    ),
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labfs.backend import Entry
+from labfs.http.failures import Login
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,15 @@ class Settings:
     secrets: Mapping[str, Callable[[], str]] = field(repr=False)
     options: Mapping[str, str]
     projects: Mapping[str, Mapping[str, Callable[[], str]]] = field(default_factory=dict, repr=False)
+    title: str = "the lab system"
+    renewal: str = ""  # where a new credential comes from, as a sentence
     timeout_s: float  # the longest silence before a request is given up
     proxy: Callable[[], str] | None = None  # its address; "" is the direct way, None leaves it to the environment
     ca: str = ""  # a file or directory of certificates that are trusted besides the machine's own
+
+    def login(self, own: Callable[[Mapping[str, str], str], bool]) -> Login:
+        """Return what is said of refused credentials; `own` tells the system's refusals from those of others."""
+        return Login(self.title, self.renewal, own)
 
 
 def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[Entry, ...], int]:

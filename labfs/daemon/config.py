@@ -56,11 +56,12 @@ class SiteSettings:
 
     def open(self, *, read_only: bool = False) -> Site:
         """Make the site; must be called where trio runs."""
+        kind = KINDS[self.kind]
         settings = Settings(
             name=self.name, url=self.url, secrets=self.secrets, options=self.options, projects=self.projects,
-            timeout_s=self.timeout_s, proxy=self.proxy, ca=self.ca,
+            timeout_s=self.timeout_s, proxy=self.proxy, ca=self.ca, title=kind.title, renewal=kind.renewal,
         )  # fmt: skip
-        backend: Backend = KINDS[self.kind].build(settings)
+        backend: Backend = kind.build(settings)
         return Site(
             self.name,
             self.kind,

@@ -24,13 +24,13 @@ import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Sink, Stretch, is_dispensable, is_unhurried
+from labfs.backend import Sink, Stretch, is_curious, is_dispensable, is_unhurried
 from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
 from labfs.errors.secrecy import know_headers
 from labfs.http.breaker import Breaker
 from labfs.http.download import Ask, Bulk, rust
 from labfs.http.exchange import LONGEST_ANSWER, Answer, Request
-from labfs.http.failures import is_page, refusal, translated
+from labfs.http.failures import Login, is_page, refusal, translated
 from labfs.http.limit import Limit
 from labfs.http.network.connections import Grant, Trial, socket_options
 from labfs.http.network.lines import Lines, granted, stream
@@ -61,7 +61,7 @@ class Client:
 
     `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of headers that
     a 401 refused, whether `credentials` gives others by now. `explain` extracts the service's own sentence from an
-    error answer. `timeout_s` is the read timeout in seconds, and `compiling` times that of an unhurried request;
+    error answer, and `login` what a refused credential means. `timeout_s` is the read timeout in seconds, and `compiling` times that of an unhurried request;
     `requests_per_s` is the rate that the service allows. `proxy` and `ca` are those of `Settings`.
     Raises ConfigError if they, or the environment, name a proxy or certificates that cannot be used.
     """
@@ -78,6 +78,7 @@ class Client:
         timeout_s: float = 8.0,
         compiling: float = COMPILING,
         explain: Callable[[Answer], str] = no_explanation,
+        login: Login = Login(),  # noqa: B008
         proxy: Callable[[], str] | None = None,
         ca: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
@@ -87,7 +88,8 @@ class Client:
         self.url = url.rstrip("/") + "/"
         self._source = credentials
         self._another = another
-        self._explain = explain
+        self._explained = explain
+        self._login = login
         self.timeout_s = timeout_s
         self.limit = Limit(site)
         self._pace = Pace(requests_per_s)
@@ -189,7 +191,14 @@ class Client:
             self.url = better  # unless another request has set it already
             raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
-        raise refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
+        said = self._explained(answer) if signed else self._explain(answer)
+        raise refusal(answer.status, answer.headers, what, said, page=page)
+
+    def _explain(self, answer: Answer) -> str:
+        said = self._explained(answer)
+        if answer.status != 401:
+            return said
+        return self._login.refused(self.site, self.url, answer.headers, said, answer.what)
 
     # -- file bytes ----------------------------------------------------------------------------------
 
@@ -356,6 +365,7 @@ class Client:
                 continue
             except Unavailable as error:
                 lost = isinstance(error, Unanswered) and not repeatable
+                lost = lost or (error.plain and is_curious() and wait_s > FIRST_WAIT_S)
                 # The server may still work on a request that timed out late, and a second one would take as long.
                 lost = lost or (is_unhurried() and trio.current_time() - began >= self.timeout_s)
                 own_pause = wait_s * random.uniform(0.7, 1.3)

@@ -44,7 +44,8 @@ LIBRARIES = {
     "sqlite3": {"tree/remembered"},
     "defusedxml": {"backends/clarity"},
     "click": {"cli"},
-    "keyring": {"daemon/credentials"},
+    "keyring": {"daemon/credentials", "daemon/setup/keeping"},
+    "tomlkit": {"daemon/setup/keeping"},
     "platformdirs": {"daemon/config"},
 }
 VENDORS = ("basespace", "illumina", "redcap", "clarity", "genestack")

@@ -66,6 +66,7 @@ def build(settings: Settings) -> BaseSpace:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        login=settings.login(_is_own),
         explain=_explain,
     )
     return BaseSpace(client)
@@ -260,6 +261,11 @@ class BaseSpace:
 
     async def delete(self, entry: Entry) -> None:
         raise Denied(f"{self._client.site} cannot delete a single file.")
+
+
+def _is_own(headers: Mapping[str, str], said: str) -> bool:
+    """Whether a 401 is the service's: each of its errors has a message."""
+    return bool(said)
 
 
 def _explain(answer: Answer) -> str:

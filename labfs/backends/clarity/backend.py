@@ -59,6 +59,7 @@ def build(settings: Settings) -> Clarity:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        login=settings.login(_is_own),
         explain=explain,
     )
     return Clarity(client)
@@ -310,6 +311,11 @@ class Clarity:
 
     async def delete(self, entry: Entry) -> None:
         await self._files.delete(entry.label)
+
+
+def _is_own(headers: Mapping[str, str], said: str) -> bool:
+    """Whether a 401 is the service's, which asks for a login by HTTP Basic."""
+    return headers.get("www-authenticate", "").lower().startswith("basic")
 
 
 def _page(convert: Callable[[Node], Entry], nodes: Iterable[Node], following: int | None) -> Page:

@@ -94,6 +94,7 @@ def build(settings: Settings) -> Odm:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        login=settings.login(_is_own),
         explain=_explain,
     )
     return Odm(client, settings.options["audience"])
@@ -327,6 +328,12 @@ def _accession(entry: Entry, kind: str) -> str:
     if not entry.id.startswith(f"{kind}/"):
         raise NotFound(f"“{entry.name}” holds nothing that could be listed.")
     return entry.label
+
+
+def _is_own(headers: Mapping[str, str], said: str) -> bool:
+    """Whether a 401 can be the service's: no source tells more than that it takes tokens, and asks for no login."""
+    challenge = headers.get("www-authenticate", "").lower()
+    return not challenge or challenge.startswith("bearer")
 
 
 def _explain(answer: Answer) -> str:

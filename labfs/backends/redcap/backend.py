@@ -29,7 +29,7 @@ from labfs.backends.redcap import entries
 from labfs.backends.redcap.entries import Place, mint, parse
 from labfs.backends.redcap.projects import Projects
 from labfs.backends.redcap.saving import Saving
-from labfs.backends.redcap.wire import Rounds, Secret, Wire, explain, site_url
+from labfs.backends.redcap.wire import Rounds, Secret, Wire, explain, is_own, site_url
 from labfs.backends.several import each
 from labfs.errors import Exists, Invalid, NameTooLong, NotFound, NotPermitted, Stale, Unranged, Unsupported
 from labfs.http.client import Client
@@ -61,7 +61,8 @@ def build(settings: Settings) -> Redcap:
         compiling=COMPILING,
         proxy=settings.proxy,
         ca=settings.ca,
-        explain=partial(explain, tuple(tokens.values())),
+        login=settings.login(is_own),
+        explain=partial(explain, tuple(tokens.values()), settings.renewal),
     )
     return Redcap(client, tokens)
 
