@@ -313,6 +313,10 @@ class Backend(Protocol):
         """
         ...
 
+    async def rights(self) -> str:
+        """Return what this account may do, in the system's words; "" where it does not tell that without a change."""
+        ...
+
     async def page(self, parent: Entry, cursor: str | None) -> Page:
         """Return one page of what is in `parent`; each entry once, in a stable order."""
         ...
@@ -358,6 +362,20 @@ class Backend(Protocol):
 
     async def delete(self, entry: Entry) -> None:
         """Delete a file. Deleting what is gone is not an error."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class DeviceFlow(Protocol):
+    """How a system gives a program a token that a person allows on a page of its own."""
+
+    async def begin(self) -> str:
+        """Ask for a token; return the address of the page."""
+        ...
+
+    async def token(self) -> str:
+        """Wait until a person has allowed it; return the token. Raises Denied, TimedOut."""
         ...
 
     async def aclose(self) -> None: ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any
 
 from labfs.backend import Entry
@@ -34,9 +35,14 @@ class Settings:
     proxy: Callable[[], str] | None = None  # its address; "" is the direct way, None leaves it to the environment
     ca: str = ""  # a file or directory of certificates that are trusted besides the machine's own
 
+    @property
+    def renewed(self) -> str:
+        """Where a new credential comes from and how it is stored, as sentences."""
+        return f"{self.renewal} Store a new one with: labfs login {quote(self.name)}".lstrip()
+
     def login(self, own: Callable[[Mapping[str, str], str], bool]) -> Login:
         """Return what is said of refused credentials; `own` tells the system's refusals from those of others."""
-        return Login(self.title, self.renewal, own)
+        return Login(self.title, self.renewed, own)
 
 
 def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[Entry, ...], int]:

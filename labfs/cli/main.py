@@ -23,7 +23,9 @@ from typing import Any, NoReturn
 import click
 
 from labfs import __version__
+from labfs.cli.login import login
 from labfs.cli.outbox import leftovers_in, outbox, size
+from labfs.cli.sites import sites
 from labfs.daemon import config, control, mounts
 from labfs.errors import ConfigError, LabfsError, secrecy, sentence
 
@@ -337,14 +339,6 @@ def refresh(path: str) -> None:
     control.ask(place.socket, {"op": "refresh", "path": inside})
 
 
-@cli.command()
-@click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
-def sites(path: Path | None) -> None:
-    """List the configured sites."""
-    for site in config.load(path).sites:
-        click.echo(f"{site.name:<16} {site.kind:<10} {site.access:<6} {site.url}")
-
-
 def _inside(path: str) -> tuple[mounts.Place, str]:
     """Return the mount that a path lies in, and the path from its mount point."""
     where = mounts.absolute(path)
@@ -381,4 +375,6 @@ def demo(keep: bool) -> None:
     sys.exit(tour(keep=keep))
 
 
+cli.add_command(login)
 cli.add_command(outbox)
+cli.add_command(sites)

@@ -198,7 +198,7 @@ class Client:
         said = self._explained(answer)
         if answer.status != 401:
             return said
-        return self._login.refused(self.site, self.url, answer.headers, said, answer.what)
+        return self._login.refused(self.url, answer.headers, said, answer.what)
 
     # -- file bytes ----------------------------------------------------------------------------------
 

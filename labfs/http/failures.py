@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from shlex import quote
 
 import httpx
 from pyreqwest.exceptions import BuilderError, PyreqwestError
@@ -149,7 +148,7 @@ def ended(sentence: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What is said of refused credentials: the system's `title`, and where a new credential comes from (`renewal`).
+    """What is said of refused credentials: the system's `title`, and how it is renewed (`renewal`).
 
     `own` tells, of the status, headers and sentence of a 401, whether the system answers so; another one that stands
     at the address, or a gateway before it, knows nothing of the credentials.
@@ -159,7 +158,7 @@ class Login:
     renewal: str = ""
     own: Callable[[Mapping[str, str], str], bool] = lambda headers, said: True
 
-    def refused(self, site: str, url: str, headers: Mapping[str, str], said: str, what: str) -> str:
+    def refused(self, url: str, headers: Mapping[str, str], said: str, what: str) -> str:
         """Return what a 401 means, as sentences; `said` is the system's own, or empty."""
         first = ended(said or f"{what} answered 401")
         if not self.own(headers, said):
@@ -167,8 +166,7 @@ class Login:
                 f"{first} {self.title} does not answer so: another system, or a gateway with a sign-in of its own, is"
                 f" at {url}. Is the site's url right?"
             )
-        renewal = f" {self.renewal}" if self.renewal else ""
-        return f"{first} The token or password was refused.{renewal} Store a new one with: labfs login {quote(site)}"
+        return f"{first} The token or password was refused. {self.renewal}".rstrip()
 
 
 def is_page(headers: Mapping[str, str], body: bytes) -> bool:

@@ -103,6 +103,14 @@ class BaseSpace:
     async def check(self) -> str:
         return str((await self._get("users/current")).get("Name") or "somebody without a name")
 
+    async def rights(self) -> str:
+        try:
+            scopes = (await self._get("oauthv2/token/current")).get("Scopes")
+        except (Denied, NotFound, Malformed) as error:
+            log.info("%s does not tell what its token may do: %s", self._client.site, error)
+            return ""
+        return ", ".join(str(scope) for scope in scopes) if isinstance(scopes, list) else ""
+
     # -- looking -------------------------------------------------------------------------------------
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:

@@ -133,6 +133,10 @@ class Odm:
         await self._get(f"{self._audience}/studies", {"pageLimit": "0"})
         return self._audience.removeprefix("as-")
 
+    async def rights(self) -> str:
+        """Tell the role that is asked for; which groups its user is in, the system does not tell."""
+        return "drafts and published data, imports" if self._curator else "published data"
+
     # -- looking -------------------------------------------------------------------------------------
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:

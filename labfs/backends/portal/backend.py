@@ -112,6 +112,9 @@ class Portal:
         self._addresses.record(found["owned_attachments"], answer)
         return found
 
+    async def rights(self) -> str:
+        return ""
+
     # -- looking -------------------------------------------------------------------------------------
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:

@@ -62,7 +62,7 @@ def build(settings: Settings) -> Redcap:
         proxy=settings.proxy,
         ca=settings.ca,
         login=settings.login(is_own),
-        explain=partial(explain, tuple(tokens.values()), settings.renewal),
+        explain=partial(explain, tuple(tokens.values()), renewal=settings.renewed),
     )
     return Redcap(client, tokens)
 
@@ -100,7 +100,10 @@ class Redcap:
     async def check(self) -> str:
         """Ask each project for its dictionary, which is needed next anyway."""
         await each(self._projects.schema, self._aliases[:CHECKED], CAPABILITIES.connections)
-        return f"the users of {len(self._aliases)} tokens"
+        return "the token's user" if len(self._aliases) == 1 else f"the users of {len(self._aliases)} tokens"
+
+    async def rights(self) -> str:
+        return ""
 
     # -- looking -------------------------------------------------------------------------------------
 

@@ -257,7 +257,7 @@ def is_own(headers: Mapping[str, str], said: str) -> bool:
     return bool(said)
 
 
-def explain(tokens: Iterable[Secret], renewal: str, answer: Answer) -> str:
+def explain(tokens: Iterable[Secret], answer: Answer, *, renewal: str = "") -> str:
     """Return the server's own sentence, free of tokens; of an unknown one also where another comes from."""
     text = _sentence(answer)
     if answer.status == 403 and text.endswith(NO_RIGHT):
