@@ -72,7 +72,7 @@ def login(
 
 def _project(piped: bool) -> str:
     if piped:
-        raise ConfigError("Each project has a token of its own; name the project, as its folder is to be called: --project")
+        raise ConfigError("Each project has a token of its own; name its folder with --project.")
     return str(click.prompt("Project, as its folder is to be called")).strip()
 
 

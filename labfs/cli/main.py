@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import click
 
 from labfs import __version__
+from labfs.cli.doctor import doctor
 from labfs.cli.login import login
 from labfs.cli.outbox import leftovers_in, outbox, size
 from labfs.cli.sites import sites
@@ -375,6 +376,7 @@ def demo(keep: bool) -> None:
     sys.exit(tour(keep=keep))
 
 
+cli.add_command(doctor)
 cli.add_command(login)
 cli.add_command(outbox)
 cli.add_command(sites)

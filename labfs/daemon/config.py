@@ -222,13 +222,17 @@ def _beside(path: Path, where: str, ca: Any) -> str:
     return str(path.absolute().parent / Path(ca).expanduser())
 
 
-def has_literal(table: Mapping[str, Any]) -> bool:
-    """Whether a secret of a site stands in the file itself."""
-    kind = KINDS[table["kind"]]
+def has_literal(table: Any) -> bool:
+    """Whether a secret of a site stands in the file itself; the table need not be valid."""
+    kind = KINDS.get(str(table.get("kind"))) if isinstance(table, dict) else None
+    if kind is None:
+        return False
     own = [table.get(key) for key in kind.secrets]
     if "@" in str(table.get("proxy", "")):  # has a password
         own.append(table["proxy"])
-    members = [project.get(key) for key in kind.projects for project in table["projects"].values()]
+    projects = table.get("projects")
+    tables = [one for one in projects.values() if isinstance(one, dict)] if isinstance(projects, dict) else []
+    members = [project.get(key) for key in kind.projects for project in tables]
     return any(isinstance(value, str) for value in (*own, *members))
 
 

@@ -301,6 +301,12 @@ def disk_errors() -> Iterator[None]:
         raise DiskFailed(error.errno, error.strerror) from error
 
 
+def ended(sentence: str) -> str:
+    """Return a sentence with a full stop, which the services' own often lack."""
+    text = sentence.rstrip()
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 def sentence(error: BaseException) -> str:
     """Return an error as a sentence for users, without the messages of foreign exceptions, which may quote a secret."""
     if isinstance(error, LabfsError | DiskFailed | TimeoutError):

@@ -61,7 +61,8 @@ class Client:
 
     `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of headers that
     a 401 refused, whether `credentials` gives others by now. `explain` extracts the service's own sentence from an
-    error answer, and `login` what a refused credential means. `timeout_s` is the read timeout in seconds, and `compiling` times that of an unhurried request;
+    error answer, and `login` says what a refused credential means. `timeout_s` is the read timeout in seconds, and
+    `compiling` times that of an unhurried request;
     `requests_per_s` is the rate that the service allows. `proxy` and `ca` are those of `Settings`.
     Raises ConfigError if they, or the environment, name a proxy or certificates that cannot be used.
     """

@@ -21,7 +21,7 @@ import httpx
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 
 from labfs import errors
-from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable
+from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable, ended
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def unreached(what: str, error: httpx.TransportError) -> Unavailable:
     reasons = {
         ABSENT: f"no host is called {host.rpartition(':')[0] or host} here. Is its address right, and is this machine"
         " in the network or VPN that knows it?",
-        os.strerror(errno.ECONNREFUSED): f"{host} refuses the connection. Is its address right, and its server running?",
+        os.strerror(errno.ECONNREFUSED): f"{host} refuses it. Is its address right, and its server running?",
     }
     hint = reasons.get(cause)
     sentence = f"{what} cannot be reached ({cause})" + (f": {hint}" if hint else ".")
@@ -138,12 +138,6 @@ def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, 
     if status == 401:
         return errors.Unauthorized(reason or sentence)  # `Login` has ended it
     return _BY_STATUS.get(status, errors.Malformed if status < 400 else errors.Invalid)(sentence)
-
-
-def ended(sentence: str) -> str:
-    """Return a sentence with a full stop, which the services' own often lack."""
-    text = sentence.rstrip()
-    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 @dataclass(frozen=True, slots=True)

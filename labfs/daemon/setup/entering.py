@@ -111,9 +111,11 @@ def entry(path: Path, site: str, kind: str | None, url: str | None) -> Entry:
         return Entry(path, site, "", fresh, fresh)
     if not isinstance(table, dict) or table.get("kind") not in KINDS:
         config.site(path, site, table)  # which raises
+        raise AssertionError("unreachable")
     for key, given in (("kind", kind), ("url", url)):
         if given and given != table.get(key):
-            raise ConfigError(f"{path}: site “{site}” has the {key} {table.get(key)}; change it there, or take a new name.")
+            now = table.get(key)
+            raise ConfigError(f"{path}: site “{site}” has the {key} {now}; change it there, or take a new name.")
     return Entry(path, site, "", table, {})
 
 

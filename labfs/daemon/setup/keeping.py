@@ -38,9 +38,20 @@ def keep(path: Path, site: str, alias: str, key: str, secret: str, known: Any) -
             return dict(known), str(own)
     if _in_keyring(service, key, secret):
         return {"keyring": True}, "the keyring"
-    file = path.absolute().parent / SECRETS / "-".join(quote(part, safe=" ") for part in (site, alias, key) if part)
-    _write(file, secret)
-    return {"file": str(file)}, str(file)
+    fresh = path.absolute().parent / SECRETS / "-".join(quote(part, safe=" ") for part in (site, alias, key) if part)
+    _write(fresh, secret)
+    return {"file": str(fresh)}, str(fresh)
+
+
+def keyring_name() -> str:
+    """Return what the keyring of this session is called; "" if there is none that keeps anything."""
+    import keyring
+
+    try:
+        ring = keyring.get_keyring()
+        return str(ring.name) if ring.priority > 0 else ""
+    except Exception:  # as below
+        return ""
 
 
 def _in_keyring(service: str, key: str, secret: str) -> bool:
@@ -49,7 +60,7 @@ def _in_keyring(service: str, key: str, secret: str) -> bool:
     import keyring.errors
 
     try:
-        if not keyring.get_keyring().priority > 0:
+        if not keyring_name():
             return False
         keyring.set_password(service, key, secret)
         return keyring.get_password(service, key) == secret
@@ -88,7 +99,7 @@ def point(path: Path, site: str, alias: str, values: Mapping[str, Any], fresh: M
         text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
         mode = path.stat().st_mode & 0o7777 if path.exists() else 0o600
         document = tomlkit.parse(text)
-        section = _section(document, site, fresh)
+        section: Table | InlineTable = _section(document, site, fresh)
         if alias:
             section = _project(section, alias)
         for key, value in values.items():
@@ -119,7 +130,7 @@ def _section(document: tomlkit.TOMLDocument, site: str, fresh: Mapping[str, str]
     return cast(Table, sites[site])
 
 
-def _project(section: Table, alias: str) -> Table | InlineTable:
+def _project(section: Table | InlineTable, alias: str) -> Table | InlineTable:
     if "projects" not in section:
         section["projects"] = tomlkit.inline_table()
     projects = cast(Table, section["projects"])
