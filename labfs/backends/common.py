@@ -38,7 +38,7 @@ class Settings:
     @property
     def renewed(self) -> str:
         """Where a new credential comes from and how it is stored, as sentences."""
-        return f"{self.renewal} Store a new one with: labfs login {quote(self.name)}".lstrip()
+        return f"{self.renewal} It is stored by: labfs login {quote(self.name)}.".lstrip()
 
     def login(self, own: Callable[[Mapping[str, str], str], bool]) -> Login:
         """Return what is said of refused credentials; `own` tells the system's refusals from those of others."""

@@ -136,7 +136,7 @@ def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, 
     if status == 408 or (status >= 500 and status not in _BY_STATUS):
         return Unanswered(sentence, lost=status != 500 or not reason, retry_after_s=wish)
     if status == 401:
-        return errors.Unauthorized(reason or sentence)  # `Login` has ended it
+        return errors.Unauthorized(sentence)
     return _BY_STATUS.get(status, errors.Malformed if status < 400 else errors.Invalid)(sentence)
 
 

@@ -82,9 +82,9 @@ class Entry:
 
     def _check_own(self, secrets: Mapping[str, str]) -> None:
         """Raises ConfigError for the secrets of another project of the site, which would be mounted twice."""
-        projects = self.table.get("projects")
-        for alias in projects if isinstance(projects, dict) and self.alias else ():
-            one = {**self.table, "projects": {alias: projects[alias]}}
+        projects: Any = self.table.get("projects")
+        for alias, table in projects.items() if isinstance(projects, dict) and self.alias else ():
+            one = {**self.table, "projects": {alias: table}}
             try:
                 other = config.site(self.path, self.site, one).projects[alias]
                 same = alias != self.alias and {key: read() for key, read in other.items()} == dict(secrets)
