@@ -10,6 +10,8 @@ from typing import Any
 import keyring.backend
 import keyring.errors
 
+NONE = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}  # a process without one, whatever this machine has
+
 
 class Ring(keyring.backend.KeyringBackend):
     priority: Any = 9
@@ -35,5 +37,7 @@ def env(file: Path) -> dict[str, str]:
     return {
         "LABFS_RING": str(file),
         "PYTHON_KEYRING_BACKEND": "ring.Ring",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]).rstrip(
+            os.pathsep
+        ),
     }

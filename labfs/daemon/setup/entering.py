@@ -70,7 +70,7 @@ class Entry:
         moved = values != {key: known.get(key) for key in secrets}
         if moved:
             keeping.point(self.path, self.site, self.alias, values, self.fresh)
-        return Stored(told, tuple(dict.fromkeys(places)), moved)
+        return Stored(told, tuple(place for place in dict.fromkeys(places) if place != str(self.path)), moved)
 
     def _known(self) -> Mapping[str, Any]:
         """Return what the configuration says of each secret so far."""
@@ -108,6 +108,8 @@ def entry(path: Path, site: str, kind: str | None, url: str | None) -> Entry:
                 f" labfs login NAME --kind KIND --url URL. The kinds are {', '.join(KINDS)}."
             )
         fresh = {"kind": kind, "url": url}
+        if kind not in KINDS:
+            config.site(path, site, fresh)  # which raises
         return Entry(path, site, "", fresh, fresh)
     if not isinstance(table, dict) or table.get("kind") not in KINDS:
         config.site(path, site, table)  # which raises

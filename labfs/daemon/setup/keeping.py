@@ -19,17 +19,21 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import InlineTable, Item, Table
 
+from labfs.daemon.credentials import USERNAME
 from labfs.errors import ConfigError
 
 SECRETS = "secrets"  # the directory beside the configuration
 MARK = "\ufeff"  # the byte order mark, with which some editors begin a file
 
 
-def keep(path: Path, site: str, alias: str, key: str, secret: str, known: Any) -> tuple[dict[str, Any], str]:
+def keep(path: Path, site: str, alias: str, key: str, secret: str, known: Any) -> tuple[Any, str]:
     """Store a secret; return what the configuration is to say of it, and in words where it is.
 
-    `known` is what the configuration says now: a file or the keyring is used again. `alias` is a project's, or empty.
+    `known` is what the configuration says now: a file is used again. `alias` is a project's, or empty. The name of a
+    user stands in the configuration itself, if others cannot read that.
     """
+    if key == USERNAME and (not path.exists() or not path.stat().st_mode & 0o077):
+        return secret, str(path)
     service = f"labfs:{site}:{alias}" if alias else f"labfs:{site}"
     match known:
         case {"file": str(file)}:
@@ -112,7 +116,10 @@ def point(path: Path, site: str, alias: str, values: Mapping[str, Any], fresh: M
         raise ConfigError(f"The configuration {path} is not valid TOML: {error}.") from error
 
 
-def _inline(values: Mapping[str, Any]) -> Item:
+def _inline(values: Any) -> Item:
+    """Return a value as TOML, a table on one line and with blanks as people write it."""
+    if not isinstance(values, dict):
+        return tomlkit.item(values)
     inner = ", ".join(f"{key} = {tomlkit.item(value).as_string()}" for key, value in values.items())
     return tomlkit.value(f"{{ {inner} }}" if inner else "{}")
 
