@@ -23,7 +23,7 @@ SHOWN = "username"  # the only one of all keys whose typing may be seen
 
 @click.command()
 @click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
-@click.option("--kind", help="Of a new site: its system, such as redcap.")
+@click.option("--kind", help="Of a new site: the kind of its system.")
 @click.option("--url", help="Of a new site: the address of its server.")
 @click.option("--project", metavar="NAME", help="Where each project has a token: which one, by its folder's name.")
 @click.option("--stdin", "piped", is_flag=True, help="Read the credentials from standard input, one a line.")

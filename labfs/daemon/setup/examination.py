@@ -54,7 +54,10 @@ def examine(path: Path) -> Report:
         try:
             look()
         except ConfigError as error:
-            if all(str(error) != finding.sentence for finding in findings) and path.exists():
+            told = {finding.sentence for finding in findings if finding.level is Level.WRONG}
+            if "configuration" not in {
+                finding.topic for finding in findings if finding.level is Level.WRONG
+            } and not any(str(error) in sentence for sentence in told):
                 fix = f"Correct {path} in an editor, or run: labfs login NAME --kind KIND --url URL"
                 findings.append(wrong("configuration", str(error), fix))
     return Report(findings, _versions())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from labfs.daemon import config, mounts
 from labfs.daemon.setup import keeping
-from labfs.errors import ConfigError
+from labfs.errors import ConfigError, ended
 from labfs.http.network import route, trust
 
 LITTLE, SOME = 64 * 1024 * 1024, 2 * 1024 * 1024 * 1024  # bytes free: too few for work, and fewer than one would like
@@ -47,7 +47,7 @@ def note(topic: str, sentence: str, fix: str = "") -> Finding:
 
 
 def wrong(topic: str, sentence: str, fix: str) -> Finding:
-    return Finding(topic, Level.WRONG, sentence, fix)
+    return Finding(topic, Level.WRONG, ended(sentence), fix)
 
 
 def of_machine(path: Path) -> Iterator[Finding]:

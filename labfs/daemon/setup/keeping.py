@@ -119,9 +119,10 @@ def point(path: Path, site: str, alias: str, values: Mapping[str, Any], fresh: M
 def _inline(values: Any) -> Item:
     """Return a value as TOML, a table on one line and with blanks as people write it."""
     if not isinstance(values, dict):
-        return tomlkit.item(values)
+        return cast(Item, tomlkit.item(values))
     inner = ", ".join(f"{key} = {tomlkit.item(value).as_string()}" for key, value in values.items())
-    return tomlkit.value(f"{{ {inner} }}" if inner else "{}")
+    table: Item = tomlkit.value(f"{{ {inner} }}" if inner else "{}")
+    return table
 
 
 def _section(document: tomlkit.TOMLDocument, site: str, fresh: Mapping[str, str]) -> Table:

@@ -17,12 +17,13 @@ from labfs.backend import Backend, Capabilities, Entry, Replace, dispensable, la
 from labfs.daemon.config import SiteSettings
 from labfs.daemon.setup import asking
 from labfs.daemon.setup.findings import Finding, good, note, wrong
-from labfs.errors import Barred, ConfigError, Denied, LabfsError, Unauthorized, Unranged, ended
+from labfs.errors import Barred, ConfigError, Denied, LabfsError, Unauthorized, Unranged
+from labfs.http.download import LONGEST_SKIP
 from labfs.http.network.contact import Contact, contact
 from labfs.tree.site import Site
 
 ASKED_S = 25.0  # for all that is asked of one server
-LISTINGS = 12  # at most, to find a file
+LISTINGS = 20  # at most, to find a file
 CLOCKS_S = 60.0  # by which two clocks may differ
 SOON_S = 21 * 24 * 3600.0  # before a certificate's end, from when that is told
 SAVING = {
@@ -57,7 +58,7 @@ async def _of_server(settings: SiteSettings) -> list[Finding]:
             found += _of_way(settings, way)
             await _of_account(settings, found.append)
         except LabfsError as error:
-            found.append(wrong(name, ended(str(error)), _fix(settings, error)))
+            found.append(wrong(name, str(error), _fix(settings, error)))
     if scope.cancelled_caught:
         found.append(wrong(name, f"{name} did not answer all questions within {ASKED_S:.0f} s.", "Ask again later."))
     return found
@@ -154,12 +155,15 @@ async def _ranges(backend: Backend, sample: Entry, size: int | None) -> str:
         await content.read(size - 1, size)
     except Unranged:
         return "this server sends no ranges, so that files come whole"
-    return "ranges work"
+    return "ranges work" if size > LONGEST_SKIP else "a part of a file can be read (tried at a small one only)"
 
 
 async def _sample(backend: Backend) -> Entry | None:
-    """Return the first file that has bytes, depth first, within so many listings; None if none is found."""
-    waiting = [backend.root]
+    """Return a file that tells whether there are ranges, else the largest of so many listings; None if there is none.
+
+    A server without ranges is not told from one with them by a file that is small enough to be read from its start.
+    """
+    waiting, largest_yet = [backend.root], None
     for _ in range(LISTINGS):
         if not waiting:
             break
@@ -168,7 +172,11 @@ async def _sample(backend: Backend) -> Entry | None:
         except Denied:
             continue
         for entry in entries:
-            if not entry.is_dir and entry.size != 0 and not entry.unreadable:
+            if entry.is_dir or entry.size == 0 or entry.unreadable:
+                continue
+            if entry.size is None or entry.size > LONGEST_SKIP or not backend.capabilities.ranged:
                 return entry
+            if largest_yet is None or entry.size > (largest_yet.size or 0):
+                largest_yet = entry
         waiting += [entry for entry in reversed(entries) if entry.is_dir and not entry.complete][-LISTINGS:]
-    return None
+    return largest_yet
