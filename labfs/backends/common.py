@@ -9,10 +9,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labfs.backend import Entry
-from labfs.http.failures import Login
+
+if TYPE_CHECKING:
+    from labfs.http.failures import Login
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class Settings:
 
     def login(self, own: Callable[[Mapping[str, str], str], bool]) -> Login:
         """Return what is said of refused credentials; `own` tells the system's refusals from those of others."""
+        from labfs.http.failures import Login  # here, since a command line that builds no backend needs no HTTP library
+
         return Login(self.title, self.renewed, own)
 
 

@@ -89,7 +89,7 @@ class Client:
         self.url = url.rstrip("/") + "/"
         self._source = credentials
         self._another = another
-        self._explained = explain
+        self._own_words = explain
         self._login = login
         self.timeout_s = timeout_s
         self.limit = Limit(site)
@@ -192,11 +192,11 @@ class Client:
             self.url = better  # unless another request has set it already
             raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
-        said = self._explained(answer) if signed else self._explain(answer)
+        said = self._own_words(answer) if signed else self._explain(answer)
         raise refusal(answer.status, answer.headers, what, said, page=page)
 
     def _explain(self, answer: Answer) -> str:
-        said = self._explained(answer)
+        said = self._own_words(answer)
         if answer.status != 401:
             return said
         return self._login.refused(self.url, answer.headers, said, answer.what)
@@ -343,9 +343,8 @@ class Client:
         `once` is told whether it must open a new connection: after a kept one was mute, which costs no patience.
         `scope`, if given, is cancelled when an attempt takes longer than patience lasts.
         """
-        fresh = False
+        fresh, tries, wait_s = False, 0, FIRST_WAIT_S
         breaker = self._breaker(url)
-        wait_s = FIRST_WAIT_S
         if is_dispensable():
             patience, wait_s = Patience.BRIEF, ONCE_MORE_S
         deadline = trio.current_time() + patience * self.timeout_s
@@ -365,15 +364,16 @@ class Client:
                 deadline += trio.current_time() - began
                 continue
             except Unavailable as error:
+                tries += 1
+                nobody = error.plain and is_curious()
                 lost = isinstance(error, Unanswered) and not repeatable
-                lost = lost or (error.plain and is_curious() and wait_s > FIRST_WAIT_S)
                 # The server may still work on a request that timed out late, and a second one would take as long.
                 lost = lost or (is_unhurried() and trio.current_time() - began >= self.timeout_s)
-                own_pause = wait_s * random.uniform(0.7, 1.3)
+                own_pause = (FIRST_WAIT_S if nobody else wait_s) * random.uniform(0.7, 1.3)
                 pause = own_pause if error.retry_after_s is None else error.retry_after_s
                 absent_since = (absent_since or began) if error.absent else None
                 until = deadline if absent_since is None else absent_since + Patience.PROMPT * self.timeout_s
-                if lost or trio.current_time() + pause >= min(deadline, until):
+                if lost or (nobody and tries > 1) or trio.current_time() + pause >= min(deadline, until):
                     raise
                 log.info("%s Trying again in %.1f s.", error, pause)
             await trio.sleep(pause)

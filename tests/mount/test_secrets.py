@@ -147,9 +147,17 @@ def test_nothing_that_people_see_holds_a_secret(lab: Lab, front: Front, drive: M
     ):
         done = labfs(*command, env=drive.env)
         evidence.add(" ".join(map(str, command)), done.stdout + done.stderr)
-    with zipfile.ZipFile(drive.path.parent / "bundle.zip") as archive:
-        for name in archive.namelist():
-            evidence.add(f"bundle {name}", archive.read(name))
+    front.cast = dict.fromkeys(SITES, "401")
+    done = labfs(
+        "doctor", "-c", drive.path.parent / "labfs.toml", "--bundle", drive.path.parent / "401.zip", env=drive.env
+    )
+    front.cast = {}
+    assert done.returncode == 1
+    evidence.add("doctor 401", done.stdout + done.stderr)
+    for bundle in ("bundle.zip", "401.zip"):
+        with zipfile.ZipFile(drive.path.parent / bundle) as archive:
+            for name in archive.namelist():
+                evidence.add(f"{bundle} {name}", archive.read(name))
     evidence.add("ps", Path(f"/proc/{drive.pid}/cmdline").read_bytes())
     evidence.add("log", drive.log)
     for path in drive.state.rglob("*"):
