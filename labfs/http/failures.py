@@ -76,7 +76,7 @@ def unreached(what: str, error: httpx.TransportError) -> Unavailable:
     reasons = {
         ABSENT: f"no host is called {host.rpartition(':')[0] or host} here. Is its address right, and is this machine"
         " in the network or VPN that knows it?",
-        os.strerror(errno.ECONNREFUSED): f"{host} refuses it. Is its address right, and its server running?",
+        os.strerror(errno.ECONNREFUSED): f"nobody listens at {host}. Is its address right, and its server running?",
     }
     hint = reasons.get(cause)
     sentence = f"{what} cannot be reached ({cause})" + (f": {hint}" if hint else ".")

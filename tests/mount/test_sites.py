@@ -152,7 +152,7 @@ def test_each_cause_has_its_own_sentence(tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
     words = {
         "no host": "no host is called no-such-host.invalid here. Is its address right",
-        "nobody": f"{nobody} refuses it. Is its address right, and its server running?",
+        "nobody": f"nobody listens at {nobody}. Is its address right, and its server running?",
         "other name": "the certificate of localhost is made out to another name; is the address of the site right?",
         "stranger": "is signed by an authority that is not trusted here",
         "not tls": "answers, but not by TLS; is its address right?",
@@ -232,7 +232,7 @@ def test_a_mount_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) ->
         try:
             done: Any = labfs("mount", "-c", tmp_path / "labfs.toml", mount.path, env=mount.env)
             assert (done.returncode, done.stderr) == (0, "")
-            assert "refuses it. Is its address right" in done.stdout
+            assert "nobody listens at 127.0.0.1:" in done.stdout
             assert "no host is called no-such-host.invalid here" in done.stdout
             assert "has not answered yet" not in done.stdout
         finally:

@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -112,7 +113,9 @@ def _others() -> Finding:
 
 def _stale() -> Iterator[Finding]:
     ours = [mount.mountpoint for mount in mounts.table() if mount.fstype == mounts.FSTYPE]
-    dead = [where for where in dict.fromkeys(ours) if not mounts.alive(where)]
+    places = list(dict.fromkeys(ours))
+    with ThreadPoolExecutor(max(len(places), 1)) as pool:  # one that does not answer takes seconds
+        dead = [where for where, alive in zip(places, pool.map(mounts.alive, places), strict=True) if not alive]
     for where in dead:
         yield wrong("mounts", f"{where} was left behind by a labfs that died.", f"labfs umount {where}")
     if not dead:
