@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from labfs.backend import Backend, Capabilities, Entry, Replace, dispensable, largest
+from labfs.backend import Backend, Capabilities, Entry, Replace, dispensable, fetched, largest
 from labfs.daemon.config import SiteSettings
 from labfs.daemon.setup import asking
 from labfs.daemon.setup.findings import Finding, good, note, wrong
@@ -152,7 +152,7 @@ async def _ranges(backend: Backend, sample: Entry, size: int | None) -> str:
     try:
         content = backend.content(sample)
         await content.prepare()
-        await content.read(size - 1, size)
+        await fetched(content, size - 1, size)
     except Unranged:
         return "this server sends no ranges, so that files come whole"
     return "ranges work" if size > LONGEST_SKIP else "a part of a file can be read (tried at a small one only)"
