@@ -307,10 +307,7 @@ class Backend(Protocol):
         ...
 
     async def check(self) -> str:
-        """Ask who we are to the system by its cheapest calls, and return that name.
-
-        Raises Denied for a bad credential.
-        """
+        """Ask by the cheapest calls who we are, and return that name. Raises Denied for a bad credential."""
         ...
 
     async def rights(self) -> str:
@@ -326,10 +323,7 @@ class Backend(Protocol):
         ...
 
     async def measure(self, entry: Entry) -> int | None:
-        """Find out the size in bytes of a file that was listed without one, by the cheapest honest request.
-
-        Returns None where the system does not tell.
-        """
+        """Find out the size in bytes of a file listed without one, by the cheapest honest request; None if not told."""
         ...
 
     async def describe(self, entry: Entry) -> Mapping[str, Any]:
@@ -367,20 +361,6 @@ class Backend(Protocol):
     async def aclose(self) -> None: ...
 
 
-class DeviceFlow(Protocol):
-    """How a system gives a program a token that a person allows on a page of its own."""
-
-    async def begin(self) -> str:
-        """Ask for a token; return the address of the page."""
-        ...
-
-    async def token(self) -> str:
-        """Wait until a person has allowed it; return the token. Raises Denied, TimedOut."""
-        ...
-
-    async def aclose(self) -> None: ...
-
-
 def largest(backend: Backend, place: Takes = NOTHING) -> int:
     """Return the largest file in bytes that a system takes in a place, however the file goes up."""
     if place.whole is not None:
@@ -407,24 +387,6 @@ def dispensable() -> Iterator[None]:
 def is_dispensable() -> bool:
     """Whether a request made now is worth no more than a second try."""
     return _DISPENSABLE.get()
-
-
-_CURIOUS: ContextVar[bool] = ContextVar("curious", default=False)
-
-
-@contextmanager
-def curious() -> Iterator[None]:
-    """Mark what is asked in here as asked to learn whether a server is there: where none is, two tries tell that."""
-    before = _CURIOUS.set(True)
-    try:
-        yield
-    finally:
-        _CURIOUS.reset(before)
-
-
-def is_curious() -> bool:
-    """Whether a request made now is to find out whether its server is there."""
-    return _CURIOUS.get()
 
 
 _UNHURRIED: ContextVar[bool] = ContextVar("unhurried", default=False)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from labfs.backend import Backend, DeviceFlow
-from labfs.backends.common import Settings
+from labfs.backend import Backend
+from labfs.backends.common import DeviceFlow, Settings
 
 
 @dataclass(frozen=True, slots=True)

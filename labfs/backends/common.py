@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from labfs.backend import Entry
 
@@ -47,6 +47,20 @@ class Settings:
         from labfs.http.failures import Login  # here, since a command line that builds no backend needs no HTTP library
 
         return Login(self.title, self.renewed, own)
+
+
+class DeviceFlow(Protocol):
+    """How a system gives a program a token that a person allows on a page of its own."""
+
+    async def begin(self) -> str:
+        """Ask for a token; return the address of the page."""
+        ...
+
+    async def token(self) -> str:
+        """Wait until a person has allowed it; return the token. Raises Denied, TimedOut."""
+        ...
+
+    async def aclose(self) -> None: ...
 
 
 def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[Entry, ...], int]:

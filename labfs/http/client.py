@@ -24,7 +24,7 @@ import httpx
 import trio
 
 from labfs import errors
-from labfs.backend import Sink, Stretch, is_curious, is_dispensable, is_unhurried
+from labfs.backend import Sink, Stretch, is_dispensable, is_unhurried
 from labfs.errors import Malformed, Moved, Mute, Unanswered, Unauthorized, Unavailable
 from labfs.errors.secrecy import know_headers
 from labfs.http.breaker import Breaker
@@ -37,7 +37,7 @@ from labfs.http.network.lines import Lines, granted, stream
 from labfs.http.network.route import Route
 from labfs.http.network.trust import trust
 from labfs.http.network.ways import Ways
-from labfs.http.pace import Pace, Patience
+from labfs.http.pace import Pace, Patience, is_curious
 from labfs.http.texts import upgraded
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 import trio
 
-from labfs.backend import curious, dispensable
+from labfs.backend import dispensable
 from labfs.backends import KINDS
 from labfs.daemon import config
 from labfs.daemon.config import SiteSettings
 from labfs.errors import ConfigError, Invalid, LabfsError, Malformed, NotFound, Unsupported
 from labfs.http.network.contact import contact
+from labfs.http.pace import curious
 from labfs.tree.site import Site
 
 SOON_S = 6.0  # for a site to say who we are
