@@ -166,7 +166,7 @@ class Client:
                     raise
             return await self._insist(origin, once, request.patience, request.repeatable, limit)
         assert scope.cancelled_caught
-        silence_s = request.patience * self.timeout_s
+        silence_s = (Patience.BRIEF if is_dispensable() else request.patience) * self.timeout_s
         raise Unanswered(f"{what} did not answer within {silence_s:.0f} seconds.", silent=True)
 
     async def _answer(self, response: httpx.Response, what: str, *, signed: bool) -> Answer:

@@ -237,3 +237,14 @@ def test_a_mount_does_not_wait_for_a_server_that_is_not_there(tmp_path: Path) ->
             assert "has not answered yet" not in done.stdout
         finally:
             mount.clean_up()
+
+
+def test_a_server_that_is_silent_holds_up_no_other(sandbox: Sandbox, tmp_path: Path) -> None:
+    text = sandbox.config.read_text().partition("[sites.clarity]")[0]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        began = time.monotonic()
+        told = problems(written(tmp_path, text, section("silent", "odm", f"http://127.0.0.1:{port}")))
+    assert time.monotonic() - began < 8
+    assert told["basespace"] == ""
+    assert "silent: GET api/v1/as-curator/studies" in told["silent"]

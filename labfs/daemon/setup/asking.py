@@ -16,7 +16,17 @@ from labfs.backend import dispensable
 from labfs.backends import KINDS
 from labfs.daemon import config
 from labfs.daemon.config import SiteSettings
-from labfs.errors import ConfigError, Invalid, LabfsError, Malformed, NotFound, Unsupported
+from labfs.errors import (
+    ConfigError,
+    Invalid,
+    LabfsError,
+    Malformed,
+    NotFound,
+    Unsupported,
+    ended,
+    sentence,
+    ungrouped,
+)
 from labfs.http.network.contact import contact
 from labfs.http.pace import curious
 from labfs.tree.site import Site
@@ -51,10 +61,18 @@ async def introduced(site: Site) -> str:
             ) from error
 
 
-async def each_at_once(work: Callable[[T], Awaitable[None]], items: Sequence[T]) -> None:
-    async with trio.open_nursery() as nursery:
-        for item in items:
-            nursery.start_soon(work, item)
+def at_once(work: Callable[[T], Awaitable[None]], items: Sequence[T]) -> None:
+    """Do something for all items at the same time; Ctrl-C ends it as anything else."""
+
+    async def all_of_them() -> None:
+        async with trio.open_nursery() as nursery:
+            for item in items:
+                nursery.start_soon(work, item)
+
+    try:
+        trio.run(all_of_them)
+    except BaseExceptionGroup as group:
+        raise ungrouped(group) from None
 
 
 def configured(path: Path) -> list[Standing | SiteSettings]:
@@ -81,7 +99,7 @@ def ask(path: Path) -> list[Standing]:
     async def one(settings: SiteSettings) -> None:
         told[settings.name] = await standing(settings)
 
-    trio.run(each_at_once, one, [one_ for one_ in known if isinstance(one_, SiteSettings)])
+    at_once(one, [each for each in known if isinstance(each, SiteSettings)])
     return [told[one.name] for one in known]
 
 
@@ -102,8 +120,8 @@ async def standing(settings: SiteSettings, soon_s: float = SOON_S) -> Standing:
             known = replace(known, user=await introduced(site))
             known = replace(known, latency_s=await _latency_s(settings))
             known = replace(known, rights=await site.backend.rights())
-    except LabfsError as error:
-        return replace(known, problem=str(error))
+    except Exception as error:  # a mistake in one backend hides no other site
+        return replace(known, problem=ended(sentence(error)))
     finally:
         await site.backend.aclose()
     if not known.user:

@@ -17,7 +17,7 @@ from labfs.backend import Backend, Capabilities, Entry, Replace, dispensable, fe
 from labfs.daemon.config import SiteSettings
 from labfs.daemon.setup import asking
 from labfs.daemon.setup.findings import Finding, good, note, wrong
-from labfs.errors import Barred, ConfigError, Denied, LabfsError, Unauthorized, Unranged
+from labfs.errors import Barred, ConfigError, Denied, Unauthorized, Unranged, sentence
 from labfs.http.download import LONGEST_SKIP
 from labfs.http.network.contact import Contact, contact
 from labfs.tree.site import Site
@@ -46,7 +46,7 @@ def of_servers(path: Path) -> list[Finding]:
         if isinstance(bad, asking.Standing):
             fix = f"Correct its section in {path}, or run: labfs login {bad.name}"
             found[bad.name] = [wrong(bad.name, bad.problem, fix)]
-    trio.run(asking.each_at_once, one, [each for each in known if isinstance(each, SiteSettings)])
+    asking.at_once(one, [each for each in known if isinstance(each, SiteSettings)])
     return [finding for each in known for finding in found[each.name]]
 
 
@@ -57,14 +57,14 @@ async def _of_server(settings: SiteSettings) -> list[Finding]:
             way = await contact(name, settings.url, proxy=settings.proxy, ca=settings.ca, timeout_s=settings.timeout_s)
             found += _of_way(settings, way)
             await _of_account(settings, found.append)
-        except LabfsError as error:
-            found.append(wrong(name, str(error), _fix(settings, error)))
+        except Exception as error:  # a mistake in one backend hides no other site
+            found.append(wrong(name, sentence(error), _fix(settings, error)))
     if scope.cancelled_caught:
         found.append(wrong(name, f"{name} did not answer all questions within {ASKED_S:.0f} s.", "Ask again later."))
     return found
 
 
-def _fix(settings: SiteSettings, error: LabfsError) -> str:
+def _fix(settings: SiteSettings, error: Exception) -> str:
     match error:
         case Unauthorized():
             return f"labfs login {settings.name}"
