@@ -20,10 +20,14 @@ import trustme
 from stage import Mount, Sandbox, labfs, typed
 from test_sites import answering, http, section, written
 
+from labfs.backend import Entry
 from labfs.backends import KINDS
+from labfs.daemon import config
+from labfs.daemon.setup.servers import ranges
+from labfs.http.download import LONGEST_SKIP
 
 SUPPORT = {  # how sizes and bytes are had of each sandbox
-    "basespace": "Sizes are in its listings, and versions by a token of its own; ranges work.",
+    "basespace": "Sizes are in its listings, and versions by a token of its own; ",
     "clarity": "Sizes are told by one small request each, and no versions; files come whole, without ranges.",
     "odm": "Sizes are told by one small request each, and versions by a token of its own; a part of a file can be read",
     "portal": "Sizes are told by one small request each, and versions by a token of its own; a part of a file can be read",
@@ -65,11 +69,28 @@ def test_a_healthy_machine(sandbox: Sandbox, tmp_path: Path) -> None:
     assert posted == questions, "something was written"
 
 
-def test_a_server_without_ranges_is_seen(sandbox: Sandbox, tmp_path: Path) -> None:
-    text = sandbox.config.read_text().partition("[sites.clarity]")[0]
-    sandbox.faults({"service": "blobs", "action": "ignore-range", "times": None})
-    _, findings = examined(written(tmp_path, text), tmp_path)
-    assert "this server sends no ranges, so that files come whole" in findings[-1]["sentence"]
+async def test_a_server_without_ranges_is_told_from_one_with_them(sandbox: Sandbox) -> None:
+    """At a file that is too long to be read from its beginning for the sake of its end."""
+    record = sandbox.fresh("appresults")
+    record.put("small.bin", b"abc")
+    size = LONGEST_SKIP + 2
+    params, headers = {"name": "large.bin", "multipart": "true"}, {"Content-Type": "application/octet-stream"}
+    number = sandbox.api("POST", f"appresults/{record.record}/files", params=params, headers=headers)["Id"]
+    part = 5 * 1024 * 1024
+    for at in range(0, size, part):
+        sandbox.api("PUT", f"files/{number}/parts/{at // part + 1}", content=bytes(min(part, size - at)))
+    sandbox.api("POST", f"files/{number}", params={"uploadstatus": "complete"})
+    (settings,) = config.load(sandbox.config).only(("basespace",)).sites
+    backend = settings.open().backend
+    try:
+        parent = Entry(id=f"appresults/{record.record}", name="Record", is_dir=True)
+        files = {entry.name: entry for entry in (await backend.page(parent, None)).entries}
+        assert await ranges(backend, files["large.bin"], size) == "ranges work"
+        assert "a part of a file can be read" in await ranges(backend, files["small.bin"], 3)
+        sandbox.faults({"service": "blobs", "action": "ignore-range", "times": None})
+        assert "this server sends no ranges" in await ranges(backend, files["large.bin"], size)
+    finally:
+        await backend.aclose()
 
 
 @pytest.mark.parametrize(("hours", "side"), [(-2, "ahead of"), (3, "behind")])

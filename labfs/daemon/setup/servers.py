@@ -141,10 +141,11 @@ async def _support(site: Site) -> Finding:
         size = await site.backend.measure(sample)
         how = "Sizes are told by one small request each" if size is not None else "Sizes are told by the bytes alone"
     version = "versions by a token of its own" if sample.version else "no versions"
-    return good(site.name, f"{how}, and {version}; {await _ranges(site.backend, sample, size)}.")
+    return good(site.name, f"{how}, and {version}; {await ranges(site.backend, sample, size)}.")
 
 
-async def _ranges(backend: Backend, sample: Entry, size: int | None) -> str:
+async def ranges(backend: Backend, sample: Entry, size: int | None) -> str:
+    """Return in words whether a part of a file is sent by itself, tried at a file of so many bytes."""
     if not backend.capabilities.ranged:
         return "files come whole, without ranges"
     if not size:
