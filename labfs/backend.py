@@ -297,10 +297,11 @@ class Backend(Protocol):
         ...
 
     async def check(self) -> str:
-        """Ask who we are to the system by its cheapest calls, and return that name.
+        """Ask by the cheapest calls who we are, and return that name. Raises Denied for a bad credential."""
+        ...
 
-        Raises Denied for a bad credential.
-        """
+    async def rights(self) -> str:
+        """Return what this account may do, in the system's words; "" where it does not tell that without a change."""
         ...
 
     async def page(self, parent: Entry, cursor: str | None) -> Page:
@@ -312,10 +313,7 @@ class Backend(Protocol):
         ...
 
     async def measure(self, entry: Entry) -> int | None:
-        """Find out the size in bytes of a file that was listed without one, by the cheapest honest request.
-
-        Returns None where the system does not tell.
-        """
+        """Find out the size in bytes of a file listed without one, by the cheapest honest request; None if not told."""
         ...
 
     async def describe(self, entry: Entry) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 from labfs.backend import Backend
-from labfs.backends.common import Settings
+from labfs.backends.common import DeviceFlow, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,9 @@ class Kind:
     secrets: tuple[str, ...]
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     projects: tuple[str, ...] = ()
-    api: str = ""  # the path below a site's url at which its API is
+    api: tuple[str, ...] = ()  # paths below a site's url at which its API is, the longest first
+    renewal: str = ""  # where a person gets a new credential, as a sentence
+    device: bool = False  # a person can allow a token on a page of the system's
 
     def build(self, settings: Settings) -> Backend:
         """Make a site's backend; must be called where trio runs.
@@ -34,23 +36,49 @@ class Kind:
         backend: Backend = import_module(f"{__name__}.{self.module}.backend").build(settings)
         return backend
 
+    def device_flow(self, settings: Settings, client_id: str, client_secret: str) -> DeviceFlow:
+        flow: DeviceFlow = import_module(f"{__name__}.{self.module}.device").build(settings, client_id, client_secret)
+        return flow
+
 
 KINDS: dict[str, Kind] = {
-    "basespace": Kind("Illumina BaseSpace Sequence Hub", "basespace", ("token",), api="v1pre3"),
-    "clarity": Kind("Illumina Clarity LIMS", "clarity", ("username", "password"), api="api/v2"),
+    "basespace": Kind(
+        "Illumina BaseSpace Sequence Hub",
+        "basespace",
+        ("token",),
+        api=("v1pre3", "v2"),
+        renewal="A new token is made at developer.basespace.illumina.com (My Apps, Credentials of an app), or by the"
+        " vendor's program bs, which keeps it as accessToken in ~/.basespace/default.cfg.",
+        device=True,
+    ),
+    "clarity": Kind(
+        "Illumina Clarity LIMS",
+        "clarity",
+        ("username", "password"),
+        api=("api/v2", "api"),
+        renewal="The administrator of the LIMS sets passwords, and lets a role sign in to the API.",
+    ),
     "odm": Kind(
         "Genestack Open Data Manager",
         "odm",
         ("token",),
         {"audience": ("as-curator", "as-user"), "sign_in": ("token", "bearer")},
-        api="api/v1",
+        api=("api/v1",),
+        renewal="A new token is made on the profile page of its web interface.",
     ),
     "portal": Kind(
         "ALSF Resources Portal",
         "portal",
         ("token",),
         {"organizations": ("mine", "all"), "user_id": ()},
-        api="v1",
+        api=("v1",),
+        renewal="A token is good for 26 weeks; signing in to the portal with ORCID gives a new one.",
     ),
-    "redcap": Kind("REDCap", "redcap", (), projects=("token",)),
+    "redcap": Kind(
+        "REDCap",
+        "redcap",
+        (),
+        projects=("token",),
+        renewal="Each project has a page API in its web interface, which shows the token and makes a new one.",
+    ),
 }

@@ -8,9 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from shlex import quote
+from typing import TYPE_CHECKING, Any, Protocol
 
 from labfs.backend import Entry
+
+if TYPE_CHECKING:
+    from labfs.http.failures import Login
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +31,36 @@ class Settings:
     secrets: Mapping[str, Callable[[], str]] = field(repr=False)
     options: Mapping[str, str]
     projects: Mapping[str, Mapping[str, Callable[[], str]]] = field(default_factory=dict, repr=False)
+    title: str = "the lab system"
+    renewal: str = ""  # where a new credential comes from, as a sentence
     timeout_s: float  # the longest silence before a request is given up
     proxy: Callable[[], str] | None = None  # its address; "" is the direct way, None leaves it to the environment
     ca: str = ""  # a file or directory of certificates that are trusted besides the machine's own
+
+    @property
+    def renewed(self) -> str:
+        """Where a new credential comes from and how it is stored, as sentences."""
+        return f"{self.renewal} It is stored by: labfs login {quote(self.name)}.".lstrip()
+
+    def login(self, own: Callable[[Mapping[str, str], str], bool]) -> Login:
+        """Return what is said of refused credentials; `own` tells the system's refusals from those of others."""
+        from labfs.http.failures import Login  # here, since a command line that builds no backend needs no HTTP library
+
+        return Login(self.title, self.renewed, own)
+
+
+class DeviceFlow(Protocol):
+    """How a system gives a program a token that a person allows on a page of its own."""
+
+    async def begin(self) -> str:
+        """Ask for a token; return the address of the page."""
+        ...
+
+    async def token(self) -> str:
+        """Wait until a person has allowed it; return the token. Raises Denied, TimedOut."""
+        ...
+
+    async def aclose(self) -> None: ...
 
 
 def sift(convert: Callable[[Any], Entry], items: Iterable[Any]) -> tuple[tuple[Entry, ...], int]:

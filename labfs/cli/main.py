@@ -17,15 +17,17 @@ from typing import NoReturn
 import click
 
 from labfs import __version__
+from labfs.cli.doctor import doctor
+from labfs.cli.login import login
 from labfs.cli.looking import info, log, open_, refresh, trace, why
 from labfs.cli.mounting import mount, refusal, umount
 from labfs.cli.outbox import outbox
 from labfs.cli.run import run
+from labfs.cli.sites import sites
 from labfs.cli.status import status
-from labfs.daemon import config
 from labfs.errors import ConfigError, LabfsError, secrecy, sentence
 
-COMMANDS = (mount, umount, run, status, why, info, open_, refresh, log, trace, outbox)
+COMMANDS = (mount, umount, run, status, why, info, open_, refresh, log, trace, outbox, login, sites, doctor)
 
 
 def main() -> NoReturn:
@@ -67,14 +69,6 @@ def _fail(sentence: str, status: int = 1) -> NoReturn:
 @click.version_option(__version__, prog_name="labfs")
 def cli() -> None:
     """Mount laboratory data systems as one ordinary drive."""
-
-
-@cli.command()
-@click.option("-c", "--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
-def sites(path: Path | None) -> None:
-    """List the configured sites."""
-    for site in config.load(path).sites:
-        click.echo(f"{site.name:<16} {site.kind:<10} {site.access:<6} {site.url}")
 
 
 # -- sandbox and demo ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import trio
 
+from labfs.daemon.setup.asking import introduced
 from labfs.errors import LabfsError, Unavailable
 from labfs.tree.site import Site
 
@@ -57,7 +58,7 @@ class Checks:
         """Check a site once; false if a retry can help."""
         again = False
         try:
-            who = await site.backend.check()
+            who = await introduced(site)
             log.info("%s: signed in as %s", site.name, who)
             self.doubts.pop(site.name, None)
         except LabfsError as error:

@@ -54,13 +54,17 @@ class SiteSettings:
         known = json.dumps([self.kind, self.url, dict(self.options), own, members], sort_keys=True)
         return hashlib.scrypt(known.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=16).hex()
 
+    def basis(self) -> Settings:
+        """Return what a backend is built from."""
+        kind = KINDS[self.kind]
+        return Settings(
+            name=self.name, url=self.url, secrets=self.secrets, options=self.options, projects=self.projects,
+            timeout_s=self.timeout_s, proxy=self.proxy, ca=self.ca, title=kind.title, renewal=kind.renewal,
+        )  # fmt: skip
+
     def open(self, *, read_only: bool = False) -> Site:
         """Make the site; must be called where trio runs."""
-        settings = Settings(
-            name=self.name, url=self.url, secrets=self.secrets, options=self.options, projects=self.projects,
-            timeout_s=self.timeout_s, proxy=self.proxy, ca=self.ca,
-        )  # fmt: skip
-        backend: Backend = KINDS[self.kind].build(settings)
+        backend: Backend = KINDS[self.kind].build(self.basis())
         return Site(
             self.name,
             self.kind,
@@ -126,11 +130,30 @@ def _private(path: Path, what: str = "state") -> Path:
 def load(path: Path | None = None) -> Config:
     """Read and check the configuration. Raises ConfigError with what is wrong and what to do."""
     path = path or default_path()
+    data = read(path)
+    tables = data.get("sites")
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigError(f"{path} names no site; add a section such as [sites.hub] with kind, url and token.")
+    sites = tuple(site(path, name, table) for name, table in tables.items())
+    if any(has_literal(table) for table in tables.values()):
+        check_private(path)
+    xattrs = data.get("xattrs", False)
+    if not isinstance(xattrs, bool):
+        raise ConfigError(f"{path}: xattrs must be true or false, without quotes.")
+    cache, drafts = _cache_bytes(path, data.get("cache", {})), _drafts(path, data.get("drafts", {}))
+    return Config(path, sites, *cache, *drafts, xattrs)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the tables of a configuration, its sites not checked yet. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text)
     except FileNotFoundError:
-        raise ConfigError(f"There is no configuration at {path}; write one, or name it with -c.") from None
+        raise ConfigError(
+            f"There is no configuration at {path}; name another with -c, or begin one:"
+            " labfs login NAME --kind KIND --url URL"
+        ) from None
     except OSError as error:
         raise ConfigError(f"The configuration {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
@@ -140,17 +163,7 @@ def load(path: Path | None = None) -> Config:
     unknown = set(data) - {"sites", "cache", "drafts", "xattrs"}
     if unknown:
         raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are sites, cache, drafts and xattrs.")
-    tables = data.get("sites")
-    if not isinstance(tables, dict) or not tables:
-        raise ConfigError(f"{path} names no site; add a section such as [sites.hub] with kind, url and token.")
-    sites = tuple(_site(path, name, table) for name, table in tables.items())
-    if any(_has_literal(table) for table in tables.values()):
-        check_private(path)
-    xattrs = data.get("xattrs", False)
-    if not isinstance(xattrs, bool):
-        raise ConfigError(f"{path}: xattrs must be true or false, without quotes.")
-    cache, drafts = _cache_bytes(path, data.get("cache", {})), _drafts(path, data.get("drafts", {}))
-    return Config(path, sites, *cache, *drafts, xattrs)
+    return data
 
 
 def _typographic(text: str) -> str:
@@ -161,7 +174,8 @@ def _typographic(text: str) -> str:
     return ""
 
 
-def _site(path: Path, name: str, table: Any) -> SiteSettings:
+def site(path: Path, name: str, table: Any) -> SiteSettings:
+    """Check one site's table of the configuration at a path. Raises ConfigError."""
     where = f"{path}: site “{name}”"
     if not isinstance(table, dict):
         raise ConfigError(f"{where} must be a section, [sites.{name}].")
@@ -175,7 +189,7 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
         if key in KINDS[kind].projects and key not in allowed:
             raise ConfigError(f"{where}: each project has a {key} of its own; write {_example(KINDS[kind].projects)}.")
         if key not in allowed:
-            raise ConfigError(f"{where} has an unknown key “{key}”; known are: {', '.join(allowed)}.")
+            raise ConfigError(f"{where} has an unknown key “{key}”{_others(key)}; known are: {', '.join(allowed)}.")
     access = table.get("access", "write")
     if access not in ACCESS:
         raise ConfigError(f"{where} has access “{access}”; it must be read, write or full.")
@@ -193,6 +207,14 @@ def _site(path: Path, name: str, table: Any) -> SiteSettings:
     return SiteSettings(name, kind, url, access, float(timeout_s), secrets, options, projects, proxy, ca)
 
 
+def _others(key: str) -> str:
+    """Say which kinds of site take a key that this one does not."""
+    takers = [name for name, kind in KINDS.items() if key in (*kind.secrets, *kind.options)]
+    if key == "projects":
+        takers = [name for name, kind in KINDS.items() if kind.projects]
+    return f", which belongs to {' and '.join(takers)}" if takers else ""
+
+
 def _beside(path: Path, where: str, ca: Any) -> str:
     """Return the path of a site's certificates: below the home directory, or beside the configuration."""
     if not isinstance(ca, str) or not ca:
@@ -200,13 +222,17 @@ def _beside(path: Path, where: str, ca: Any) -> str:
     return str(path.absolute().parent / Path(ca).expanduser())
 
 
-def _has_literal(table: Mapping[str, Any]) -> bool:
-    """Whether a secret of a site stands in the file itself."""
-    kind = KINDS[table["kind"]]
+def has_literal(table: Any) -> bool:
+    """Whether a secret of a site stands in the file itself; the table need not be valid."""
+    kind = KINDS.get(str(table.get("kind"))) if isinstance(table, dict) else None
+    if kind is None:
+        return False
     own = [table.get(key) for key in kind.secrets]
     if "@" in str(table.get("proxy", "")):  # has a password
         own.append(table["proxy"])
-    members = [project.get(key) for key in kind.projects for project in table["projects"].values()]
+    projects = table.get("projects")
+    tables = [one for one in projects.values() if isinstance(one, dict)] if isinstance(projects, dict) else []
+    members = [project.get(key) for key in kind.projects for project in tables]
     return any(isinstance(value, str) for value in (*own, *members))
 
 
@@ -278,10 +304,10 @@ def _url(where: str, url: Any) -> str:
     return address
 
 
-def _base(url: str, api: str) -> str:
+def _base(url: str, api: tuple[str, ...]) -> str:
     """Return the address of a server without the path of its API, which many documents print along with it."""
     bare = url.rstrip("/")
-    return bare.removesuffix(f"/{api}") if api and bare.endswith(f"/{api}") else url
+    return next((bare.removesuffix(f"/{path}") for path in api if bare.endswith(f"/{path}")), url)
 
 
 def _drafts(path: Path, table: Any) -> tuple[float, tuple[str, ...]]:

@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from labfs.errors import ConfigError, Denied
@@ -139,9 +140,14 @@ def _from_keyring(where: str, key: str, service: str) -> str:
     try:
         value = keyring.get_password(f"labfs:{service}", name)
     except keyring.errors.KeyringError as error:
-        raise ConfigError(f"{where}: the keyring did not give {key} ({type(error).__name__}).") from None
+        raise ConfigError(
+            f"{where}: the keyring did not give {key} ({type(error).__name__}); unlock it, or keep it in a file:"
+            f" labfs login {quote(service.partition(':')[0])}"
+        ) from None
     if not value:
-        raise ConfigError(f"{where}: the keyring has no {name}; store it with: keyring set labfs:{service} {name}")
+        raise ConfigError(
+            f"{where}: the keyring has no {name}; store it with: labfs login {quote(service.partition(':')[0])}"
+        )
     return value
 
 

@@ -30,6 +30,7 @@ from labfs.errors import ConfigError
 log = logging.getLogger(__name__)
 
 FSTYPE = "fuse.labfs"
+FUSE_CONF = Path("/etc/fuse.conf")
 DYING_S = 2.0
 ALIVE_S = 3.0  # for a daemon to answer
 LOOK_S = 5.0  # for a mount to answer statvfs
@@ -269,11 +270,20 @@ def hearing() -> Iterator[list[str]]:
                 log.warning("%s", line)
 
 
+def others_allowed() -> bool:
+    """Whether this user may let others into a mount: root always, others by a line of /etc/fuse.conf."""
+    try:
+        lines = FUSE_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return os.geteuid() == 0 or any(line.strip() == ALLOWS_OTHERS for line in lines)
+
+
 def refusal(mountpoint: str, said: list[str]) -> ConfigError:
     """Return the error of a failed mount, from the lines that libfuse and fusermount3 `said`."""
     if any(ALLOWS_OTHERS in line for line in said):
         return ConfigError(
-            f"--allow-other needs the line {ALLOWS_OTHERS} in /etc/fuse.conf of this machine, which an administrator"
+            f"--allow-other needs the line {ALLOWS_OTHERS} in {FUSE_CONF} of this machine, which an administrator"
             " can add; without --allow-other you alone can use the mount."
         )
     why = said[0].removeprefix("fusermount3: ").removeprefix("fuse: ") if said else "the kernel refuses it"

@@ -191,19 +191,27 @@ class Unavailable(LabfsError):
     """The service could not answer now.
 
     `retry_after_s` is the server's Retry-After, in seconds. `silent` is true if the origin did not answer
-    at all, false if it answered with a refusal; `who` names the silent party, if it was not the site.
+    at all, false if it answered with a refusal; `who` names the silent party, if it was not the site. `plain` is true
+    where no server is at the address, by the word of this machine: a second try at once tells as much as many.
     """
 
     errno = errno.EIO
     transient = True
 
     def __init__(
-        self, sentence: str, *, retry_after_s: float | None = None, silent: bool = False, who: str = ""
+        self,
+        sentence: str,
+        *,
+        retry_after_s: float | None = None,
+        silent: bool = False,
+        who: str = "",
+        plain: bool = False,
     ) -> None:
         super().__init__(sentence)
         self.retry_after_s = retry_after_s
         self.silent = silent
         self.who = who
+        self.plain = plain
 
     @property
     def absent(self) -> bool:
@@ -298,6 +306,12 @@ def disk_errors() -> Iterator[None]:
         raise
     except OSError as error:
         raise DiskFailed(error.errno, error.strerror) from error
+
+
+def ended(sentence: str) -> str:
+    """Return a sentence with a full stop, which the services' own often lack."""
+    text = sentence.rstrip()
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def sentence(error: BaseException) -> str:

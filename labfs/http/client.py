@@ -31,14 +31,14 @@ from labfs.errors.secrecy import know_headers
 from labfs.http.breaker import Breaker, Pulse
 from labfs.http.download import Ask, Bulk, rust
 from labfs.http.exchange import LONGEST_ANSWER, Answer, Request
-from labfs.http.failures import is_page, refusal, translated
+from labfs.http.failures import Login, is_page, refusal, translated
 from labfs.http.limit import Limit
 from labfs.http.network.connections import Grant, Trial, socket_options
 from labfs.http.network.lines import Lines, granted, stream
 from labfs.http.network.route import Route
 from labfs.http.network.trust import trust
 from labfs.http.network.ways import Ways
-from labfs.http.pace import Pace, Patience
+from labfs.http.pace import Pace, Patience, is_curious
 from labfs.http.texts import upgraded
 
 log = logging.getLogger(__name__)
@@ -53,17 +53,14 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0
 ONCE_MORE_S = 1.0  # before the only retry of a dispensable request
 
 
-def no_explanation(answer: Answer) -> str:
-    return ""
-
-
 class Client:
     """Requests to one site and to the origins that its answers refer to.
 
     `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of headers that
     a 401 refused, whether `credentials` gives others by now. `explain` extracts the service's own sentence from an
-    error answer. `timeout_s` is the read timeout in seconds, and `compiling` times that of an unhurried request;
-    `requests_per_s` is the rate that the service allows. `proxy` and `ca` are those of `Settings`.
+    error answer, and `login` says what a refused credential means. `timeout_s` is the read timeout in seconds, and
+    `compiling` times that of an unhurried request; `requests_per_s` is the rate that the service allows. `proxy` and
+    `ca` are those of `Settings`.
     Raises ConfigError if they, or the environment, name a proxy or certificates that cannot be used.
     """
 
@@ -78,7 +75,8 @@ class Client:
         requests_per_s: int | None = None,
         timeout_s: float = 8.0,
         compiling: float = COMPILING,
-        explain: Callable[[Answer], str] = no_explanation,
+        explain: Callable[[Answer], str] = lambda answer: "",
+        login: Login = Login(),  # noqa: B008
         proxy: Callable[[], str] | None = None,
         ca: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
@@ -88,7 +86,8 @@ class Client:
         self.url = url.rstrip("/") + "/"
         self._source = credentials
         self._another = another
-        self._explain = explain
+        self._own_words = explain
+        self._login = login
         self.timeout_s = timeout_s
         self.limit = Limit(site)
         self._pulse = Pulse()
@@ -96,9 +95,9 @@ class Client:
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
         self._breakers: dict[str, Breaker] = {}
-        self._usual = httpx.Timeout(timeout_s, pool=None)
-        self._storing = httpx.Timeout(timeout_s, pool=None, read=STORING * timeout_s)
-        self._compiling = httpx.Timeout(timeout_s, pool=None, read=compiling * timeout_s)
+        self._usual, self._storing, self._compiling = (
+            httpx.Timeout(timeout_s, pool=None, read=times * timeout_s) for times in (1.0, STORING, compiling)
+        )
         route, trusted = Route(site, proxy, os.environ), trust(site, ca, os.environ)
         route.of(self.url)  # raises for an unusable proxy before anything is sent
 
@@ -168,7 +167,7 @@ class Client:
                     raise
             return await self._insist(origin, once, request.patience, request.repeatable, limit)
         assert scope.cancelled_caught
-        silence_s = request.patience * self.timeout_s
+        silence_s = (Patience.BRIEF if is_dispensable() else request.patience) * self.timeout_s
         raise Unanswered(f"{what} did not answer within {silence_s:.0f} seconds.", silent=True)
 
     async def _answer(self, response: httpx.Response, what: str, *, signed: bool) -> Answer:
@@ -194,10 +193,15 @@ class Client:
             self.url = better  # unless another request has set it already
             raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
-        error = refusal(answer.status, answer.headers, what, self._explain(answer), page=page)
+        said = self._own_words(answer) if signed else self._explain(answer)
+        error = refusal(answer.status, answer.headers, what, said, page=page)
         if isinstance(error, Unauthorized) and not signed:
             self._pulse.refused(error)
         raise error
+
+    def _explain(self, answer: Answer) -> str:
+        said = self._own_words(answer)
+        return said if answer.status != 401 else self._login.refused(self.url, answer.headers, said, answer.what)
 
     # -- file bytes ----------------------------------------------------------------------------------
 
@@ -208,9 +212,8 @@ class Client:
     async def stream(self, url: str, stretch: Stretch, version: str | None, size: int | None = None) -> None:
         """Fetch a stretch of the file behind `url`, sent without credentials.
 
-        Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address,
-        Unranged if the server does not send ranges, and Unavailable when patience ran out over short,
-        interrupted or missing answers, of which none brought a piece.
+        Raises Stale if the entity tag is no longer `version`, Denied for a refused (expired) address, Unranged if the
+        server sends no ranges, and Unavailable when patience ran out over answers of which none brought a piece.
         """
         await self._stream(url, self._there(url, version, size), stretch)
 
@@ -344,9 +347,8 @@ class Client:
         `once` is told whether it must open a new connection: after a kept one was mute, which costs no patience.
         `scope`, if given, is cancelled when an attempt takes longer than patience lasts.
         """
-        fresh = False
+        fresh, tries, wait_s = False, 0, FIRST_WAIT_S
         breaker = self._breaker(url)
-        wait_s = FIRST_WAIT_S
         if is_dispensable():
             patience, wait_s = Patience.BRIEF, ONCE_MORE_S
         deadline = trio.current_time() + patience * self.timeout_s
@@ -366,14 +368,16 @@ class Client:
                 deadline += trio.current_time() - began
                 continue
             except Unavailable as error:
+                tries += 1
+                nobody = error.plain and is_curious()
                 lost = isinstance(error, Unanswered) and not repeatable
                 # The server may still work on a request that timed out late, and a second one would take as long.
                 lost = lost or (is_unhurried() and trio.current_time() - began >= self.timeout_s)
-                own_pause = wait_s * random.uniform(0.7, 1.3)
+                own_pause = (FIRST_WAIT_S if nobody else wait_s) * random.uniform(0.7, 1.3)
                 pause = own_pause if error.retry_after_s is None else error.retry_after_s
                 absent_since = (absent_since or began) if error.absent else None
                 until = deadline if absent_since is None else absent_since + Patience.PROMPT * self.timeout_s
-                if lost or trio.current_time() + pause >= min(deadline, until):
+                if lost or (nobody and tries > 1) or trio.current_time() + pause >= min(deadline, until):
                     raise
                 log.info("%s Trying again in %.1f s.", error, pause)
             await trio.sleep(pause)

@@ -12,25 +12,27 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 import httpx
 from pyreqwest.exceptions import BuilderError, PyreqwestError
 
 from labfs import errors
-from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable
+from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable, ended
 
 log = logging.getLogger(__name__)
 
 # No route to an address: the error of IPv6 addresses on a machine without IPv6, whatever IPv4 answers.
+ABSENT = "Name or service not known"  # what getaddrinfo says of a name that does not exist
 NOWHERE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 # Messages of the libraries that quote nothing of a request.
 HARMLESS = (
     "Server disconnected without sending a response",
     "peer closed connection without sending complete message body",
-    "Name or service not known",
+    ABSENT,
     "Temporary failure in name resolution",
     "connection closed before message completed",
     "end of file before message length reached",
@@ -51,7 +53,7 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise Unavailable(f"{what} cannot be reached ({_cause(error)}).", silent=True) from error
+        raise unreached(what, error) from error
     except httpx.TimeoutException as error:
         raise Unanswered(f"{what} fell silent.", silent=True) from error
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.LocalProtocolError, BuilderError, ValueError) as error:
@@ -65,6 +67,20 @@ def translated(what: str) -> Iterator[None]:
         raise Unanswered(f"{what} broke off its answer ({_cause(error)}).") from error
     except (httpx.HTTPError, httpx.StreamError, PyreqwestError) as error:
         raise Unanswered(f"{what} broke off its answer ({_cause(error)}).") from error
+
+
+def unreached(what: str, error: httpx.TransportError) -> Unavailable:
+    """Return the error of a request that found no server: no such name, nobody who listens there, or silence."""
+    host = error.request.url.netloc.decode("ascii", "replace") if getattr(error, "_request", None) else "the host"
+    cause = _cause(error)
+    reasons = {
+        ABSENT: f"no host is called {host.rpartition(':')[0] or host} here. Is its address right, and is this machine"
+        " in the network or VPN that knows it?",
+        os.strerror(errno.ECONNREFUSED): f"nobody listens at {host}. Is its address right, and its server running?",
+    }
+    hint = reasons.get(cause)
+    sentence = f"{what} cannot be reached ({cause})" + (f": {hint}" if hint else ".")
+    return Unavailable(sentence, silent=True, plain=hint is not None)
 
 
 def _cause(error: BaseException) -> str:
@@ -113,15 +129,38 @@ def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, 
     A 500 with the service's own sentence is definite. A proxy or gateway answers 502, 504 or 520 to 530 when it timed
     out, and 503 with a web page when it lost its connection, while the service may still work on the request.
     """
-    sentence = reason or f"{what} answered {status}."
+    sentence = ended(reason or f"{what} answered {status}")
     wish = _retry_after_s(headers)
     if status == 429 or (status == 503 and not page):
         return Unavailable(sentence, retry_after_s=wish)
     if status == 408 or (status >= 500 and status not in _BY_STATUS):
         return Unanswered(sentence, lost=status != 500 or not reason, retry_after_s=wish)
     if status == 401:
-        return errors.Unauthorized(f"{sentence} The site's token or password was refused: check the configuration.")
+        return errors.Unauthorized(sentence)
     return _BY_STATUS.get(status, errors.Malformed if status < 400 else errors.Invalid)(sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What is said of refused credentials: the system's `title`, and how it is renewed (`renewal`).
+
+    `own` tells, of the status, headers and sentence of a 401, whether the system answers so; another one that stands
+    at the address, or a gateway before it, knows nothing of the credentials.
+    """
+
+    title: str = "the lab system"
+    renewal: str = ""
+    own: Callable[[Mapping[str, str], str], bool] = lambda headers, said: True
+
+    def refused(self, url: str, headers: Mapping[str, str], said: str, what: str) -> str:
+        """Return what a 401 means, as sentences; `said` is the system's own, or empty."""
+        first = ended(said or f"{what} answered 401")
+        if not self.own(headers, said):
+            return (
+                f"{first} {self.title} does not answer so: another system, or a gateway with a sign-in of its own, is"
+                f" at {url}. Is the site's url right?"
+            )
+        return f"{first} The token or password was refused. {self.renewal}".rstrip()
 
 
 def is_page(headers: Mapping[str, str], body: bytes) -> bool:

@@ -8,13 +8,15 @@ Tests: unit/test_client.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from enum import Enum
 
 import trio
 
 SECOND_S = 1.0
+_CURIOUS: ContextVar[bool] = ContextVar("curious", default=False)
 
 
 class Pace:
@@ -57,3 +59,18 @@ class Patience(float, Enum):
     PERSISTENT = (
         10.0  # an upload: close() may take as long as its bytes need; no longer than PROMPT while nobody is there
     )
+
+
+@contextmanager
+def curious() -> Iterator[None]:
+    """Mark what is asked in here as asked to learn whether a server is there: where none is, two tries tell that."""
+    before = _CURIOUS.set(True)
+    try:
+        yield
+    finally:
+        _CURIOUS.reset(before)
+
+
+def is_curious() -> bool:
+    """Whether a request made now is to find out whether its server is there."""
+    return _CURIOUS.get()

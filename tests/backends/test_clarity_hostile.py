@@ -41,7 +41,7 @@ def served(answers: Answers, heads: dict[str, str] | None = None) -> Clarity:
         "lims", "https://lims.example/", lambda: {"Authorization": "Basic dTpwdw=="}, explain=explain, timeout_s=1.0,
         transport=httpx.MockTransport(handle), bulk_transport=httpx.MockTransport(handle),
     )  # fmt: skip
-    return hurried(Clarity(client))
+    return hurried(Clarity(client, lambda: "apiuser"))
 
 
 def route(**by_path: Any) -> Answers:

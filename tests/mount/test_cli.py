@@ -109,7 +109,7 @@ def at(url: str, token: str = "t") -> str:
 def test_a_wrong_token(refused: Callable[..., str], sandbox: Sandbox) -> None:
     sentence = refused(at(sandbox.url, "wrong"))
     assert "Unrecognized access token" in sentence
-    assert "check the configuration" in sentence
+    assert "It is stored by: labfs login hub." in sentence
     assert "wrong" not in sentence
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +30,7 @@ WRITTEN = {"401", "400", "403", "no address"}  # what a save is told at once; th
 def secrets_of(sandbox: Sandbox) -> set[str]:
     """Return all that opens something. Whoever adds another kind of secret, such as a proxy's password, adds it here."""
     known = json.loads((sandbox.directory / "sandbox.json").read_text())["credentials"]
-    found = {known[site]["token"] for site in ("basespace", "odm", "portal")}
+    found = {known[site]["token"] for site in ("basespace", "odm", "portal")} | {known["basespace"]["client_secret"]}
     return found | {known["clarity"]["password"], *known["redcap"]["tokens"].values()}
 
 
@@ -142,9 +143,21 @@ def test_nothing_that_people_see_holds_a_secret(lab: Lab, front: Front, drive: M
         ("status",),
         ("outbox", "list"),
         ("sites", "-c", drive.path.parent / "labfs.toml"),
+        ("doctor", "-c", drive.path.parent / "labfs.toml", "--bundle", drive.path.parent / "bundle.zip"),
     ):
         done = labfs(*command, env=drive.env)
         evidence.add(" ".join(map(str, command)), done.stdout + done.stderr)
+    front.cast = dict.fromkeys(SITES, "401")
+    done = labfs(
+        "doctor", "-c", drive.path.parent / "labfs.toml", "--bundle", drive.path.parent / "401.zip", env=drive.env
+    )
+    front.cast = {}
+    assert done.returncode == 1
+    evidence.add("doctor 401", done.stdout + done.stderr)
+    for bundle in ("bundle.zip", "401.zip"):
+        with zipfile.ZipFile(drive.path.parent / bundle) as archive:
+            for name in archive.namelist():
+                evidence.add(f"{bundle} {name}", archive.read(name))
     evidence.add("ps", Path(f"/proc/{drive.pid}/cmdline").read_bytes())
     evidence.add("log", drive.log)
     for path in drive.state.rglob("*"):

@@ -53,7 +53,8 @@ LIBRARIES = {
     "click": {"cli"},
     "rich": {"cli/status"},
     "jeepney": {"daemon/notices"},
-    "keyring": {"daemon/credentials"},
+    "keyring": {"daemon/credentials", "daemon/setup/keeping"},
+    "tomlkit": {"daemon/setup/keeping"},
     "platformdirs": {"daemon/config"},
 }
 VENDORS = ("basespace", "illumina", "redcap", "clarity", "genestack")

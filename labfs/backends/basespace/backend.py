@@ -67,6 +67,7 @@ def build(settings: Settings) -> BaseSpace:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        login=settings.login(_is_own),
         explain=_explain,
     )
     return BaseSpace(client)
@@ -102,6 +103,14 @@ class BaseSpace:
 
     async def check(self) -> str:
         return str((await self._get("users/current")).get("Name") or "somebody without a name")
+
+    async def rights(self) -> str:
+        try:
+            scopes = (await self._get("oauthv2/token/current")).get("Scopes")
+        except (Denied, NotFound, Malformed) as error:
+            log.info("%s does not tell what its token may do: %s", self._client.site, error)
+            return ""
+        return ", ".join(str(scope) for scope in scopes) if isinstance(scopes, list) else ""
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -261,6 +270,11 @@ class BaseSpace:
 
     async def delete(self, entry: Entry) -> None:
         raise Denied(f"{self._client.site} cannot delete a single file.")
+
+
+def _is_own(headers: Mapping[str, str], said: str) -> bool:
+    """Whether a 401 is the service's: each of its errors has a message."""
+    return bool(said)
 
 
 def _explain(answer: Answer) -> str:

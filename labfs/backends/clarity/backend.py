@@ -60,16 +60,18 @@ def build(settings: Settings) -> Clarity:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        login=settings.login(_is_own),
         explain=explain,
     )
-    return Clarity(client)
+    return Clarity(client, settings.secrets["username"])
 
 
 class Clarity:
     """One Clarity server, as the login of one user sees it."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, username: Callable[[], str]) -> None:
         self._client = client
+        self._username = username
         self._api = Api(client)
         self._limit: int | None = None  # bytes of an upload, as the site shows it
         self._limit_asked = False
@@ -99,7 +101,10 @@ class Clarity:
     async def check(self) -> str:
         await self._api.get("", "index")
         await self._learn_limit()
-        return "the configured login"  # the system has no question for it
+        return self._username()  # the system has no question for it
+
+    async def rights(self) -> str:
+        return ""
 
     async def _learn_limit(self) -> None:
         """Read the upload limit, where the site shows its properties to this login."""
@@ -311,6 +316,11 @@ class Clarity:
 
     async def delete(self, entry: Entry) -> None:
         await self._files.delete(entry.label)
+
+
+def _is_own(headers: Mapping[str, str], said: str) -> bool:
+    """Whether a 401 is the service's, which asks for a login by HTTP Basic."""
+    return headers.get("www-authenticate", "").lower().startswith("basic")
 
 
 def _page(convert: Callable[[Node], Entry], nodes: Iterable[Node], following: int | None) -> Page:

@@ -95,6 +95,7 @@ def build(settings: Settings) -> Odm:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        login=settings.login(_is_own),
         explain=_explain,
     )
     return Odm(client, settings.options["audience"])
@@ -132,6 +133,10 @@ class Odm:
         # The smallest question there is: how many studies, and none of them.
         await self._get(f"{self._audience}/studies", {"pageLimit": "0"})
         return self._audience.removeprefix("as-")
+
+    async def rights(self) -> str:
+        """Tell the role that is asked for; which groups its user is in, the system does not tell."""
+        return "drafts and published data, imports" if self._curator else "published data"
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -328,6 +333,12 @@ def _accession(entry: Entry, kind: str) -> str:
     if not entry.id.startswith(f"{kind}/"):
         raise NotFound(f"“{entry.name}” holds nothing that could be listed.")
     return entry.label
+
+
+def _is_own(headers: Mapping[str, str], said: str) -> bool:
+    """Whether a 401 can be the service's: no source tells more than that it takes tokens, and asks for no login."""
+    challenge = headers.get("www-authenticate", "").lower()
+    return not challenge or challenge.startswith("bearer")
 
 
 def _explain(answer: Answer) -> str:

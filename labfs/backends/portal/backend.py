@@ -61,6 +61,7 @@ def build(settings: Settings) -> Portal:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        login=settings.login(_is_own),
         explain=_explain,
     )
     return Portal(client, settings.options["organizations"] == "all", settings.options["user_id"])
@@ -111,6 +112,9 @@ class Portal:
             raise self._myself.refuted("the token is not that of")
         self._addresses.record(found["owned_attachments"], answer)
         return found
+
+    async def rights(self) -> str:
+        return ""
 
     # -- looking -------------------------------------------------------------------------------------
 
@@ -274,6 +278,11 @@ def _without_addresses(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_addresses(each) for key, each in value.items() if key != "download_url"}
     return [_without_addresses(each) for each in value] if isinstance(value, list) else value
+
+
+def _is_own(headers: Mapping[str, str], said: str) -> bool:
+    """Whether a 401 is the service's: it names its scheme."""
+    return headers.get("www-authenticate", "").lower().startswith("token")
 
 
 def _explain(answer: Answer) -> str:

@@ -29,7 +29,7 @@ from labfs.backends.redcap import entries
 from labfs.backends.redcap.entries import Place, mint, parse
 from labfs.backends.redcap.projects import Projects
 from labfs.backends.redcap.saving import Saving
-from labfs.backends.redcap.wire import Rounds, Secret, Wire, explain, site_url
+from labfs.backends.redcap.wire import Rounds, Secret, Wire, explain, is_own, site_url
 from labfs.backends.several import each
 from labfs.errors import Exists, Invalid, NameTooLong, NotFound, NotPermitted, Stale, Unranged, Unsupported
 from labfs.errors.health import Health
@@ -62,7 +62,8 @@ def build(settings: Settings) -> Redcap:
         compiling=COMPILING,
         proxy=settings.proxy,
         ca=settings.ca,
-        explain=partial(explain, tuple(tokens.values())),
+        login=settings.login(is_own),
+        explain=partial(explain, tuple(tokens.values()), renewal=settings.renewed),
     )
     return Redcap(client, tokens)
 
@@ -100,7 +101,10 @@ class Redcap:
     async def check(self) -> str:
         """Ask each project for its dictionary, which is needed next anyway."""
         await each(self._projects.schema, self._aliases[:CHECKED], CAPABILITIES.connections)
-        return f"the users of {len(self._aliases)} tokens"
+        return "the token's user" if len(self._aliases) == 1 else f"the users of {len(self._aliases)} tokens"
+
+    async def rights(self) -> str:
+        return ""
 
     # -- looking -------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ from labfs.http.forms import Form
 
 PATH = "api/"
 BLANKS = b"\xef\xbb\xbf \t\r\n"  # before what an answer says, a byte order mark among them
+NO_RIGHT = "You do not have permissions to use the API"  # said of an unknown token as well
 LONGEST_REASON = 400  # characters of a server's sentence that are shown
 T = TypeVar("T")
 Secret = Callable[[], str]
@@ -251,9 +252,16 @@ def _is_file(what: str, headers: Mapping[str, str]) -> None:
         raise Unavailable(f"{what}: the server sent something that is no file; it may be under load or maintenance.")
 
 
-def explain(tokens: Iterable[Secret], answer: Answer) -> str:
-    """Return the server's own sentence, free of tokens."""
+def is_own(headers: Mapping[str, str], said: str) -> bool:
+    """Whether a 401 is the server's: each of its errors has a message."""
+    return bool(said)
+
+
+def explain(tokens: Iterable[Secret], answer: Answer, *, renewal: str = "") -> str:
+    """Return the server's own sentence, free of tokens; of an unknown one also where another comes from."""
     text = _sentence(answer)
+    if answer.status == 403 and text.endswith(NO_RIGHT):
+        text = f"{text}. The token is not known, or its user has no API right. {renewal}".rstrip()
     for token in tokens:
         with suppress(LabfsError):
             text = text.replace(token(), "…")

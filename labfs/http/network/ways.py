@@ -306,7 +306,7 @@ def _untrusted(site: str, url: httpx.URL, proxy: Proxy | None, error: Exception)
     who = url.netloc.decode() if known else f"{url.netloc.decode()}, or the proxy {proxy},"
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Barred(f"{site}: the certificate of {whose} {_distrust(cause)}.")
+            return Barred(f"{site}: the certificate of {whose} {_distrust(cause)}")
         if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
             return Barred(f"{site}: {who} answers, but not by TLS; is its address right?")
     return None
@@ -318,15 +318,15 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
         case code if code in NO_AUTHORITY:
             return (
                 "is signed by an authority that is not trusted here; if it is your institute's own, "
-                'get its certificate and name it in the configuration of the site: ca = "PATH"'
+                'get its certificate and name it in the configuration of the site: ca = "PATH".'
             )
         case code if code in EXPIRED:
-            return f"has expired and must be renewed by whoever runs the server ({clock})"
+            return f"has expired and must be renewed by whoever runs the server ({clock})."
         case code if code in NOT_YET:
-            return f"is not valid yet ({clock}; is that right?)"
+            return f"is not valid yet ({clock}; is that right?)."
         case code if code in OTHER_NAME:
             return "is made out to another name; is the address of the site right?"
-    return f"is refused: {error.verify_message}"
+    return f"is refused: {error.verify_message}."
 
 
 def _lost(site: str, host: str, proxy: Proxy, error: Exception) -> LabfsError | None:
@@ -335,7 +335,7 @@ def _lost(site: str, host: str, proxy: Proxy, error: Exception) -> LabfsError | 
     match error:
         case ProxyConnectionError() | httpx.ConnectError() if not behind:
             sentence = f"{site}: the proxy {proxy} cannot be reached ({_innermost(error)})."
-            return Unavailable(sentence, silent=True, who=f"The proxy {proxy}")
+            return Unavailable(sentence, silent=True, who=f"The proxy {proxy}", plain=_is_plain(error))
         case ProxyTimeoutError() | httpx.ConnectTimeout():
             sentence = f"{site}: the proxy {proxy}, or {host} behind it, did not answer in time."
             return Unavailable(sentence, silent=True, who=f"The proxy {proxy}, or {host} behind it,")
@@ -349,6 +349,14 @@ def _lost(site: str, host: str, proxy: Proxy, error: Exception) -> LabfsError | 
             sentence = f"{site}: {host} cannot be reached through the proxy {proxy} ({_innermost(error)})."
             return Unavailable(sentence, silent=True)
     return None
+
+
+def _is_plain(error: Exception) -> bool:
+    """Whether this machine knows that nobody is there: no such name, or nobody who listens."""
+    *_, last = _causes(error)
+    return isinstance(last, ConnectionRefusedError) or (
+        isinstance(last, socket.gaierror) and last.errno == socket.EAI_NONAME
+    )
 
 
 def _innermost(error: Exception) -> str:

@@ -9,6 +9,7 @@ Tests: sandbox/test_basespace_sandbox, sandbox/test_guide.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from email.utils import formatdate
 from typing import Any
@@ -42,6 +43,7 @@ from labfs.sandbox.basespace.switches import Switches
 from labfs.sandbox.basespace.uploads import Uploads
 from labfs.sandbox.blobs import Blobs
 from labfs.sandbox.cost import Workers
+from labfs.sandbox.devices import CLIENT_ID, CLIENT_SECRET, Devices
 from labfs.sandbox.store import Row, Store
 
 RECORDS = ("appresults", "samples", "runs")
@@ -55,7 +57,11 @@ class BaseSpace:
     def __init__(self, store: Store, blobs: Blobs) -> None:
         self.url = ""
         self.switches = Switches()
-        self.credentials: dict[str, Any] = {"token": seeds.TOKEN}
+        self.credentials: dict[str, Any] = {
+            "token": seeds.TOKEN,
+            "client_id": CLIENT_ID,
+            "client_secret": CLIENT_SECRET,
+        }
         self.site: dict[str, Any] = {"token": seeds.TOKEN, "access": "full"}
         self.shelf = Shelf(store, blobs, self.switches)
         self._store = store
@@ -92,6 +98,7 @@ class BaseSpace:
                 Route(f"{two}/trash", self._trash),
                 Route(f"{two}/trash", self._empty_trash, methods=["DELETE"]),
                 Route(f"{two}/trash/{{id:int}}/restorefromtrash", self._restore, methods=["POST"]),
+                *Devices(lambda: self.url, self._give).routes(one),
                 *self._second.routes(),
             ],
             exception_handlers={Refusal: refused, HTTPException: unknown},
@@ -107,7 +114,16 @@ class BaseSpace:
     # -- who asks, and for what ------------------------------------------------------------------------
 
     def _user(self, request: Request) -> int:
-        """Return the user of the token, which may come in three ways but only in one of them."""
+        return int(self._login(request)["user"])
+
+    def _give(self, scopes: list[str]) -> str:
+        """Make a token of the user's."""
+        token = secrets.token_hex(16)
+        self._store.run("INSERT INTO tokens VALUES (?, ?, ?)", token, seeds.USER, json.dumps(scopes))
+        return token
+
+    def _login(self, request: Request) -> Row:
+        """Return the row of the token, which may come in three ways but only in one of them."""
         bearer = request.headers.get("authorization", "")
         given = [
             request.headers.get("x-access-token"),
@@ -117,10 +133,10 @@ class BaseSpace:
         tokens = [token for token in given if token]
         if len(tokens) > 1:
             raise Refusal(400, "More than one access token was sent.", "BASESPACE.COMMON.BAD_REQUEST")
-        row = self._store.one("SELECT user FROM tokens WHERE token = ?", tokens[0] if tokens else "")
+        row = self._store.one("SELECT * FROM tokens WHERE token = ?", tokens[0] if tokens else "")
         if row is None:
             raise Refusal(401, "Unrecognized access token", "BASESPACE.COMMON.UNAUTHORIZED")
-        return int(row["user"])
+        return row
 
     def _kind(self, request: Request) -> str:
         kind = str(request.path_params["kind"])
@@ -207,12 +223,10 @@ class BaseSpace:
         return single(self._shown.session(row))
 
     async def _token(self, request: Request) -> Response:
-        user = self._user(request)
-        row = self._store.one("SELECT * FROM tokens WHERE user = ?", user)
-        assert row is not None
+        row = self._login(request)
         return single({
             "Scopes": json.loads(row["scopes"]),
-            "UserResourceOwner": self._shown.user(user),
+            "UserResourceOwner": self._shown.user(row["user"]),
             "Application": APPLICATION,
             "DateCreated": self._shown.date(None),
         })  # fmt: skip
@@ -286,8 +300,7 @@ class BaseSpace:
     # -- v2 and the trash ------------------------------------------------------------------------------
 
     async def _revoke(self, request: Request) -> Response:
-        user = self._user(request)
-        self._store.run("DELETE FROM tokens WHERE user = ?", user)
+        self._store.run("DELETE FROM tokens WHERE token = ?", self._login(request)["token"])
         return Compact({})
 
     async def _trash_session(self, request: Request) -> Response:
