@@ -86,14 +86,21 @@ class Hub:
 
     # -- looking -------------------------------------------------------------------------------------
 
+    async def unknown(self, request: Request, _: Exception) -> Response:
+        """Answer a route that this hub has not, such as those of version 2."""
+        self.requests[f"unknown {request.url.path}"] += 1
+        return answer({}, 404)
+
     async def me(self, _: Request) -> Response:
         return answer({"Id": "1", "Name": "Bench"})
 
     async def projects(self, request: Request) -> Response:
+        self.requests["projects"] += 1
         wanted = {FILES: "Files", GENERATED: "Generated", MANY: "Many"}
         return page(request, [{"Id": number, "Name": name, "DateCreated": DATE} for number, name in wanted.items()])
 
     async def results(self, request: Request) -> Response:
+        self.requests["records"] += 1
         match request.path_params["id"]:
             case "1":
                 rows = [record(number, name) for number, name in enumerate(self.folders, 1)]
@@ -103,7 +110,8 @@ class Hub:
                 rows = [record(FIRST_OF_MANY + n, f"record {n:05}") for n in range(self.records)]
         return page(request, rows)
 
-    async def none(self, request: Request) -> Response:
+    async def samples(self, request: Request) -> Response:
+        self.requests["records"] += 1
         return page(request, [])
 
     async def listing(self, request: Request) -> Response:
@@ -203,20 +211,21 @@ def window(request: Request, count: int, make: Callable[[int], Json]) -> Respons
 def application(hub: Hub) -> Starlette:
     api = "/v1pre3"
     return Starlette(
+        exception_handlers={404: hub.unknown},
         routes=[
             Route("/counters", hub.counters, methods=["DELETE"]),
             Route("/data/{path:path}", hub.blob),
             Route(f"{api}/users/current", hub.me),
             Route(f"{api}/users/current/projects", hub.projects),
             Route(f"{api}/projects/{{id}}/appresults", hub.results),
-            Route(f"{api}/projects/{{id}}/samples", hub.none),
+            Route(f"{api}/projects/{{id}}/samples", hub.samples),
             Route(f"{api}/appresults/{{id}}/files", hub.listing, methods=["GET"]),
             Route(f"{api}/appresults/{{id}}/files", hub.create, methods=["POST"]),
             Route(f"{api}/files/{{id}}", hub.one, methods=["GET"]),
             Route(f"{api}/files/{{id}}", hub.finish, methods=["POST"]),
             Route(f"{api}/files/{{id}}/content", hub.content),
             Route(f"{api}/files/{{id}}/parts/{{part}}", hub.part, methods=["PUT"]),
-        ]
+        ],
     )
 
 
