@@ -34,9 +34,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Verdict:
+    """Whether `name` reached what it must; `peak_mib` is there where memory is judged."""
+
     must: str
+    name: str
     ratio: float
     met: bool
+    peak_mib: float = 0.0
 
 
 @dataclass
@@ -82,6 +86,11 @@ class Result:
 
 
 class Must(Protocol):
+    """What a case demands of one contestant."""
+
+    @property
+    def name(self) -> str: ...
+
     @property
     def text(self) -> str: ...
 
@@ -148,6 +157,7 @@ class Leaner:
 class Linear:
     """Time that grows no faster than its size: the exponent of a fit of a power law is what the table shows."""
 
+    name: str  # the largest of them
     exponent: float = 1.1
 
     @property
@@ -220,7 +230,9 @@ def _round(contest: Contest, number: int, result: Result) -> None:
 def judge(result: Result, musts: tuple[Must, ...]) -> None:
     for must in musts:
         ratio, met = must.judge(result) or (math.nan, False)
-        result.verdicts.append(Verdict(must.text, ratio, met))
+        peak = max((sample.peak_mib for sample in result.good(must.name)), default=0.0)
+        shown = peak if isinstance(must, Leaner) else 0.0
+        result.verdicts.append(Verdict(must.text, must.name, ratio, met, shown))
 
 
 def sentence(error: Exception) -> str:

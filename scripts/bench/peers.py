@@ -135,11 +135,11 @@ def curl(ground: Ground, url: str, size: int, connections: int = 1) -> Callable[
     return lambda: together([[*base, "-r", one, url] for one in ranges])
 
 
-def uploader(api: str, record: int, source: Path, name: str) -> Callable[[], object]:
+def uploaded(api: str, record: int, source: Path, name: str) -> Sample:
     """Upload a file over eight connections with nothing in between."""
     words = ["-m", "bench.uploader", "--api", api, "--record", str(record), str(source), name]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    return lambda: run(sys.executable, *words, env=env)
+    return Sample(float(run(sys.executable, *words, env=env).stdout))
 
 
 def quietly(*command: str | Path) -> Callable[[], object]:

@@ -41,7 +41,7 @@ def bars(axes: Any, cases: list[dict[str, Any]], label: str) -> None:
                 middle = statistics.median(values)
                 error = [[middle - min(values)], [max(values) - middle]]
                 axes.barh(at, middle, xerr=error, color=colour(name), height=0.8, ecolor="#333333", capsize=2)
-                axes.text(max(values), at, f" {middle:,.3g}", fontsize=8, va="center")
+                axes.text(max(values), at, f" {number(middle)}", fontsize=8, va="center")
             ticks.append(at)
             names.append(name)
             at += 1
@@ -51,6 +51,10 @@ def bars(axes: Any, cases: list[dict[str, Any]], label: str) -> None:
     axes.set_xlabel(label)
     axes.margins(x=0.12, y=0.03)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def mixed(axes: Any) -> Any:
@@ -64,6 +68,7 @@ def growth(axes: Any, case: dict[str, Any] | None, unit: float, label: str) -> N
     axes.set_ylabel("seconds")
     if case is None:
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+        axes.set_axis_off()
         return
     points = sorted((size / unit, times(case, name)) for name, size in case["sizes"].items() if times(case, name))
     sizes, medians = [size for size, _ in points], [statistics.median(took) for _, took in points]
@@ -93,6 +98,8 @@ def main(source: Path, target: Path) -> None:
         axes = figure.add_subplot(grid[0, at])
         if at:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(lambda *_: "")
         bars(axes, each, label)
     growth(figure.add_subplot(grid[1, 0]), grown.get("growth-bytes"), 1024 * MIB, "GiB read")
     growth(figure.add_subplot(grid[1, 1]), grown.get("growth-entries"), 1, "entries listed")

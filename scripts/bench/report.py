@@ -58,14 +58,13 @@ def rows(result: Result) -> list[tuple[str, ...]]:
     best = result.best_peer()
     seconds = result.seconds(best) if best else None
     peer = f"{best} {value(result, seconds)}" if best and seconds else NOTHING
-    name = LABFS if LABFS in result.samples else next(iter(result.samples))
-    ours = spread(result, name)
     found: list[tuple[str, ...]] = []
     for verdict in result.verdicts:
         ratio = NOTHING if math.isnan(verdict.ratio) else f"{verdict.ratio:.2f}"
         met = "yes" if verdict.met else "no"
-        left = ("", "", "", "") if found else (result.title, ours, peer, bound(result))
-        found.append((*left, ratio, verdict.must, met, "" if found else processor(result, name)))
+        ours = f"peak {verdict.peak_mib:.0f} MiB" if verdict.peak_mib else spread(result, verdict.name)
+        left = ("", ours, "", "") if found else (result.title, ours, peer, bound(result))
+        found.append((*left, ratio, verdict.must, met, processor(result, verdict.name)))
     return found
 
 

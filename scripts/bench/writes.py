@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from bench.ground import Ground, warm
 from bench.measuring import Contest, Faster, Sample
-from bench.peers import labfs, timed, uploader
+from bench.peers import labfs, uploaded
 from bench.processes import run
 
 BOX, BARE = "box", "8 connections"
@@ -35,6 +35,6 @@ def upload(ground: Ground, mib: int, is_far: bool, times: float) -> Iterator[Con
         runs = {
             "labfs": lambda: copied("cp", "{source}", "{into}"),
             "labfs, dd": lambda: copied("dd", "if={source}", "of={into}", "bs=1M", "status=none"),
-            BARE: lambda: timed(uploader(services.api, record, source, f"bare {next(numbers)}.bin")),
+            BARE: lambda: uploaded(services.api, record, source, f"bare {next(numbers)}.bin"),
         }
         yield Contest(runs, (Faster(times, BARE),), size)

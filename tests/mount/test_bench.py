@@ -176,7 +176,7 @@ def test_ratios_are_of_the_same_round_and_of_the_best_peer() -> None:
 def test_growth_is_the_exponent_of_a_fit(power: float, met: bool) -> None:
     result = sampled(**{f"labfs {size}": [0.001 * size**power] for size in (1000, 10_000, 100_000)})
     result.sizes = {f"labfs {size}": size for size in (1000, 10_000, 100_000)}
-    judge(result, (Linear(),))
+    judge(result, (Linear("labfs 100000"),))
     assert result.verdicts[0].ratio == pytest.approx(power)
     assert result.verdicts[0].met is met
 
