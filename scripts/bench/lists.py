@@ -24,7 +24,7 @@ AT_ONCE = 8
 
 
 def pages(api: str, counts: Mapping[int, int], at_once: int = 1) -> Sample:
-    """Ask for all pages of records (id → entries) and nothing else, so many at once, over connections that are there."""
+    """Ask for all pages of records (id → entries) and nothing else, so many at once, over connections made before."""
 
     def one(client: httpx.Client, asked: tuple[int, int]) -> None:
         where = f"{api}/v1pre3/appresults/{asked[0]}/files"
