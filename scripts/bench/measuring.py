@@ -81,7 +81,9 @@ class Result:
     def read(cls, data: Mapping[str, Any]) -> Result:
         """Make a result of what `asdict` has made of one."""
         samples = {name: [one and Sample(**one) for one in row] for name, row in data["samples"].items()}
-        verdicts = [Verdict(**one) for one in data["verdicts"]]
+        verdicts = [
+            Verdict(**{**one, "ratio": math.nan if one["ratio"] is None else one["ratio"]}) for one in data["verdicts"]
+        ]
         return cls(**{**data, "samples": samples, "verdicts": verdicts})
 
 

@@ -15,7 +15,19 @@ from pathlib import Path
 
 from bench.ground import Ground, Services
 from bench.measuring import Sample
-from bench.processes import Failed, cpu, force_unmount, is_mounted, peak_mib, process, run, together
+from bench.processes import (
+    END_S,
+    RUN_S,
+    Failed,
+    cpu,
+    force_end,
+    force_unmount,
+    is_mounted,
+    peak_mib,
+    process,
+    run,
+    together,
+)
 
 SETTLE_S = 0.5  # after a mount, before it is used: everything that it does at its start is over
 CACHE_MIB = 128  # labfs's usual cache in memory
@@ -47,15 +59,18 @@ class Drive:
         run(sys.executable, "-m", "labfs", "mount", "-c", self._config, self.path, env=self._env)
         time.sleep(settle_s)
 
-    def unmount(self) -> None:
-        run(sys.executable, "-m", "labfs", "umount", self.path, env=self._env)
+    def unmount(self, limit_s: float = RUN_S) -> None:
+        run(sys.executable, "-m", "labfs", "umount", self.path, env=self._env, limit_s=limit_s)
 
     def remove(self) -> None:
-        """Leave nothing behind, whatever happened."""
-        if is_mounted(self.path):
+        """Leave nothing behind, whatever happened; what is still being uploaded is given up."""
+        pids = [self.pid] if is_mounted(self.path) else []
+        if pids:
             with contextlib.suppress(Failed):
-                self.unmount()
+                self.unmount(END_S)
         force_unmount(self.path)
+        for pid in pids:
+            force_end(pid, self.path)
         shutil.rmtree(self.home, ignore_errors=True)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,15 +22,15 @@ class Failed(Exception):
     """What could not be done, in one plain sentence."""
 
 
-def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end. Raises Failed with the last line of what it said."""
+def run(*command: str | Path, limit_s: float = RUN_S, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. Raises Failed with the last line of what it said, or if it takes too long."""
     words = list(map(str, command))
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=RUN_S, check=False, **options)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=limit_s, check=False, **options)
     except FileNotFoundError:
         raise Failed(f"{words[0]} is not installed.") from None
     except subprocess.TimeoutExpired:
-        raise Failed(f"{words[0]} did not end within {RUN_S:.0f} s.") from None
+        raise Failed(f"{words[0]} did not end within {limit_s:.0f} s.") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise Failed(f"{Path(words[0]).name} failed: {said[-1] if said else f'status {done.returncode}'}")
@@ -114,6 +115,17 @@ def force_unmount(path: Path) -> None:
     """Take away a mount that is still there, whatever it does."""
     if is_mounted(path):
         subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True, timeout=30, check=False)
+
+
+def force_end(pid: int, named: Path) -> None:
+    """Kill a daemon that is still there although it was told to end; `named` stands on its command line."""
+    limit = time.monotonic() + END_S
+    with contextlib.suppress(OSError):
+        while os.fsencode(named) in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if time.monotonic() > limit:
+                os.kill(pid, signal.SIGKILL)
+                return
+            time.sleep(0.05)
 
 
 def cpu(pid: int) -> tuple[float, float]:

@@ -11,11 +11,12 @@ from typing import Any
 
 from bench.ground import MIB
 from bench.measuring import LABFS, PEER, Result, as_data
-from bench.processes import HERE, Failed, run
+from bench.processes import HERE, run
 from bench.programs import Programs
 
 COLUMNS = ("case", "labfs", "best peer", "bound", "ratio", "must", "met?", "cpu s, user + system")
 NOTHING = "–"
+DATA, PICTURE = "bench.json", "bench.png"
 
 
 def value(result: Result, seconds: float) -> str:
@@ -97,12 +98,10 @@ def about(machine: dict[str, Any], versions: dict[str, str], rounds: int) -> str
     )
 
 
-def save(out: Path, results: Sequence[Result], facts: dict[str, Any]) -> Path:
-    """Write `bench.json`: the machine, the versions, and all samples by case, contestant and round."""
-    path = out / "bench.json"
+def save(out: Path, results: Sequence[Result], facts: dict[str, Any]) -> None:
+    """Write the machine, the versions, and all samples by case, contestant and round."""
     data = {**facts, "cases": [as_data(result) for result in results]}
-    path.write_text(json.dumps(without_nan(data), indent=1, ensure_ascii=False) + "\n")
-    return path
+    (out / DATA).write_text(json.dumps(without_nan(data), indent=1, ensure_ascii=False) + "\n")
 
 
 def without_nan(data: Any) -> Any:
@@ -114,10 +113,11 @@ def without_nan(data: Any) -> Any:
     return None if isinstance(data, float) and math.isnan(data) else data
 
 
-def plot(programs: Programs, data: Path) -> str:
-    """Draw `bench.png` beside the data; return a sentence about it."""
-    try:
-        run(programs.plotter, HERE / "plot.py", data, data.with_suffix(".png"))
-    except Failed as error:
-        return f"No picture: {error}"
-    return f"{data} and {data.with_suffix('.png')}"
+def plot(programs: Programs, out: Path) -> None:
+    """Draw the picture beside the data. Raises Failed where it cannot be drawn."""
+    run(programs.plotter, HERE / "plot.py", out / DATA, out / PICTURE)
+
+
+def files(out: Path) -> list[Path]:
+    """Return what a run has left in a directory."""
+    return [path for path in (out / DATA, out / PICTURE) if path.exists()]

@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.measuring import Result
 from bench.processes import HERE, Failed, end
 from bench.programs import WHERE, cache
+from bench.report import DATA
 
 NOBODY = "nobody"
 
@@ -55,13 +56,16 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, **own}
 
 
+def words(cases: Sequence[str], rounds: int, scale: float, told: str) -> list[str]:
+    return ["--case", *cases, "--rounds", str(rounds), "--scale", str(scale), "--told", told]
+
+
 def measured(case: str, rounds: int, scale: float) -> Result:
     """Run one case as an ordinary user."""
     with tempfile.TemporaryDirectory(prefix="labfs-bench-") as temporary:
         out = Path(temporary)
-        arguments = ["--case", case, "--rounds", str(rounds), "--scale", str(scale), "--inner"]
-        run_as(NOBODY, out, arguments)
-        data = out / "bench.json"
+        run_as(NOBODY, out, words([case], rounds, scale, "nothing"))
+        data = out / DATA
         if not data.exists():
             raise Failed(f"The user {NOBODY} cannot run the bench here; what it said stands above.")
         return Result.read(json.loads(data.read_text())["cases"][0])
