@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 from bench import lists
-from bench.ground import Ground, warm
+from bench.ground import MIB, Ground, warm
 from bench.measuring import Contest, Linear, Sample
 from bench.peers import dd, labfs
 
@@ -17,7 +17,7 @@ GIB, ENTRIES = (1, 2, 4, 8), (1000, 10_000, 100_000)
 
 @contextlib.contextmanager
 def in_bytes(ground: Ground) -> Iterator[Contest]:
-    sizes = {f"labfs, {gib} GiB": ground.size(1024 * gib) for gib in GIB}
+    sizes = {f"labfs, {size / (1024 * MIB):.3g} GiB": size for size in (ground.size(1024 * gib) for gib in GIB)}
     for name, size in sizes.items():
         warm(ground.hollow("box", f"{name}.bin", size))
     with ground.services() as services:
@@ -33,7 +33,7 @@ def in_bytes(ground: Ground) -> Iterator[Contest]:
 
 @contextlib.contextmanager
 def in_entries(ground: Ground) -> Iterator[Contest]:
-    counts = {f"labfs, {count:,} entries": ground.count(count) for count in ENTRIES}
+    counts = {f"labfs, {count:,} entries": count for count in map(ground.count, ENTRIES)}
     with ground.services(generated=tuple(counts.values())) as services:
         runs = {
             name: functools.partial(lists.by_labfs, ground, services, count, lambda folder: lists.long(folder)())
