@@ -152,7 +152,7 @@ def curl(ground: Ground, url: str, size: int, connections: int = 1) -> Callable[
 
 def uploaded(api: str, record: int, source: Path, name: str) -> Sample:
     """Upload a file over eight connections with nothing in between."""
-    words = ["-m", "bench.uploader", "--api", api, "--record", str(record), str(source), name]
+    words = ["-m", "bench.services.uploader", "--api", api, "--record", str(record), str(source), name]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     return Sample(float(run(sys.executable, *words, env=env).stdout))
 

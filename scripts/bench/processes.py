@@ -99,10 +99,10 @@ def listens(port: int) -> bool:
 
 @contextlib.contextmanager
 def server(module: str, *arguments: object) -> Iterator[int]:
-    """Run a module of this package as a server; yield its port."""
+    """Run a module of `services`; yield its port."""
     port = free_port()
     env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    command = (sys.executable, "-m", f"bench.{module}", "--port", str(port), *map(str, arguments))
+    command = (sys.executable, "-m", f"bench.services.{module}", "--port", str(port), *map(str, arguments))
     with process(*command, ready=lambda: listens(port), env=env):
         yield port
 

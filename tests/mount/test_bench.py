@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import lists, reads
+from bench.cases import lists, reads
 from bench.ground import MIB, Ground
 from bench.measuring import Case, Contest, Faster, Linear, Result, Sample, Within, judge, measure
 from bench.peers import Drive, labfs

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 
 from bench.ground import RTT_S, Ground, Services
-from bench.hub import FIRST_GENERATED, FIRST_OF_MANY, IN_RECORD
 from bench.measuring import Contest, Leaner, Sample, Within
 from bench.peers import labfs, quietly, rclone, timed
 from bench.processes import Failed
+from bench.services.hub import FIRST_GENERATED, FIRST_OF_MANY, IN_RECORD
 
 ENTRIES, PAGE = 100_000, 1024
 RECORDS = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from bench import growth, lists, reads, writes
+from bench.cases import growth, lists, reads, writes
 from bench.measuring import Case
 
 CASES = (

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Iterator
 
-from bench import lists
+from bench.cases import lists
 from bench.ground import MIB, Ground, warm
 from bench.measuring import Contest, Linear, Sample
 from bench.peers import dd, labfs
