@@ -15,9 +15,9 @@ check:   ## formatting, lint and types
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-bench:   ## speed beside other tools, in the same run
-	@scripts/bootstrap --test
-	.venv/bin/python scripts/bench
+bench:   ## speed beside rclone and curl on the same bytes, near and far: about two hours; BENCH='--case near --rounds 3' for less
+	@scripts/bootstrap --bench
+	.venv/bin/python scripts/bench $(BENCH)
 
 soak:    ## 600 rounds with 300 kills, 10,000 calls, 100,000 steps on one file, a fault at every request of a 300 MB save
 	@scripts/bootstrap --soak
