@@ -222,13 +222,11 @@ class Client:
         await self._own(lambda ask: self._stream(self.url, ask, stretch), self._here(path, size))
 
     async def _stream(self, url: str, ask: Ask, stretch: Stretch) -> None:
-        while stretch.piece:
-            before = stretch.next
+        while (before := stretch.next) < stretch.stop:
             try:
                 await self._bulky(url, self._bulk.stream, ask, stretch)
             except Unavailable:
-                # Patience limits a silence, not the time that many bytes take.
-                if stretch.next == before:
+                if stretch.next == before:  # patience limits a silence, not the time that many bytes take
                     raise
 
     async def measure(self, url: str) -> int | None:
