@@ -24,7 +24,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
-from labfs.errors import Invalid, NotDirectory, NotFound
+from labfs.errors import Invalid, NotDirectory
 from labfs.fuse import holders
 from labfs.fuse.answers import Repeats, Walks, answered, entry_attributes, room
 from labfs.fuse.closes import Closers, FailedCloses
@@ -109,11 +109,8 @@ class Door(Refusals):
 
     @answered()
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        node = self._node(inode)
-        await self._failed.decided(node)
+        node = await self._decided(inode)
         await self._vfs.measure(node)
-        if not (node.is_dir or node.entry or node.writer or node.kind is Kind.VIEW):
-            raise NotFound(f"“{node.name}” was not saved, and is not there any more.")
         return self._attributes(node)
 
     @answered(None)
@@ -129,7 +126,7 @@ class Door(Refusals):
         # would call a perfect copy a failure.
         node = self._node(inode)
         if fields.update_size:
-            await self._failed.decided(node)
+            node = await self._decided(inode)
             handle = self._files.get(fh) if fh is not None else None
             if handle is not None and node.writer is not None:
                 await self._vfs.files.resize(node, attr.st_size)
@@ -259,9 +256,7 @@ class Door(Refusals):
 
     @answered()
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
-        access = flags & os.O_ACCMODE
-        node = self._node(inode)
-        await self._failed.decided(node)
+        access, node = flags & os.O_ACCMODE, await self._decided(inode)
         handle = await self._vfs.files.open(
             node,
             read=access != os.O_WRONLY,
@@ -357,6 +352,17 @@ class Door(Refusals):
             return self._inodes[inode]
         except KeyError:
             raise FUSEError(errno.ESTALE) from None
+
+    async def _decided(self, inode: InodeT) -> Node:
+        """Return a node once it is known whether its last close saved it.
+
+        Raises ESTALE for a new file that was not: the kernel then asks for its name again, and may create the file.
+        """
+        node = self._node(inode)
+        await self._failed.decided(node)
+        if not (node.is_dir or node.entry or node.writer or node.kind is Kind.VIEW):
+            raise FUSEError(errno.ESTALE)
+        return node
 
     def _folder(self, inode: InodeT) -> Folder:
         node = self._node(inode)

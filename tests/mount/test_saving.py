@@ -60,6 +60,35 @@ def test_close_of_the_last_copy_reports_the_failure(folder: Path, sandbox: Sandb
     assert caught.value.errno == errno.EFBIG
 
 
+@pytest.mark.of_app_results
+@pytest.mark.parametrize(
+    ("command", "errno_", "wanted"),
+    [
+        ("echo two > f", None, b"two\n"),
+        ("echo two >> f", None, b"two\n"),
+        ("python3 -c \"open('f', 'x').write('new')\"", None, b"new"),
+        ("cp /etc/hostname f && echo copied > f", None, b"copied\n"),
+        ("test ! -e f", None, None),
+        ("cat f", "No such file", None),
+        ("truncate -s 5 f", None, bytes(5)),
+    ],
+)
+def test_a_name_whose_new_file_was_not_saved_is_free_at_once(
+    command: str, errno_: str | None, wanted: bytes | None, folder: Path, sandbox: Sandbox, behind: Folder
+) -> None:
+    """The kernel knows the name for a second still, and must ask again."""
+    refusal = {"service": "basespace", "method": "POST", "route": "*/files", "action": "status", "argument": 403}
+    sandbox.faults({**refusal, "times": 1})
+    first = os.open(folder / "f", os.O_WRONLY | os.O_CREAT)
+    os.write(first, b"one")
+    with pytest.raises(PermissionError):
+        os.close(first)
+    done = run(command, folder)
+    assert (done.returncode != 0) == (errno_ is not None), done.stderr
+    assert (errno_ or "") in done.stderr
+    assert behind.stored.get("f") == wanted
+
+
 # -- one open file -------------------------------------------------------------------------------------
 
 
