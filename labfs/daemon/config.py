@@ -31,6 +31,8 @@ from labfs.tree.site import Site
 ACCESS = ("read", "write", "full")
 COMMON = ("kind", "url", "access", "timeout_s", "proxy", "ca")
 
+MIB = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class SiteSettings:
@@ -79,10 +81,11 @@ class SiteSettings:
 class Config:
     path: Path
     sites: tuple[SiteSettings, ...]
-    cache_bytes: int = 128 * 1024 * 1024
-    disk_bytes: int = 4096 * 1024 * 1024
+    cache_bytes: int = 128 * MIB
+    disk_bytes: int = 4096 * MIB
     draft_s: float = 60.0  # for a draft to get its last name
     draft_names: tuple[str, ...] = ()  # patterns of names that are a draft's, besides those that labfs knows
+    previews_bytes: int = MIB  # of the largest file that thumbnailers and indexers may open
     xattrs: bool = False  # whether files have `user.labfs.*`: a program that asks each file for its own takes longer
 
     def only(self, names: tuple[str, ...]) -> Config:
@@ -141,7 +144,10 @@ def load(path: Path | None = None) -> Config:
     if not isinstance(xattrs, bool):
         raise ConfigError(f"{path}: xattrs must be true or false, without quotes.")
     cache, drafts = _cache_bytes(path, data.get("cache", {})), _drafts(path, data.get("drafts", {}))
-    return Config(path, sites, *cache, *drafts, xattrs)
+    previews = data.get("previews_mib", 1)
+    if not isinstance(previews, int) or isinstance(previews, bool) or not 0 <= previews <= 1 << 24:
+        raise ConfigError(f"{path}: previews_mib must be a whole number of MiB from 0.")
+    return Config(path, sites, *cache, *drafts, previews * MIB, xattrs)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -160,9 +166,10 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The configuration {path} is not UTF-8 text; save it as UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The configuration {path} is not valid TOML: {error}.{_typographic(text)}") from error
-    unknown = set(data) - {"sites", "cache", "drafts", "xattrs"}
+    unknown = set(data) - {"sites", "cache", "drafts", "previews_mib", "xattrs"}
     if unknown:
-        raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are sites, cache, drafts and xattrs.")
+        known = "sites, cache, drafts, previews_mib and xattrs"
+        raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are {known}.")
     return data
 
 
@@ -331,4 +338,4 @@ def _cache_bytes(path: Path, table: Any) -> tuple[int, int]:
     for key, value in found.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 64 <= value <= 1 << 24:
             raise ConfigError(f"{path}: in the section cache {key} must be a whole number from 64.")
-    return found["mib"] * 1024 * 1024, found["disk_mib"] * 1024 * 1024
+    return found["mib"] * MIB, found["disk_mib"] * MIB

@@ -104,7 +104,12 @@ class Daemon:
                 await site.backend.aclose()
 
     async def _serve_door(self, nursery: trio.Nursery) -> None:
-        door = self._door = Door(self._vfs, self._place.mountpoint, xattrs=self._config.xattrs)
+        door = self._door = Door(
+            self._vfs,
+            self._place.mountpoint,
+            xattrs=self._config.xattrs,
+            previews=self._config.previews_bytes,
+        )
         self._mount(door)
         try:
             notices = Notices()

@@ -92,6 +92,10 @@ class Denied(LabfsError):
     errno = errno.EACCES
 
 
+class Fenced(Denied):
+    """The program reads all files for previews or an index, and may not have this one downloaded for that."""
+
+
 class Unauthorized(Denied):
     """The request had no credentials, or the system refused them."""
 

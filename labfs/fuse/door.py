@@ -28,6 +28,7 @@ from labfs.errors import Invalid, NotDirectory
 from labfs.fuse import holders
 from labfs.fuse.answers import Repeats, Walks, answered, entry_attributes, room
 from labfs.fuse.closes import Closers, FailedCloses
+from labfs.fuse.fence import Fence
 from labfs.fuse.folders import OpenFolder
 from labfs.fuse.inodes import Inodes
 from labfs.fuse.kernel import Kernel
@@ -46,7 +47,7 @@ class Door(Refusals):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, vfs: Vfs, mountpoint: str = "", *, xattrs: bool = True) -> None:
+    def __init__(self, vfs: Vfs, mountpoint: str = "", *, xattrs: bool = True, previews: int = 1 << 20) -> None:
         super().__init__(xattrs=xattrs)
         self._mountpoint = mountpoint.rstrip("/")
         self._vfs = vfs
@@ -56,6 +57,7 @@ class Door(Refusals):
         self._numbers = iter(range(1, 1 << 62))
         self._kernel = Kernel(self._inodes)
         self._failed = FailedCloses(vfs.tree)
+        self._fence = Fence(previews)
         self.closers = Closers(vfs.files, self._inodes)
         self.repeats = Repeats()
         self._outcomes = Outcomes(vfs.reasons, lambda number: self._inodes[number], self._opened_by)
@@ -257,6 +259,7 @@ class Door(Refusals):
     @answered()
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
         access, node = flags & os.O_ACCMODE, await self._decided(inode)
+        self._fence.check(node.name, self._kernel.size(node), ctx.pid)
         handle = await self._vfs.files.open(
             node,
             read=access != os.O_WRONLY,

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyfuse3 import FUSEError
 
-from labfs.errors import NoRoom, sentence
+from labfs.errors import Fenced, NoRoom, sentence
 from labfs.errors.reasons import Reasons
 from labfs.tree.names import shown
 from labfs.tree.node import Node
@@ -36,7 +36,7 @@ class Outcomes:
     def failed(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
         """Return the errno as an answer; keep the reason where the user can find it."""
         places = self.places(request, args)
-        usual = number in USUAL and not isinstance(error, NoRoom)
+        usual = (number in USUAL and not isinstance(error, NoRoom)) or isinstance(error, Fenced)
         if isinstance(error, TimeoutError) and not error.args:
             error = TimeoutError(_late(request, places[0]))
         told = log.debug if usual else log.warning

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakValueDictionary
 
 import trio
@@ -24,11 +25,13 @@ from labfs.errors import LabfsError, Malformed, Unranged
 from labfs.read.blocks import Blocks, Fetch, FetchRun, Landed
 from labfs.read.digests import PROVED, digest
 from labfs.read.proof import HOLD_S, Damaged, Proof, Tags
-from labfs.read.refetch import recounted, whole
+from labfs.read.refetch import exactly, recounted, whole
 from labfs.read.whole import Copies, Copy, Version
-from labfs.read.window import BLOCK, SLOW_S, Budget, Line, Window
+from labfs.read.window import BLOCK, HEAD, SLOW_S, Budget, Line, Window
 
 log = logging.getLogger(__name__)
+
+HEAD_INDEX = -1  # of the head, beside the blocks in the cache
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -88,6 +91,14 @@ class Reader:
             begin = index * BLOCK
             pieces.append(memoryview(block)[max(start - begin, 0) : stop - begin])
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def glance(self, start: int, size: int) -> Buffer:
+        """Return bytes within `HEAD` as `read` does, of which no more than the head is fetched for a larger file."""
+        first = self._proof.digests.known(0) or self._end == 0 or start + size > HEAD
+        if first or not self._is_remote(0):
+            return await self.read(start, size)
+        head = await self._blocks.get((self._key, HEAD_INDEX), partial(exactly, self._content, 0, HEAD))
+        return memoryview(head)[start : start + size]
 
     async def fetch(self, index: int) -> None:
         """Fetch a block into the cache, and no other."""

@@ -146,7 +146,7 @@ class Files:
         if node.writer is not None:
             handle.view.shown = True
             return await node.writer.read(offset, size)
-        data = await handle.view.read(offset, size)
+        data = await handle.view.read(offset, size, glance=self.ahead.glances(node))
         self.given += len(data)
         self.ahead.reached(node, offset + len(data))
         return data

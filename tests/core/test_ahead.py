@@ -15,10 +15,11 @@ from trio.testing import MockClock
 
 from labfs.backend import Buffer, Entry, is_dispensable
 from labfs.errors import Unavailable
+from labfs.read.window import BLOCK, HEAD
 from labfs.tree.node import Folder
 from labfs.vfs import Vfs
 from labfs.vfs.remote import ahead
-from labfs.vfs.remote.ahead import AT_ONCE, FILES
+from labfs.vfs.remote.ahead import AT_ONCE, FILES, GLANCES
 
 FAR_S = 0.04
 COUNT = 200
@@ -220,3 +221,31 @@ async def test_systems_without_ranges_are_left_alone(tmp_path: Path, autojump_cl
         await read_all(vfs, box, [f"{number:04}" for number in range(5)])
         await trio.sleep(10)
         assert backend.calls["pour"] == 5
+
+
+async def test_a_program_that_looks_at_beginnings_gets_no_more_than_these(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """As file managers, indexers and `file` do."""
+    count, size = 20, 3 * MIB
+    async with folder_of(tmp_path, count, size, 0.01) as (backend, vfs, box):
+        for name in sorted(box.children):
+            handle = await vfs.files.open(box.children[name], read=True, write=False)
+            for start in range(0, 16384, 4096):
+                data = bytes(await vfs.files.read(handle, start, 4096))
+                assert data == noise(int(name), size)[start : start + 4096]
+            await vfs.files.release(handle)
+        await trio.sleep(10)
+        assert backend.sent <= (GLANCES + 1) * BLOCK + (count - GLANCES - 1) * HEAD
+        name = max(box.children)
+        assert await read(vfs, box, name) == noise(int(name), size), "who reads on gets all"
+        fetched = backend.sent
+        await read(vfs, box, name)
+        assert backend.sent == fetched
+
+
+async def test_a_file_of_one_block_is_proved_also_at_a_glance(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with folder_of(tmp_path, 10, 200_000, 0.01) as (backend, vfs, box):
+        for name in sorted(box.children):
+            assert await read(vfs, box, name, 4096) == noise(int(name), 200_000)[:4096]
+        assert backend.sent == 10 * 200_000

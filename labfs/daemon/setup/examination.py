@@ -124,7 +124,7 @@ def bare(path: Path) -> dict[str, Any]:
     except ConfigError as error:
         return {"unreadable": str(error).partition(": ")[0]}
     tables = data.pop("sites", {})
-    found: dict[str, Any] = {name: data[name] for name in ("cache", "drafts", "xattrs") if name in data}
+    found: dict[str, Any] = {name: data[name] for name in ("cache", "drafts", "previews_mib", "xattrs") if name in data}
     found["sites"] = {name: _bare(table) for name, table in tables.items()} if isinstance(tables, dict) else HIDDEN
     return found
 

@@ -3,7 +3,8 @@
 `cat *` opens files by their names, `cp -r` and `tar` as they are listed; both are one file after the other, and far
 from a server each costs two round trips. After the third file in either order the next ones are fetched, bounded in
 number and in bytes, until a file is opened out of order. A program that reads only the beginnings of files (a file
-manager, an indexer, `file`) reads none through, and nothing is fetched for it.
+manager, an indexer, `file`) reads none through, and nothing is fetched for it; after some such files in a row it gets
+the heads of the next ones alone, a small piece of each instead of a block.
 
 Tests: core/test_ahead.
 """
@@ -15,12 +16,13 @@ from collections import OrderedDict
 
 import trio
 
-from labfs.read.window import BLOCK
+from labfs.read.window import BLOCK, HEAD
 from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs.remote.sources import Sources
 
 log = logging.getLogger(__name__)
 
+GLANCES = 3  # files of a folder in a row of which only the head was read, before the next ones are taken for the same
 IN_ORDER = 3  # files read through, one after the other, before others are fetched ahead
 FILES, BYTES = 32, 16 * 1024 * 1024  # ahead of the reader, at most
 AT_ONCE = 16  # files that are being fetched
@@ -36,10 +38,14 @@ class Run:
         self.children = folder.children  # as they were listed; another listing ends the run
         self.last: Node | None = None
         self.read_through = False  # the last one
+        self.glances = 0  # files before the last one of which only the head was read
+        self.reached = 0  # offset in bytes up to which the last one was read
         self._orders: list[Order] = []  # made when a second file is read: a folder may be large
 
     def opened(self, node: Node) -> list[Node]:
         """Return the files to be fetched now that a file more was opened."""
+        self.glances = self.glances + 1 if 0 < self.reached <= HEAD else 0
+        self.reached = 0
         before, self.last = self.last, node
         through, self.read_through = self.read_through, False
         if before is None or not through or len(self.children) > LARGEST:
@@ -111,8 +117,14 @@ class Ahead:
     def reached(self, node: Node, offset: int) -> None:
         """Record that a file was read up to an offset in bytes."""
         run = self._runs.get(node.parent)
-        if run is not None and run.last is node and offset >= _least(node):
-            run.read_through = True
+        if run is not None and run.last is node:
+            run.reached = max(run.reached, offset)
+            run.read_through = run.read_through or offset >= _least(node)
+
+    def glances(self, node: Node) -> bool:
+        """Whether a program seems to look at the beginnings of a folder's files, this one among them."""
+        run = self._runs.get(node.parent)
+        return run is not None and run.last is node and run.glances >= GLANCES and run.reached <= HEAD
 
     async def _fetch(self, node: Node) -> None:
         """Fetch the address and the first block of a file; an error is left to the program that opens it."""

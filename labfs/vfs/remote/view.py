@@ -42,8 +42,8 @@ class View:
         """How many bytes it shows; None before it was opened."""
         return None if self._reader is None else self._reader.size
 
-    async def read(self, offset: int, size: int) -> Buffer:
-        """Return `size` bytes, fewer only at the end of the file."""
+    async def read(self, offset: int, size: int, *, glance: bool = False) -> Buffer:
+        """Return `size` bytes, fewer only at the end of the file; at a `glance` little more is fetched."""
         if self._saves != self._node.saves:
             await self.open()
         while True:
@@ -51,7 +51,7 @@ class View:
             assert reader is not None
             self.kept = self.kept and not (offset == 0 and size >= reader.size)  # it asks for all: it had nothing
             try:
-                data = await reader.read(offset, size)
+                data = await (reader.glance(offset, size) if glance else reader.read(offset, size))
             except Damaged:
                 self._sources.damaged(self._node)
                 raise
