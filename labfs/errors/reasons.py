@@ -20,7 +20,7 @@ KEPT = 1000  # paths
 NAMING = frozenset({"lookup", "getattr"})
 LISTING = frozenset({"opendir", "readdir"})
 LOOKING = NAMING | LISTING
-READING = frozenset({"open", "read", "getxattr"})
+READING = frozenset({"open", "read"})
 SAVE = "save"  # what a reason belongs to that a server's answer to a save gave
 
 

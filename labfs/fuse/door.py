@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -29,11 +29,12 @@ from labfs.fuse import holders
 from labfs.fuse.answers import Repeats, Walks, answered, entry_attributes, room
 from labfs.fuse.closes import Closers, FailedCloses
 from labfs.fuse.fence import Fence
-from labfs.fuse.folders import OpenFolder
+from labfs.fuse.folders import OpenFolder, named
 from labfs.fuse.inodes import Inodes
 from labfs.fuse.kernel import Kernel
 from labfs.fuse.outcomes import Outcomes
 from labfs.fuse.refusals import Refusals
+from labfs.tree.listing import answer_by
 from labfs.tree.names import looked_for, to_be_made
 from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs import Buffer, Handle, Vfs
@@ -63,6 +64,7 @@ class Door(Refusals):
         self._outcomes = Outcomes(vfs.reasons, lambda number: self._inodes[number], self._opened_by)
         self._walks = Walks()
         self._owner = (os.getuid(), os.getgid())
+        vfs.tidying.holders.append(self)
         self.greeted = trio.Event()  # the kernel and libfuse have agreed on how to talk
 
     def init(self) -> None:
@@ -82,10 +84,8 @@ class Door(Refusals):
         match request:
             case "read" if args[0] in self._files:
                 return self._files[args[0]].node, range(args[1], args[1] + args[2])
-            case "lookup":
-                return ("lookup", args[0], args[1]), range(1)
-            case "getattr":
-                return ("getattr", args[0]), range(1)
+            case "lookup" | "getattr":
+                return (request, *args[:-1]), range(1)
         return None
 
     def began(self, request: str, args: tuple[Any, ...]) -> float:
@@ -165,14 +165,14 @@ class Door(Refusals):
 
     @answered()
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
-        number, node = next(self._numbers), self._folder(inode)
-        self._folders[number] = OpenFolder(node, await self._listing(node, soon=True), self._vfs.tree.incomplete(node))
+        number, node, until = next(self._numbers), self._folder(inode), answer_by()
+        names = await self._listing(node, soon=True)
+        self._folders[number] = OpenFolder(node, names, self._vfs.tree.incomplete(node), until)
         return FileHandleT(number)
 
     async def _listing(self, node: Folder, *, soon: bool = False) -> list[tuple[bytes, Node]]:
         await self._failed.decided_in(node)
-        children = [(os.fsencode(child.name), child) for child in await self._vfs.listing(node, soon=soon)]
-        return [(b".", node), (b"..", node.parent), *children]
+        return [(b".", node), (b"..", node.parent), *named(await self._vfs.listing(node, soon=soon))]
 
     @answered()
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -183,7 +183,7 @@ class Door(Refusals):
             folder.incomplete = self._vfs.tree.incomplete(folder.node)
         folder.read = True
         if folder.incomplete is not None and start_id >= len(folder.names):
-            folder.add(await self._listing(folder.node))
+            folder.add(named((await self._vfs.tree.rest(folder.node, folder.until)).values()))
             folder.incomplete = self._vfs.tree.incomplete(folder.node)
             if folder.incomplete is not None and start_id >= len(folder.names):
                 raise folder.incomplete  # after all names, so that nobody takes them for all that are there
@@ -345,6 +345,14 @@ class Door(Refusals):
         """Invalidate the kernel's names and attributes of a directory, and of all below it."""
         await self._kernel.renew(node)
 
+    def held(self) -> Iterable[Folder]:
+        """Return the open directories."""
+        return [folder.node.container for folder in self._folders.values()]
+
+    def forgotten(self, nodes: Iterable[Node]) -> None:
+        """Let go of nodes: where the kernel still has a number it gets ESTALE, and looks the name up again."""
+        self._inodes.drop(nodes)
+
     # -- bookkeeping -----------------------------------------------------------------------------------
 
     def _opened_by(self, handle: int) -> Node:
@@ -374,9 +382,8 @@ class Door(Refusals):
         return node
 
     def _opened(self, handle: Handle) -> FileInfo:
-        number = next(self._numbers)
+        number, node, view = next(self._numbers), handle.node, handle.view
         self._files[number] = handle
-        node, view = handle.node, handle.view
         kept, past = self._kernel.opened(node, number, None if view is None else view.size)
         if view is not None:
             view.kept = kept and not past and self._kernel.has_pages(node)

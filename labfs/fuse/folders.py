@@ -6,6 +6,7 @@ Tests: mount/test_semantics.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labfs.errors import LabfsError
@@ -19,6 +20,7 @@ class OpenFolder:
     node: Folder
     names: list[tuple[bytes, Node]]
     incomplete: LabfsError | None = None  # why these are not all
+    until: float = 0.0  # for which the others are waited for, on trio's clock
     read: bool = False  # some of it
 
     def add(self, found: list[tuple[bytes, Node]]) -> None:
@@ -33,3 +35,8 @@ class OpenFolder:
         and a program that then writes to the name would write into the file that was moved aside as a backup.
         """
         return os.fsencode(node.name) == name and self.node.children.get(node.name) is node
+
+
+def named(nodes: Iterable[Node]) -> list[tuple[bytes, Node]]:
+    """Return nodes with their names, as the kernel has these."""
+    return [(os.fsencode(node.name), node) for node in nodes]

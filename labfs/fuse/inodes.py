@@ -10,7 +10,7 @@ Tests: unit/test_units.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -63,6 +63,15 @@ class Inodes(Generic[N]):
         self._held[number] = node
         self._counts[number] += 1
         return number
+
+    def drop(self, nodes: Iterable[N]) -> None:
+        """Let go of nodes of which the kernel may hold references: a successor gets the same number."""
+        for node in nodes:
+            number = self._numbers.pop(node, None)
+            if number is not None and number != ROOT:
+                self._held.pop(number, None)
+                self._owners.pop(number, None)
+                del self._counts[number]  # the kernel forgets all its references at once
 
     def forget(self, number: int, count: int) -> None:
         """Subtract `count` references; drop the node without references, but never the root."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -42,14 +43,14 @@ class Outcomes:
         told = log.debug if usual else log.warning
         told("%s %s: %s", request, " → ".join(places), sentence(error))
         for place in places:
-            self._reasons.record(place, error, request, usual=usual)
+            self._reasons.record(place, error, _meant(request, args), usual=usual)
         return FUSEError(number)
 
     def passed(self, request: str, args: tuple[Any, ...]) -> None:
         """Drop the reasons that do not hold any more since a request succeeded."""
         if self._reasons.any and request not in SAVING:
             for place in self.places(request, args):
-                self._reasons.passed(place, request)
+                self._reasons.passed(place, _meant(request, args))
 
     def places(self, request: str, args: tuple[Any, ...]) -> list[str]:
         """Return the path that a request is about, or both of a rename."""
@@ -68,6 +69,12 @@ class Outcomes:
             return "?"
         named = len(args) > 1 and isinstance(args[1], bytes) and not of_attribute
         return f"{path.rstrip('/')}/{shown(args[1])}" if named else path
+
+
+def _meant(request: str, args: tuple[Any, ...]) -> str:
+    """Return what a request is for: an open to write says nothing of one to read, nor the other way round."""
+    writes = request == "open" and bool(args[1] & os.O_ACCMODE)
+    return "open to write" if writes else request
 
 
 def _late(request: str, path: str) -> str:

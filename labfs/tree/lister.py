@@ -72,19 +72,28 @@ class Lister:
             raise NotYet(unfinished(container.path, listing))
 
     async def glance(self, container: Folder) -> None:
-        """List a directory, and wait until there is a part of it to show. Raises NotYet."""
-        if container.known is not Known.NOTHING:
-            await self.look(container)
-            return
-        listing = self.renewal(container)
-        with trio.move_on_at(answer_by()):
-            await listing.shown.wait()
-        if listing.landed.is_set():
-            await listing.wait()
-        else:
-            await self.show(container, listing)
+        """List a directory, and wait until there is a part of it to show, with all that it shows. Raises NotYet."""
         if container.known is Known.NOTHING:
-            raise NotYet(unfinished(container.path, listing))
+            listing = self.renewal(container)
+            with trio.move_on_at(answer_by()):
+                await listing.shown.wait()
+            if listing.landed.is_set():
+                await listing.wait()
+                return
+            found = listing.progress.found.values()
+            if all(entry.is_dir or entry.size is not None for entry in found):
+                await self.show(container, listing)
+        if container.known is not Known.PART:
+            await self.look(container)
+
+    async def finish(self, container: Folder, until: float) -> None:
+        """Wait for the end of a first listing of which a part was shown, and show what has come. Raises its error."""
+        listing = container.listing
+        if listing is not None:
+            with trio.move_on_at(until):
+                await listing.wait()
+            if not listing.landed.is_set():
+                await self.show(container, listing)
 
     def renewal(self, container: Folder) -> Listing:
         """Return the listing of a directory that is under way; begin one if there is none."""

@@ -114,6 +114,12 @@ class Node:
         return self.entry is not None and not self.stays_here and not self.is_dir
 
     @property
+    def is_forgettable(self) -> bool:
+        """Whether the server knows all of a file that this mount does."""
+        known = self.kind in (Kind.SERVER, Kind.OLDER) and self.writer is None and self.modified_ns is None
+        return known and not self.is_dir
+
+    @property
     def key(self) -> str:
         """A string that identifies the node; the same in every mount for nodes that a server holds."""
         if self.entry is not None and self._site is not None:

@@ -11,6 +11,7 @@ Tests: core/test_vfs.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +43,7 @@ class Tree:
         self._seen = seen
         self.measuring = Measuring(sizes)
         self._lister = Lister(nursery, self.measuring, seen, listings)
+        self.looked: OrderedDict[Folder, float] = OrderedDict()  # listed directory → when looked at, oldest first
         self.root = Folder("", None, Kind.SERVER)
         self.root.listed_at, self.root.known = float("inf"), Known.WHOLE
         self.root.seen_ns = seen.dates.meet("", [Entry(id="", name="", is_dir=True)]).get("")
@@ -59,6 +61,7 @@ class Tree:
         NotYet if there are none.
         """
         container = folder.container
+        self._look(container)
         if hiding.show_what_is_over(folder):
             self.expire(folder)
         if container.rest.on and container.rest.error is not None and container.known is Known.NOTHING:
@@ -66,6 +69,29 @@ class Tree:
         if not lister.is_fresh(container) and not container.rest.on:
             await (self._lister.glance(container) if soon else self._lister.look(container))
         return folder.children
+
+    async def rest(self, folder: Folder, until: float) -> dict[str, Node]:
+        """Return the nodes in a directory of which a part was shown, once it is listed or the time has come."""
+        await self._lister.finish(folder.container, until)
+        return folder.children
+
+    def _look(self, container: Folder) -> None:
+        self.looked[container] = trio.current_time()
+        self.looked.move_to_end(container)
+
+    def forget(self, folder: Folder) -> list[Node]:
+        """Forget the files of a directory until somebody looks again, unless only this mount knows some of it.
+
+        Return the nodes that were forgotten.
+        """
+        nodes = [*folder.children.values(), *folder.unlisted.values()]
+        ours = folder.listing or folder.hidden or folder.recent or folder.gone or folder.is_root
+        if ours or not all(node.is_forgettable for node in nodes):
+            return []
+        folder.children, folder.unlisted, folder.known = {}, {}, Known.NOTHING
+        self.expire(folder)
+        del self.looked[folder]
+        return nodes
 
     async def whole(self, folder: Folder, patience_s: float = float("inf")) -> None:
         """Wait until this mount has listed the whole directory. Raises NotYet, and Unavailable.

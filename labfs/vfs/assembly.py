@@ -68,6 +68,7 @@ async def assembled(
             if tended:
                 nursery.start_soon(vfs.outbox.run)
                 nursery.start_soon(vfs.drafts.run)
+                nursery.start_soon(vfs.tidying.run)
             try:
                 yield vfs
             finally:

@@ -10,6 +10,7 @@ Tests: core/test_vfs.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import trio
 
@@ -136,6 +137,13 @@ class Files:
         handle = Handle(node, readable=True, writable=True, append=append)
         self._handles[node].add(handle)
         return handle
+
+    def held(self) -> Iterable[Folder]:
+        """Return the directories of open files."""
+        return [node.parent for node, handles in self._handles.items() if handles]
+
+    def forgotten(self, nodes: Iterable[Node]) -> None:
+        """Nothing to do: no file of these is open."""
 
     async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
         """Return `size` bytes, fewer only at the end of the file."""

@@ -33,6 +33,7 @@ from labfs.vfs.drafts.signs import NOBODY, Known, Maker, judge_folder
 from labfs.vfs.files import Files
 from labfs.vfs.moves import Moves
 from labfs.vfs.outbox import Outbox
+from labfs.vfs.tidying import Tidying
 from labfs.write.spool import Spool
 
 META = ".meta.json"  # unlisted: the system's own record of a directory, as JSON
@@ -74,6 +75,8 @@ class Vfs:
         self.drafts = self.files.drafts
         self.saves.replacing.restore(self.sites)
         self.moves = Moves(self.tree, self.files, self.lookup)
+        self.tidying = Tidying(self.tree)
+        self.tidying.holders.append(self.files)
         self.outbox = Outbox(self.tree, self.files, self.sites)
         self._started_ns = time.time_ns()
 

@@ -437,7 +437,7 @@ def test_two_projects_do_not_share_a_token(redcap: Redcap, drive: Mount, sandbox
     config = tokens_changed(tmp_path, sandbox, redcap.tokens["trial"], redcap.tokens["biobank"])
     done = typed("sites", "-c", config, env=drive.env)
     assert done.returncode != 0
-    assert "“biobank” and “trial” have the same token; each project has its own." in done.stderr
+    assert "“biobank” and “trial” have the same token; each project has its own." in done.stdout + done.stderr
 
 
 def test_a_locked_record_takes_nothing(drive: Mount) -> None:

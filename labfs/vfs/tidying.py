@@ -1,0 +1,67 @@
+"""Directories that are forgotten when nobody has looked at them for a while, so that memory is bounded.
+
+A node takes about a kilobyte, and a search passes over a million of them once. The files of a directory are forgotten
+when the tree has more than `MOST` nodes and others were looked at since, or when nobody looked for `FORGOTTEN_S`. Never
+forgotten are directories themselves, a directory that a door or a program has open, and one that holds what only this
+mount knows: bytes that are written, local files, names that were freed here. The next look lists the directory anew.
+
+Tests: core/test_tidying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import trio
+
+from labfs.tree.node import Folder, Node
+from labfs.tree.tree import Tree
+
+MOST = 50_000  # nodes in directories that may be forgotten
+FORGOTTEN_S = 1800.0
+IDLE_S = 2.0  # for which a directory stays in any case: a program that has listed it looks at its files now
+PAUSE_S = 1.0
+
+
+class Holder(Protocol):
+    """Who may hold nodes of a tree: a door, and the open files."""
+
+    def held(self) -> Iterable[Folder]:
+        """Return the directories that must stay as they are."""
+        ...
+
+    def forgotten(self, nodes: Iterable[Node]) -> None:
+        """Let go of nodes that are not in the tree any more, although they exist on their server."""
+        ...
+
+
+class Tidying:
+    """Forgets directories of a tree that no holder holds."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self.holders: list[Holder] = []
+
+    async def run(self) -> None:
+        while True:
+            await trio.sleep(PAUSE_S)
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Forget what may be forgotten now."""
+        looked, now = self._tree.looked, trio.current_time()
+        count = sum(len(folder.children) for folder in looked)
+        held: set[Folder] | None = None
+        for folder, at in list(looked.items()):
+            if now - at < IDLE_S or (count <= MOST and now - at < FORGOTTEN_S):
+                return
+            if not folder.is_root and folder.parent.children.get(folder.name) is not folder:
+                del looked[folder]  # it is gone
+                continue
+            if held is None:
+                held = {held for holder in self.holders for held in holder.held()}
+            if folder not in held and (nodes := self._tree.forget(folder)):
+                count -= len(nodes)
+                for holder in self.holders:
+                    holder.forgotten(nodes)
