@@ -71,6 +71,38 @@ def refresh(path: str) -> None:
     control.ask(place.socket, {"op": "refresh", "path": within})
 
 
+@click.command()
+@click.option("--pin", is_flag=True, help="Keep it on this machine's disk until it is unpinned, or changes.")
+@click.option("--unpin", is_flag=True, help="Fetch nothing, and let it be evicted again.")
+@click.argument("path")
+def fetch(pin: bool, unpin: bool, path: str) -> None:
+    """Bring PATH, or all files below it, onto this machine's disk, so that they are read from there.
+
+    Ctrl-C ends it; what has come stays.
+    """
+    place, within = inside(path)
+    if unpin:
+        count = control.ask(place.socket, {"op": "unpin", "path": within})["count"]
+        click.echo(f"{count} file(s) may be evicted again.")
+        return
+    files, total, failed, ended = 0, 0, 0, False
+    for told in control.follow(place.socket, {"op": "fetch", "path": within, "pin": pin}):
+        ended = bool(told.get("end"))
+        if ended:
+            break
+        if told["problem"]:
+            failed += 1
+            click.echo(f"{told['path']}: {told['problem']}", err=True)
+        elif told["bytes"] >= told["size"]:
+            files, total = files + 1, total + told["size"]
+            click.echo(f"{told['path']}  {told['size']:,} bytes")
+    if not ended:
+        raise ConfigError(f"The labfs of {place.mountpoint} has ended; run it again once it is mounted.")
+    click.echo(f"{files} file(s), {total:,} bytes are on this machine{' and stay there' if pin else ''}.")
+    if failed:
+        raise ConfigError(f"{failed} could not be fetched, for the reasons above.")
+
+
 @click.command("open")
 @click.option("--print", "only_print", is_flag=True, help="Print the address only.")
 @click.argument("path")

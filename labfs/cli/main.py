@@ -19,7 +19,7 @@ import click
 from labfs import __version__
 from labfs.cli.doctor import doctor
 from labfs.cli.login import login
-from labfs.cli.looking import info, log, open_, refresh, trace, why
+from labfs.cli.looking import fetch, info, log, open_, refresh, trace, why
 from labfs.cli.mounting import mount, refusal, umount
 from labfs.cli.outbox import outbox
 from labfs.cli.run import run
@@ -27,7 +27,7 @@ from labfs.cli.sites import sites
 from labfs.cli.status import status
 from labfs.errors import ConfigError, LabfsError, secrecy, sentence
 
-COMMANDS = (mount, umount, run, status, why, info, open_, refresh, log, trace, outbox, login, sites, doctor)
+COMMANDS = (mount, umount, run, status, why, info, open_, refresh, fetch, log, trace, outbox, login, sites, doctor)
 
 
 def main() -> NoReturn:

@@ -14,7 +14,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from labfs.http.network import route, trust
 from labfs.tree.node import Node
 from labfs.tree.site import Site
 from labfs.vfs import Storage, assembled
+from labfs.vfs.remote.fetching import fetch, unpin
 from labfs.write.journal import State, saves, seen_version
 from labfs.write.spool import Spool
 
@@ -223,6 +224,11 @@ class Daemon:
                 return self._logged(request.get("level"))
             case "trace":
                 return self._trace(request["path"])
+            case "fetch":
+                return self._fetch(await self._node(request["path"]), pin=bool(request.get("pin")))
+            case "unpin":
+                node = await self._node(request["path"])
+                return {"count": unpin(self._vfs.files.sources, node)}
             case "users":
                 found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
                 return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
@@ -255,6 +261,13 @@ class Daemon:
             self._log.set_level(level)
             log.info("The log level is %s now.", level)
         return {"level": self._log.level, "file": str(self._log.path) if self._log.path else None}
+
+    async def _fetch(self, node: Node, *, pin: bool) -> control.Lines:
+        """Yield how far a file, or each file below a directory, is on its way to this machine's disk."""
+        async with aclosing(fetch(self._vfs.tree, self._vfs.files.sources, node, pin=pin)) as steps:
+            async for step in steps:
+                yield {"path": step.path, "bytes": step.bytes, "size": step.size, "problem": step.error}
+        yield {"end": True}
 
     async def _trace(self, path: str) -> control.Lines:
         """Yield what happens at a path and below, for as long as somebody listens."""

@@ -157,3 +157,17 @@ class Blocks:
         self.fetched += len(block)
         if self._shelf is not None:
             self._shelf.put(key, block)
+
+    async def keep(self, key: Key, block: Buffer) -> None:
+        """Write a block to the disk cache, and wait for it. Raises OSError."""
+        if self._shelf is not None:
+            await self._shelf.keep(key, block)
+
+    def pin(self, content: Hashable, *, stays: bool) -> bool:
+        """Keep the blocks of a version on disk, or let them be evicted again; return whether that changed anything."""
+        if self._shelf is None:
+            return False
+        if not stays:
+            return self._shelf.unpin(content)
+        self._shelf.pin(content)
+        return True

@@ -20,11 +20,12 @@ from weakref import WeakValueDictionary
 import trio
 from cachetools import LRUCache
 
-from labfs.backend import Backend, Buffer, Content, Entry, Sink, Stretch
-from labfs.errors import LabfsError, Malformed, Unranged
+from labfs.backend import Backend, Buffer, Entry, Stretch
+from labfs.errors import LabfsError, Malformed, Unsupported
 from labfs.read.blocks import Blocks, Fetch, FetchRun, Landed
 from labfs.read.digests import PROVED, digest
 from labfs.read.proof import HOLD_S, Damaged, Proof, Tags
+from labfs.read.ranged import RangedOrWhole
 from labfs.read.refetch import exactly, recounted, whole
 from labfs.read.whole import Copies, Copy, Version
 from labfs.read.window import BLOCK, HEAD, SLOW_S, Budget, Line, Window
@@ -103,6 +104,27 @@ class Reader:
     async def fetch(self, index: int) -> None:
         """Fetch a block into the cache, and no other."""
         await self._block(index)
+
+    async def kept(self, *, pin: bool) -> AsyncGenerator[int, None]:
+        """Bring the file onto this machine's disk; yield how many bytes are there. Raises OSError.
+
+        Raises Unsupported if a whole copy is to be pinned.
+        """
+        if pin and self._is_copied:
+            raise Unsupported(
+                "It comes as a whole file: that stays on disk as long as there is room, and is not pinned."
+            )
+        if pin:
+            self._blocks.pin(self._key, stays=True)
+        for index in range(self._end + 1 if self.size else 0):
+            stop = min((index + 1) * BLOCK, self.size)
+            if not self._blocks.is_stored((self._key, index)):
+                block = await self.read(index * BLOCK, BLOCK)
+                if not self._is_copied:
+                    await self._blocks.keep((self._key, index), block)
+            yield stop
+        if not self.size:
+            yield 0
 
     def at_hand(self, start: int, size: int) -> Buffer | None:
         """Return the bytes `[start, start + size)` if they lie in the block handed out last, and it is still right."""
@@ -259,55 +281,6 @@ async def _caught_up(token: trio.lowlevel.TrioToken) -> None:
         await done.wait()
 
 
-class RangedOrWhole:
-    """A content read in ranges as long as the server supports them, else from a whole copy."""
-
-    def __init__(
-        self, content: Content, copies: Copies, version: Version | None, size: int, *, ranged: bool = True
-    ) -> None:
-        self._content = content
-        self._size = size
-        self._copies = copies
-        self._version = version
-        self._ranged = ranged
-        self._copy: Copy | None = None
-
-    async def prepare(self) -> None:
-        await (self._content if self._ranged else self._whole()).prepare()
-
-    async def stream(self, stretch: Stretch) -> None:
-        if self._ranged:
-            try:
-                await self._content.stream(stretch)
-                return
-            except Unranged as error:
-                log.info("%s It is fetched whole.", error)
-                self._ranged = False
-        await self._whole().stream(stretch)
-
-    @property
-    def is_copied(self) -> bool:
-        """Whether the bytes come from a copy on this machine's disk."""
-        return not self._ranged
-
-    def _whole(self) -> Copy:
-        self._copy = self._copy or self._copies.open(self._version, self._content, self._size)
-        return self._copy
-
-    def renew(self) -> None:
-        """Drop a copy whose bytes turned out to be of several versions; the next read begins a new copy."""
-        if self._copy is not None and self._copy.spoiled:
-            self._copy = None
-
-    def discard(self) -> None:
-        """Remove a copy that does not match the server's checksum."""
-        if self._copy is not None:
-            self._copy.discard()
-
-    async def pour(self, sink: Sink) -> None:
-        raise Unranged("A copy is not copied.")
-
-
 class Readers:
     """Opens readers; caches the shared state of the readers of a version, and the `Tags` of each site."""
 
@@ -356,6 +329,10 @@ class Readers:
             content.discard()
 
         return Proof(self._nursery, entry.checksum, size, BLOCK, tags=tags, again=again, damaged=damaged)
+
+    def unpin(self, site: str, entry: Entry) -> bool:
+        """Let the blocks of the entry's version be evicted again; return whether they were pinned."""
+        return self._blocks.pin((site, entry.id, entry.version), stays=False)
 
     async def snapshot(self, backend: Backend, entry: Entry) -> tuple[Reader, int]:
         """Return a reader of the present bytes of an entry without version and ranges, and their size."""

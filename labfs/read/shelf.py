@@ -11,6 +11,7 @@ Tests: core/test_shelf.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -18,6 +19,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import trio
@@ -32,6 +34,7 @@ SPARED = 1024 * 1024 * 1024  # bytes of the disk that are left to others, above 
 PATIENCE_S, LOOK_S = 2.0, 0.1  # for which a write waits for processors with time, and how often it looks
 LEAST = 64 * 1024  # bytes that a block counts for at least, so that small ones are not there by the million
 PARTIAL = ".part"
+PIN = "pin"  # a file of that name keeps the blocks beside it from being evicted
 SPARE = 0.3  # of all processors' time, which must have been idle before something is written
 
 Key = tuple[Hashable, int]  # (one version of one file, index of the block)
@@ -45,6 +48,7 @@ class Shelf:
         self._room = room
         self._held: OrderedDict[str, int] = OrderedDict()  # name below the directory → bytes counted, oldest use first
         self._later, later = trio.open_memory_channel[tuple[str, Buffer]](WAITING)
+        self._pinned: set[str] = set()  # directories of versions whose blocks stay
         self._wanted: set[str] = set()  # that wait to be written, or are, and were not dropped since
         self._processors = Processors()
         self.size = 0  # bytes counted, `LEAST` for a smaller block
@@ -62,6 +66,8 @@ class Shelf:
         for path in self._directory.glob("*/*"):
             if path.suffix == PARTIAL:
                 path.unlink(missing_ok=True)
+            elif path.name == PIN:
+                self._pinned.add(path.parent.name)
             else:
                 there = path.stat()
                 found.append((there.st_mtime_ns, f"{path.parent.name}/{path.name}", there.st_size))
@@ -93,6 +99,41 @@ class Shelf:
             with suppress(trio.WouldBlock):
                 self._later.send_nowait((name, block))
                 self._wanted.add(name)
+
+    async def keep(self, key: Key, block: Buffer) -> None:
+        """Write a block and wait for it, however busy the machine is. Raises OSError where there is no room for it."""
+        name = _name(key)
+        if name is None or name in self._held:
+            return
+        pinned = sum(size for held, size in self._held.items() if self._is_pinned(held))
+        if pinned + len(block) + WIDTH > self._room():
+            raise OSError(errno.ENOSPC, "its room is used up by what is pinned (disk_mib)")
+        await trio.to_thread.run_sync(_write, self._directory / name, name, block)
+        if name not in self._held:
+            self._hold(name, len(block) + WIDTH)
+        self._make_room()
+
+    def pin(self, content: Hashable) -> None:
+        """Keep the blocks of a version from being evicted, also over a remount. Raises OSError."""
+        if (name := _name((content, 0))) is not None:
+            directory = name.partition("/")[0]
+            (self._directory / directory).mkdir(mode=0o700, exist_ok=True)
+            (self._directory / directory / PIN).touch(mode=0o600)
+            self._pinned.add(directory)
+
+    def unpin(self, content: Hashable) -> bool:
+        """Let the blocks of a version be evicted again; return whether it was pinned."""
+        directory = (_name((content, 0)) or "").partition("/")[0]
+        if directory not in self._pinned:
+            return False
+        self._pinned.discard(directory)
+        with suppress(OSError):
+            (self._directory / directory / PIN).unlink(missing_ok=True)
+            (self._directory / directory).rmdir()
+        return True
+
+    def _is_pinned(self, name: str) -> bool:
+        return bool(self._pinned) and name.partition("/")[0] in self._pinned
 
     def drop(self, content: Hashable) -> None:
         """Forget all blocks of one version of one file."""
@@ -128,8 +169,13 @@ class Shelf:
         self.size += self._held[name]
 
     def _make_room(self) -> None:
-        while self._held and self.size > self._room():
-            self._let_go(next(iter(self._held)))
+        room = self._room()
+        if self.size <= room:
+            return
+        for name in [name for name in self._held if not self._is_pinned(name)]:
+            self._let_go(name)
+            if self.size <= room:
+                return
 
     def _let_go(self, name: str) -> None:
         self.size -= self._held.pop(name, 0)
@@ -162,9 +208,12 @@ class Processors:
 
 def _name(key: Key) -> str | None:
     content, index = key
-    if not isinstance(content, tuple):
-        return None
-    return f"{hashlib.sha256(repr(content).encode()).hexdigest()}/{index}"
+    return f"{_version(content)}/{index}" if isinstance(content, tuple) else None
+
+
+@lru_cache(maxsize=256)
+def _version(content: Hashable) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _seal(name: str, block: Buffer) -> bytes:
