@@ -1,9 +1,10 @@
-"""Directories that are forgotten when nobody has looked at them for a while, so that memory is bounded.
+"""Directories that are forgotten when others were looked at since, so that memory is bounded.
 
-A node takes about a kilobyte, and a search passes over a million of them once. The files of a directory are forgotten
-when the tree has more than `MOST` nodes and others were looked at since, or when nobody looked for `FORGOTTEN_S`. Never
-forgotten are directories themselves, a directory that a door or a program has open, and one that holds what only this
-mount knows: bytes that are written, local files, names that were freed here. The next look lists the directory anew.
+A node takes about a kilobyte, and a search passes over a million of them once. When the tree has more than `MOST` nodes
+the files of those directories are forgotten that nobody has looked at for the longest time. Never forgotten are
+directories themselves, a directory that a door or a program has open, and one that holds what only this mount knows:
+bytes that are written, local files, names that were freed here. The next look lists the directory anew; while its
+site is away, the listing that is stored on disk is shown.
 
 Tests: core/test_tidying.
 """
@@ -19,7 +20,6 @@ from labfs.tree.node import Folder, Node
 from labfs.tree.tree import Tree
 
 MOST = 50_000  # nodes in directories that may be forgotten
-FORGOTTEN_S = 1800.0
 IDLE_S = 2.0  # for which a directory stays in any case: a program that has listed it looks at its files now
 PAUSE_S = 1.0
 
@@ -54,7 +54,7 @@ class Tidying:
         count = sum(len(folder.children) for folder in looked)
         held: set[Folder] | None = None
         for folder, at in list(looked.items()):
-            if now - at < IDLE_S or (count <= MOST and now - at < FORGOTTEN_S):
+            if count <= MOST or now - at < IDLE_S:
                 return
             if not folder.is_root and folder.parent.children.get(folder.name) is not folder:
                 del looked[folder]  # it is gone

@@ -59,7 +59,7 @@ class Writer(Draft):
 
     async def write(self, offset: int | None, data: bytes) -> int:
         size = await super().write(offset, data)
-        if self._early is not None and not self.committing:
+        if self._early is not None:  # also while a commit looks at its target: the write is part of it then
             start = self.size - size if offset is None else offset
             self._early.wrote(start, start + size)
         return size
@@ -110,6 +110,7 @@ class Writer(Draft):
             self._cancelled = trio.CancelScope()
             self._commits += 1
             sending: SpoolFile | None = None
+            early: Early | None = None
             try:
                 self._check_whole()
                 with self._cancelled:
@@ -126,7 +127,9 @@ class Writer(Draft):
                     await self._withdraw(sending)
             except Exception as error:
                 self.error = error
-                await self.end_early()  # it did not come so far that the transfer took the parts over
+                await self.end_early()
+                if early is not None:
+                    await early.end()  # unless the transfer took the parts over
                 raise
             finally:
                 self.committing, self._sending = False, None

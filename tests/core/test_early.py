@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from memory import RULES, MemoryBackend, mounted, opened, told
 from trio.testing import MockClock as Clock
 
 from labfs.backend import Replace
-from labfs.errors import Conflict, Denied, Garbled, LabfsError, Unavailable
+from labfs.errors import Conflict, Denied, Garbled, LabfsError, TooLarge, Unavailable
 from labfs.vfs import Handle, Vfs
-from labfs.write import early
+from labfs.write import early, upload
 
 START, PART = 100, 32  # bytes; of RULES
 
@@ -90,7 +91,7 @@ async def test_a_file_that_becomes_shorter_is_sent_anew(tmp_path: Path, autojump
         await vfs.files.resize(handle.node, 300)
         await close(vfs, handle)
     assert backend.newest() == {"f": data[:300]}
-    assert all(upload.aborted for upload in list(backend.uploads.values())[:-1])
+    assert all(each.aborted for each in list(backend.uploads.values())[:-1])
 
 
 async def test_holes_and_files_written_backwards_go_up_whole(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -112,7 +113,7 @@ async def test_a_file_that_is_not_saved_leaves_no_upload_behind(
     async with opened(tmp_path, backend) as (vfs, box):
         handle = await vfs.files.create(box, "f")
         await write(vfs, handle, noise(1000))
-        (upload,) = backend.uploads.values()
+        (begun,) = backend.uploads.values()
         match ended:
             case "removed":
                 await vfs.unlink(box, "f")  # type: ignore[arg-type]
@@ -123,7 +124,7 @@ async def test_a_file_that_is_not_saved_leaves_no_upload_behind(
                 vfs.saves.abandon(handle.node)
                 await vfs.files.release(handle)
         await trio.sleep(1)
-        assert upload.aborted
+        assert begun.aborted
         assert backend.newest() == {}
         if ended != "removed":
             (note,) = told(vfs.saves.spool)
@@ -138,7 +139,7 @@ async def test_a_crash_leaves_no_upload_behind(tmp_path: Path, autojump_clock: C
         assert note["upload"]["receipts"] == []
     async with mounted(tmp_path, backend) as (vfs, _):
         await trio.sleep(1)
-        assert [upload.aborted for upload in backend.uploads.values()] == [True]
+        assert [each.aborted for each in backend.uploads.values()] == [True]
         (note,) = told(vfs.saves.spool)
         assert (note["state"], note.get("upload"), note["unfinished"]) == ("failed", None, True)
         vfs.outbox.retry(Path(note["file"]).stem)
@@ -172,7 +173,7 @@ async def test_an_error_that_stays_is_told_at_the_close(tmp_path: Path, autojump
         await write(vfs, handle, noise(1000))
         with pytest.raises(Denied):
             await close(vfs, handle)
-        assert all(upload.aborted for upload in backend.uploads.values())
+        assert all(each.aborted for each in backend.uploads.values())
 
 
 async def test_what_others_saved_meanwhile_stays(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -187,7 +188,42 @@ async def test_what_others_saved_meanwhile_stays(tmp_path: Path, autojump_clock:
         with pytest.raises(Conflict):
             await close(vfs, handle)
         assert backend.newest() == {"f": b"theirs"}
-        assert [upload.aborted for upload in backend.uploads.values()] == [True]
+        assert [each.aborted for each in backend.uploads.values()] == [True]
+
+
+async def test_a_file_that_is_too_large_leaves_no_upload_behind(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = MemoryBackend()
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await write(vfs, handle, noise(1000))
+        monkeypatch.setattr(upload, "largest", lambda *_: 500)
+        with pytest.raises(TooLarge):
+            await close(vfs, handle)
+        assert [each.aborted for each in backend.uploads.values()] == [True]
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.2, 0.5, 0.9, 1.1, 1.9, 2.5, 3.5])
+async def test_a_write_while_a_commit_begins_is_in_it_or_in_the_next(
+    tmp_path: Path, autojump_clock: Clock, pause_s: float
+) -> None:
+    backend = MemoryBackend(capabilities=replace(RULES, replace=Replace.IN_PLACE, deletable=True))
+    backend.put("f", b"old")
+    async with opened(tmp_path, backend) as (vfs, box):
+        node = (await vfs.tree.children(box))["f"]  # type: ignore[arg-type]
+        handle = await vfs.files.open(node, read=False, write=True, truncate=True)
+        data = noise(1000)
+        await write(vfs, handle, data)
+        backend.latency_s = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(vfs.files.flush, handle, shared=True))
+            nursery.start_soon(vfs.saves.save, node)
+            await trio.sleep(pause_s)
+            await vfs.files.write(handle, 0, b"later")
+        assert backend.newest()["f"] in (data, b"later" + data[5:]), "never a mixture"
+        await close(vfs, handle)
+    assert backend.newest() == {"f": b"later" + data[5:]}
 
 
 async def test_a_file_renamed_while_it_is_written_is_saved_under_its_new_name(
@@ -200,7 +236,7 @@ async def test_a_file_renamed_while_it_is_written_is_saved_under_its_new_name(
         await vfs.rename(box, "f", box, "g")  # type: ignore[arg-type]
         await close(vfs, handle)
     assert backend.newest() == {"g": data}
-    assert sum(not upload.aborted for upload in backend.uploads.values()) == 1
+    assert sum(not each.aborted for each in backend.uploads.values()) == 1
 
 
 async def test_a_small_file_and_a_draft_are_sent_when_they_are_closed(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -261,7 +297,7 @@ def test_whatever_is_written_the_file_is_what_was_written(
                 raise AssertionError("no error stays") from error
             assert backend.newest().get("f", b"") == bytes(truth)
             await trio.sleep(10)
-            left = [upload for upload in backend.uploads.values() if not (upload.aborted or upload.completed)]
+            left = [each for each in backend.uploads.values() if not (each.aborted or each.completed)]
             assert left == [], "no upload is left behind"
 
     trio.run(history, clock=Clock(autojump_threshold=0))
