@@ -83,7 +83,7 @@ class Lister:
             found = listing.progress.found.values()
             if all(entry.is_dir or entry.size is not None for entry in found):
                 await self.show(container, listing)
-        if container.known is not Known.PART:
+        if container.known is not Known.PART or container.listing is None:
             await self.look(container)
 
     async def finish(self, container: Folder, until: float) -> None:

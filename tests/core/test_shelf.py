@@ -34,7 +34,7 @@ async def read(path: Path, backend: MemoryBackend, **more: int) -> bytes:
 
 
 async def written(shelf: Shelf) -> None:
-    while shelf._later.statistics().current_buffer_used:  # noqa: ASYNC110
+    while shelf._later.statistics().current_buffer_used or shelf._wanted:  # noqa: ASYNC110
         await trio.sleep(0.01)
     await trio.testing.wait_all_tasks_blocked(0.01)
 

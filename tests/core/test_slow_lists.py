@@ -83,6 +83,20 @@ async def test_the_first_names_come_with_the_first_page_and_the_others_with_the_
         assert backend.calls["page"] == 1 + 5
 
 
+async def test_a_part_that_is_shown_is_listed_again_for_who_wants_it_soon(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = slow(faults={"page": [None, None, Unavailable("away")]})
+    backend.page_s = 1.0
+    async with opened(tmp_path, backend) as (vfs, box):
+        await vfs.listing(box, soon=True)  # type: ignore[arg-type]
+        await trio.sleep(60)
+        assert vfs.tree.incomplete(box) is not None, "the site was away"  # type: ignore[arg-type]
+        await vfs.listing(box, soon=True)  # type: ignore[arg-type]
+        assert len(await vfs.tree.rest(box, trio.current_time() + 10)) == 15  # type: ignore[arg-type]
+        assert vfs.tree.incomplete(box) is None  # type: ignore[arg-type]
+
+
 async def test_a_list_that_fails_at_once_says_so_to_who_wants_it_soon(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = slow(faults={"page": [None, Unavailable("away")]})
     async with opened(tmp_path, backend) as (vfs, box):

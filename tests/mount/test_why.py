@@ -59,7 +59,8 @@ def test_an_expired_token_explains_all_below_until_it_is_good_again(drive: Mount
     assert (site(drive)["state"], typed("status", env=drive.env).returncode) == ("refused", 4)
     sandbox.faults()
     assert os.listdir(at) == ["f"]
-    assert (site(drive)["state"], typed("status", env=drive.env).returncode) == ("well", 0)
+    assert site(drive)["state"] == "well"
+    assert typed("status", env=drive.env).returncode in (0, 3), "others may be saving"
     for path in (at / "f", at, drive.path / "basespace"):
         assert why(drive, path) == "Nothing has failed there.", path
 
