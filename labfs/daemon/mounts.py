@@ -130,6 +130,12 @@ class Place:
         self._sign()
         return True
 
+    def leave(self) -> None:
+        """Give up the lock; after a fork the child's copy of it alone, so that the parent still holds it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def _lockless(self, error: OSError) -> ConfigError:
         return ConfigError(
             f"The disk of {self.directory} knows no file locks ({error.strerror}), without which two mounts could use"
@@ -201,6 +207,14 @@ class Place:
         except (OSError, ValueError):
             return {}
         return note
+
+
+NAMELESS = "labfs://"
+
+
+def nameless(config: Path, number: int) -> str:
+    """Return what stands for a mount point where a program uses a configuration without a mount."""
+    return f"{NAMELESS}{config}#{number}"
 
 
 def places() -> list[Place]:

@@ -48,7 +48,9 @@ def refusal(error: BaseException, path: str = "") -> OSError:
     number = error.errno if isinstance(error, LabfsError | OSError) else None
     if not isinstance(error, LabfsError | OSError):
         log.error("A call failed; this is a mistake in labfs", exc_info=error)
-    told = OSError(number or errno.EIO, sentence(error), path) if path else OSError(number or errno.EIO, sentence(error))
+    told = (
+        OSError(number or errno.EIO, sentence(error), path) if path else OSError(number or errno.EIO, sentence(error))
+    )
     told.__cause__ = error
     return told
 
@@ -120,6 +122,16 @@ class Core:
             return future.result()
         finally:
             future.cancel()  # of a thread that was interrupted
+
+    def elsewhere(self, function: Callable[[], object]) -> bool:
+        """In the core's own thread, call a function in another one; false in all other threads.
+
+        The garbage collector may close a file in any thread, and the core would wait for itself.
+        """
+        if threading.current_thread() is not self._thread:
+            return False
+        threading.Thread(target=function, name="labfs-close").start()
+        return True
 
     async def ask(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Run a coroutine function in the core, and wait for it in asyncio."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from labfs.backend import Accept
 from labfs.errors import CrossDevice, Exists, Invalid, IsDirectory, LabfsError, NotDirectory, NotFound
 from labfs.tree.names import looked_for, to_be_made
 from labfs.tree.node import Folder, Node
@@ -139,15 +140,9 @@ class Door:
         except NotFound:
             *above, name = parts(path)
             parent = await self._made("/".join(above))
-            if parent.is_root or parent.entry is not None and self._makes_entities(parent):
-                raise
+            if parent.is_root or (parent.entry is not None and Accept.DIRECTORY in parent.entry.takes):
+                raise  # a project or a record is made only where it is asked for
         return await self._mkdir(parent, name)
-
-    @staticmethod
-    def _makes_entities(folder: Folder) -> bool:
-        from labfs.backend import Accept
-
-        return folder.entry is not None and Accept.DIRECTORY in folder.entry.takes
 
     @staticmethod
     def _maker(name: str) -> Maker:
