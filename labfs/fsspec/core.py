@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -27,10 +28,12 @@ from typing import Any, TypeVar, TypeVarTuple
 import trio
 
 from labfs.daemon import config, control, mounts
-from labfs.errors import LabfsError, secrecy, sentence, ungrouped
-from labfs.fsspec.answers import Answers
+from labfs.daemon.checks import Checks
+from labfs.daemon.report import Report
+from labfs.errors import ConfigError, LabfsError, secrecy, sentence, ungrouped
 from labfs.fsspec.door import Door
-from labfs.vfs import Storage, assembled
+from labfs.vfs import Storage, Vfs, assembled
+from labfs.write.journal import seen_version
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -130,7 +133,14 @@ class Core:
         """
         if threading.current_thread() is not self._thread:
             return False
-        threading.Thread(target=function, name="labfs-close").start()
+
+        def called() -> None:
+            try:
+                function()
+            except OSError as error:  # nobody is there to catch it
+                _say(f"a file that nobody closed was not saved: {error.strerror or error}")
+
+        threading.Thread(target=called, name="labfs-close").start()
         return True
 
     async def ask(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
@@ -161,8 +171,8 @@ class Core:
         self._ending = trio.Event()
         try:
             async with assembled(sites, self._storage) as vfs, trio.open_nursery() as nursery:
-                answers = Answers(vfs, self._config, self._place)
-                await nursery.start(control.listen, self._place.socket, answers.answer)
+                report = Report(self._config, self._place, Checks(()), vfs, read_only=False)
+                await nursery.start(control.listen, self._place.socket, partial(_answer, vfs, report))
                 self._begun.set_result((Door(vfs), nursery, trio.lowlevel.current_trio_token()))
                 await self._ending.wait()
                 await vfs.finish(LAST_SAVES_S)
@@ -197,6 +207,31 @@ class Core:
         return sorted(self._place.spool.glob("*.data"))
 
 
+async def _answer(vfs: Vfs, report: Report, request: control.Request) -> dict[str, Any]:
+    """Answer what `labfs status`, `why` and `outbox` ask about this process."""
+    match request.get("op"):
+        case "alive":
+            return {"alive": True}
+        case "status":
+            return {
+                **report.status(),
+                "log": "the program's own",
+                "level": logging.getLevelName(log.getEffectiveLevel()),
+            }
+        case "why":
+            return report.why(request["path"])
+        case "outbox":
+            return {"notes": [left.report() for left in report.unsaved()]}
+        case "plan":
+            return await vfs.outbox.plan(request["name"])
+        case "retry":
+            return {"count": vfs.outbox.retry(request.get("name"), seen_version(request.get("over")))}
+        case "discard":
+            vfs.outbox.discard(request["name"])
+            return {}
+    raise ConfigError("A program without a mount does not know this request.")
+
+
 def _settle(future: Future[T], error: BaseException | None, result: Any = None) -> None:
     if future.set_running_or_notify_cancel():
         future.set_result(result) if error is None else future.set_exception(error)
@@ -217,7 +252,13 @@ def _claimed(path: Path) -> tuple[mounts.Place, int]:
 
 
 def _hide_secrets() -> None:
-    """Keep secrets out of what libraries log, whose records go to a log that is not ours."""
+    """Keep secrets out of what libraries log, whose records go to a log that is not ours.
+
+    What labfs itself logs goes there too, and nowhere if the program keeps none.
+    """
+    own = logging.getLogger("labfs")
+    if not own.handlers:
+        own.addHandler(logging.NullHandler())
 
     def hide(record: logging.LogRecord) -> bool:
         record.msg, record.args = secrecy.hidden(record.getMessage()), ()
@@ -237,7 +278,7 @@ def _say(text: str) -> None:
 # -- the cores of this process ---------------------------------------------------------------------------
 
 _cores: dict[Path, Core] = {}
-_making = threading.Lock()
+_turns = [threading.Lock()]  # to make a core; a child of a fork begins with a lock of its own
 _buried: list[Core] = []  # of the parent process: destroying one would end what is the parent's
 
 
@@ -247,7 +288,7 @@ def core_of(path: str | None = None) -> Core:
     core = _cores.get(named)
     if core is not None and core.alive:
         return core
-    with _making:
+    with _turns[0]:
         core = _cores.get(named)
         if core is None or not core.alive:
             try:
@@ -258,8 +299,7 @@ def core_of(path: str | None = None) -> Core:
 
 
 def _forget() -> None:
-    global _making
-    _making = threading.Lock()
+    _turns[0] = threading.Lock()
     for core in _cores.values():
         core.bury()
     _buried.extend(_cores.values())

@@ -171,7 +171,7 @@ class Door:
         return await self._vfs.files.read(handle, offset, size)
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> tuple[int, int]:
-        """Write at `offset`, or at the end of a file that is appended to; return where the bytes begin, and how many."""
+        """Write at `offset`, or at the end of a file that is appended to; return where they begin, and how many."""
         writer = handle.node.writer
         start = writer.size if handle.append and writer is not None else offset
         return start, await self._vfs.files.write(handle, offset, data)

@@ -33,6 +33,7 @@ class Raw(io.RawIOBase):
         self._autocommit = autocommit
         self._writes = mode[0] != "r" or "+" in mode
         self._reads = mode[0] == "r" or "+" in mode
+        self._settled = True  # until it is open
         self._core: Core = core_of(config)
         self._handle: Handle
         self._handle, self.size, self.version = self._core.call(self._core.door.opened, path, mode)
@@ -70,7 +71,7 @@ class Raw(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Buffer) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         view = memoryview(buffer).cast("B")
         data = self._read(len(view))
         view[: len(data)] = data
@@ -90,7 +91,7 @@ class Raw(io.RawIOBase):
         self._at += len(data)
         return data
 
-    def write(self, data: Buffer) -> int:
+    def write(self, data: Any, /) -> int:
         if not self._writes:
             raise io.UnsupportedOperation("not writable")
         core = self._asked()

@@ -36,6 +36,7 @@ class LabFileSystem(AsyncFileSystem):  # type: ignore[misc]
 
     def __init__(self, config: str | os.PathLike[str] | None = None, **options: Any) -> None:
         super().__init__(config=config, **options)
+        self._pid = os.getpid()
         # Absolute, so that a process that is sent this instance finds it too.
         self.config = str(Path(config or default_path()).expanduser().absolute())
 
