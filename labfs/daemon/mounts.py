@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -233,6 +234,11 @@ def check(mountpoint: str) -> None:
 
     Raises ConfigError with the obstacle and the remedy.
     """
+    if importlib.util.find_spec("pyfuse3") is None:
+        raise ConfigError(
+            "Mounting needs pyfuse3, which is not installed; run: apt install fuse3 libfuse3-dev pkg-config gcc &&"
+            " pip install 'labfs[fuse]'"
+        )
     if not os.path.exists("/dev/fuse"):
         raise ConfigError("This machine has no /dev/fuse; load the kernel module fuse, or ask an administrator.")
     if shutil.which("fusermount3") is None:

@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -63,7 +64,7 @@ class Core:
 
     def __init__(self, settings: config.Config) -> None:
         self.pid = os.getpid()
-        self.open: set[Any] = set()  # files that are being written, to be closed at the exit
+        self.open: weakref.WeakSet[Any] = weakref.WeakSet()  # files, to be closed at the exit
         self._config = settings
         self._place, number = _claimed(settings.path)
         self._storage = Storage(
@@ -187,11 +188,11 @@ class Core:
         """Close what is still being written, finish saves, say what is left, and give the directory free."""
         if not self.alive:
             return
-        for file in list(self.open):
+        for file in sorted(self.open, key=lambda one: hasattr(one, "raw")):  # text before the bytes that it goes into
             try:
                 file.close()
-            except OSError as error:
-                _say(f"{file.path} was not saved: {error.strerror or error}")
+            except (OSError, ValueError) as error:
+                _say(f"{file.name} was not saved: {getattr(error, 'strerror', None) or error}")
         self._soon(self._ending.set)
         self._thread.join(LAST_SAVES_S + END_S)
         self._place.leave()

@@ -28,31 +28,29 @@ class Raw(io.RawIOBase):
 
     def __init__(self, config: str | None, path: str, mode: str, autocommit: bool = True) -> None:
         super().__init__()
-        self.path, self.mode = path, mode
+        self.path, self.mode, self.name = path, mode, path
         self._config = config
         self._autocommit = autocommit
         self._writes = mode[0] != "r" or "+" in mode
         self._reads = mode[0] == "r" or "+" in mode
         self._settled = True  # until it is open
-        self._core: Core = core_of(config)
+        self.core: Core = core_of(config)
         self._handle: Handle
-        self._handle, self.size, self.version = self._core.call(self._core.door.opened, path, mode)
+        self._handle, self.size, self.version = self.core.call(self.core.door.opened, path, mode)
         self._at = self.size if mode[0] == "a" else 0
         self._settled = False
-        if self._writes:
-            self._core.open.add(self)
 
     def _asked(self) -> Core:
         """Return the core that has this file open."""
         if self.closed:
             raise ValueError("I/O operation on closed file.")
-        if self._core.pid != os.getpid():
+        if self.core.pid != os.getpid():
             if self._writes:
                 raise OSError(errno.EBADF, "What was opened to be written before a fork is the parent's.", self.path)
-            before, self._core = self.version, core_of(self._config)
-            self._handle, self.size, self.version = self._core.call(self._core.door.opened, self.path, self.mode)
+            before, self.core = self.version, core_of(self._config)
+            self._handle, self.size, self.version = self.core.call(self.core.door.opened, self.path, self.mode)
             self.expect(before)
-        return self._core
+        return self.core
 
     def expect(self, version: Version | None) -> None:
         """Raises OSError unless this is the version of the file."""
@@ -131,7 +129,7 @@ class Raw(io.RawIOBase):
 
     def close(self) -> None:
         """Save what was written, unless a transaction is to do that."""
-        if self.closed or self._core.elsewhere(self.close):
+        if self.closed or self.core.elsewhere(self.close):
             return
         super().close()
         if self._autocommit or not self._writes:
@@ -142,10 +140,9 @@ class Raw(io.RawIOBase):
         if self._settled:
             return
         self._settled = True
-        self._core.open.discard(self)
-        if self._core.pid == os.getpid() and self._core.alive:
-            door = self._core.door
-            self._core.call(door.close if keep else door.discard, self._handle)
+        if self.core.pid == os.getpid() and self.core.alive:
+            door = self.core.door
+            self.core.call(door.close if keep else door.discard, self._handle)
 
 
 class Extras:
@@ -177,7 +174,7 @@ class Extras:
 
     def close(self) -> None:
         """Save what was written, and raise OSError if it is not saved; a transaction does that later."""
-        if self.closed or self.raw._core.elsewhere(self.close):  # type: ignore[attr-defined]
+        if self.closed or self.raw.core.elsewhere(self.close):  # type: ignore[attr-defined]
             return
         super().close()  # type: ignore[misc]
 
@@ -206,7 +203,9 @@ def opened(config: str | None, path: str, mode: str, autocommit: bool, size: int
     """Open a file in a binary mode, with a buffer of `size` bytes."""
     raw = Raw(config, path, mode, autocommit)
     kind = Both if "+" in mode else Writer if raw.writable() else Reader
-    return kind(raw, size or BUFFER)
+    file = kind(raw, size or BUFFER)
+    raw.core.open.add(file)
+    return file
 
 
 def reopened(config: str | None, path: str, at: int, version: Version | None) -> Reader | Writer | Both:

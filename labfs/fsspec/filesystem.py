@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fsspec.asyn import AsyncFileSystem, get_loop
+from fsspec.asyn import AsyncFileSystem, get_loop, sync
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.utils import stringify_path
 
@@ -100,6 +102,12 @@ class LabFileSystem(AsyncFileSystem):  # type: ignore[misc]
 
     # -- files ---------------------------------------------------------------------------------------
 
+    def open(self, path: str, mode: str = "rb", *args: Any, **options: Any) -> Any:
+        file = super().open(path, mode, *args, **options)
+        with suppress(TypeError):  # some files that compress cannot be remembered
+            core_of(self.config).open.add(file)
+        return file
+
     def _open(
         self, path: str, mode: str = "rb", block_size: int | None = None, autocommit: bool = True, **_: Any
     ) -> Any:
@@ -113,6 +121,12 @@ class LabFileSystem(AsyncFileSystem):  # type: ignore[misc]
     async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         data: bytes = await self._ask("fetch", self._strip_protocol(path), start, end)
         return data
+
+    async def _cat(self, path: Any, recursive: bool = False, **options: Any) -> Any:
+        if recursive:  # else a directory would be one of the files
+            found = await self._expand_path(path, recursive=True)
+            path = [one for one in found if not await self._isdir(one)]
+        return await super()._cat(path, **options)
 
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         await self._ask("store", self._strip_protocol(path), value, MODES[mode])
@@ -192,14 +206,10 @@ class LabFileSystem(AsyncFileSystem):  # type: ignore[misc]
 
     def touch(self, path: str, truncate: bool = True, **options: Any) -> None:
         """Make an empty file, or empty one; without `truncate` an existing file gets the date of now."""
-        from fsspec.asyn import sync
-
         sync(self.loop, self._touch, path, truncate=truncate, **options)
 
     def modified(self, path: str) -> Any:
         """Return when a file was changed, as a datetime in UTC."""
-        from datetime import UTC, datetime
-
         return datetime.fromtimestamp(self.info(path)["mtime"], UTC)
 
 
