@@ -21,11 +21,12 @@ import trio
 
 from labfs.backend import Accept
 from labfs.errors import CrossDevice, Exists, Invalid, IsDirectory, LabfsError, NotDirectory, NotFound
+from labfs.tree.lister import SHARE
 from labfs.tree.names import looked_for, to_be_made
 from labfs.tree.node import Folder, Node
 from labfs.vfs import Buffer, Handle, Maker, Vfs
 
-MISSED_S = 1.0  # age of a listing that is asked for again before a name is said to be absent
+LISTING_S = 1.0  # age of a listing that is asked for anew; older ones suffice to find a name that they have
 PIECE = 4 * 1024 * 1024  # bytes that are read or written at a time
 Version = tuple[str, str | None]
 
@@ -60,11 +61,18 @@ class Door:
         try:
             return await self._vfs.lookup(node, name)
         except NotFound:
-            container = node.folder.container
-            if container.is_root or trio.current_time() - container.listed_at < MISSED_S:
+            if not self._renewed(node.folder):
                 raise
-        self._vfs.tree.expire(node)
         return await self._vfs.lookup(node, name)
+
+    def _renewed(self, folder: Folder) -> bool:
+        """Have a directory listed anew at the next access, if its listing is not of just now."""
+        container = folder.container
+        age_s = trio.current_time() - container.listed_at
+        if container.is_root or age_s < max(LISTING_S, SHARE * container.took_s):
+            return False
+        self._vfs.tree.expire(folder)
+        return True
 
     async def _folder(self, path: str) -> Folder:
         node = await self.node(path)
@@ -84,6 +92,7 @@ class Door:
             return [await self.info(path)]
         if fresh:
             self._vfs.tree.expire(node)
+        self._renewed(node)  # another process, such as a worker of this one, may have written there
         children = await self._vfs.listing(node)
         if self._vfs.tree.incomplete(node) is not None:
             await self._vfs.tree.whole(node)

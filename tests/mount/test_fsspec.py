@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def test_a_close_that_fails_says_why_and_keeps_the_bytes(
     for _ in range(100):
         if record.stored["f"] == b"new":
             break
-        threading.Event().wait(0.05)
+        time.sleep(0.05)
     assert record.stored["f"] == b"new"
 
 
@@ -259,6 +260,9 @@ def test_looking(fs: LabFileSystem, record: Folder, there: str) -> None:
     record.put("late.txt", b"late")
     fs.invalidate_cache(there)
     assert fs.exists(f"{there}/late.txt")
+    record.put("later.txt", b"later")
+    time.sleep(1.0)  # after which a listing is asked for anew
+    assert f"{there}/later.txt" in fs.ls(there, detail=False)
 
 
 def test_names_are_moved_and_removed(fs: LabFileSystem, lab: five_stage.Lab) -> None:

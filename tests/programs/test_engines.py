@@ -53,7 +53,7 @@ SCRIPTS = {
         import duckdb, fsspec
         duckdb.register_filesystem(fsspec.filesystem("labfs"))
         duckdb.sql(f"COPY (SELECT * FROM read_csv('{where}/in.csv')) TO '{where}/out.parquet' (FORMAT parquet)")
-        print(*duckdb.sql(f"SELECT sum(n)::BIGINT, count(*) FROM '{where}/out.parquet'").fetchone())
+        print(*duckdb.sql(f"SELECT sum(n)::BIGINT, count(*) FROM '{where}/out.parquet'").fetchall()[0])
     """,
     "dask": """
         import dask.dataframe, fsspec
@@ -62,7 +62,7 @@ SCRIPTS = {
                 fsspec.filesystem("labfs").cp(f"{where}/in.csv", f"{where}/part-{number}.csv")
             frame = dask.dataframe.read_csv(f"{where}/part-*.csv")
             sums = frame.groupby("site").n.sum().compute(scheduler="processes", num_workers=2)
-            frame.to_csv(f"{where}/out-*.csv", index=False, scheduler="processes")
+            frame.to_csv(f"{where}/out-*.csv", index=False, compute_kwargs={"scheduler": "processes"})
             again = dask.dataframe.read_csv(f"{where}/out-*.csv").n.sum().compute()
             print(sums.sum(), again)
     """,
