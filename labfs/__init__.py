@@ -6,7 +6,8 @@ with the close → backends → http.
 
     cli/       what is typed
     daemon/    one mount, its configuration, its state, its socket
-    fuse/      a door: the kernel's                  backends/  one folder a system: its URLs and bodies
+    fuse/      a door: the kernel's
+    fsspec/    a door: programs' without a mount     backends/  one folder a system: its URLs and bodies
     vfs/       what a file system means, for doors   http/      credentials, limits, retries, the way to a server
     tree/      path → node, listings, names
     write/     one file on its way to a server

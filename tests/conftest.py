@@ -17,6 +17,9 @@ import trio.testing
 from environments import environment
 from stage import RECORD, Folder, Mount, Sandbox, start_sandbox
 
+from labfs.fsspec.core import core_of
+from labfs.fsspec.filesystem import LabFileSystem
+
 # Hundreds of interpreters are started here, and each would compile labfs anew, half a second of it.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -56,6 +59,21 @@ def drive(running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield mount.start()
     finally:
         mount.clean_up()
+
+
+@pytest.fixture(scope="session")
+def unmounted(running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFileSystem]:
+    """All sites without a mount, with `access = "full"`."""
+    base = tmp_path_factory.mktemp("unmounted")
+    config = base / "labfs.toml"
+    config.write_text(running.config.read_text().replace('access = "write"', 'access = "full"'))
+    config.chmod(0o600)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABFS_STATE_DIR", str(base / "state"))
+        patch.setenv("LABFS_CACHE_DIR", str(base / "cache"))
+        core_of(str(config))
+    yield LabFileSystem(config=config)
+    core_of(str(config)).end()
 
 
 @pytest.fixture(autouse=True)

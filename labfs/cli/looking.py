@@ -168,6 +168,7 @@ def _place(mountpoint: str | None) -> mounts.Place:
     if mountpoint is not None:
         where = mounts.absolute(mountpoint)
         return next((place for place in known if place.inside(where) is not None), None) or _unknown(where)
+    known = [place for place in known if not place.mountpoint.startswith(mounts.NAMELESS)]  # no mounts, and no logs
     living = [place for place in known if place.in_use()] or known
     if len(living) != 1:
         named = ", ".join(place.mountpoint for place in living)

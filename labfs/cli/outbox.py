@@ -103,8 +103,14 @@ def _retry_one(name: str) -> int:
 
 
 def _check_mounted(place: mounts.Place) -> None:
-    if not place.in_use():
-        raise ConfigError(f"{place.mountpoint} is not mounted; mount it, and what waits is sent.")
+    if place.in_use():
+        return
+    if place.mountpoint.startswith(mounts.NAMELESS):
+        raise ConfigError(
+            f"The program that wrote to {place.mountpoint} has ended; the next one that opens labfs:// with this"
+            " configuration sends what waits."
+        )
+    raise ConfigError(f"{place.mountpoint} is not mounted; mount it, and what waits is sent.")
 
 
 @outbox.command("export")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -130,6 +131,12 @@ class Place:
         self._sign()
         return True
 
+    def leave(self) -> None:
+        """Give up the lock; after a fork the child's copy of it alone, so that the parent still holds it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def _lockless(self, error: OSError) -> ConfigError:
         return ConfigError(
             f"The disk of {self.directory} knows no file locks ({error.strerror}), without which two mounts could use"
@@ -203,6 +210,14 @@ class Place:
         return note
 
 
+NAMELESS = "labfs://"
+
+
+def nameless(config: Path, number: int) -> str:
+    """Return what stands for a mount point where a program uses a configuration without a mount."""
+    return f"{NAMELESS}{config}#{number}"
+
+
 def places() -> list[Place]:
     """Return the places of all mount points that were ever served with this state directory."""
     found = []
@@ -219,6 +234,11 @@ def check(mountpoint: str) -> None:
 
     Raises ConfigError with the obstacle and the remedy.
     """
+    if importlib.util.find_spec("pyfuse3") is None:
+        raise ConfigError(
+            "Mounting needs pyfuse3, which is not installed; run: apt install fuse3 libfuse3-dev pkg-config gcc &&"
+            " pip install 'labfs[fuse]'"
+        )
     if not os.path.exists("/dev/fuse"):
         raise ConfigError("This machine has no /dev/fuse; load the kernel module fuse, or ask an administrator.")
     if shutil.which("fusermount3") is None:

@@ -21,6 +21,11 @@ from stage import Mount, Sandbox, run
 
 SCIENCE = ("pandas==3.1.1", "numpy==2.4.6", "h5py==3.16.0")
 OFFICE = ("PySide6-Essentials==6.12.0", "jupyter-server==2.21.1")  # Qt, and what saves for JupyterLab
+ENGINES = (
+    "pandas==3.1.1", "numpy==2.4.6", "h5py==3.16.0", "pyarrow==26.0.1", "zarr==3.1.6", "duckdb==2.0.1",
+    "dask[dataframe]==2026.8.0",
+)  # fmt: skip
+ROOT = Path(__file__).parents[2]
 NOISE = random.Random(7).randbytes(300_000)
 
 
@@ -57,6 +62,15 @@ def python() -> Path:
 def office() -> Path:
     """An interpreter with Qt and Jupyter."""
     return environment(*OFFICE)
+
+
+@pytest.fixture(scope="session")
+def engines() -> Path:
+    """An interpreter with what reads and writes by fsspec, and this checkout as `labfs[fsspec]`: without pyfuse3."""
+    made = environment(*ENGINES)
+    pip = [made, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-e", f"{ROOT}[fsspec]"]
+    subprocess.run(pip, check=True, timeout=300)
+    return made
 
 
 @pytest.fixture

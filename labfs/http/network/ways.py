@@ -223,7 +223,10 @@ def _rust_pool(
     *,
     keep: bool,
 ) -> httpx.BaseTransport | None:
-    """Return None if the library cannot be used: it sends no user to a SOCKS4 proxy, and may refuse an authority."""
+    """Return None if the library cannot be used: it sends no user to a SOCKS4 proxy, and may refuse an authority.
+
+    Nor does it work in a process that was forked from one that used it, and then raises RuntimeError.
+    """
     if proxy is not None and proxy.scheme.startswith("socks4") and proxy.user is not None:
         return None
     silence, probe = timedelta(seconds=timeout_s), timedelta(seconds=timeout_s / 2)
@@ -251,8 +254,8 @@ def _rust_pool(
     try:
         builder = builder.no_proxy() if proxy is None else builder.proxy(_rust_proxy(proxy))
         return wrap(builder.build())
-    except (PyreqwestError, ValueError) as error:  # its text may show the proxy's password
-        log.warning("Bulk bodies come through httpx: the faster library goes no such way (%s).", type(error).__name__)
+    except (PyreqwestError, ValueError, RuntimeError) as error:  # its text may show the proxy's password
+        log.warning("Bulk bodies come through httpx: the faster library cannot be used (%s).", type(error).__name__)
         return None
 
 
