@@ -25,7 +25,7 @@ from labfs.errors import Denied, Invalid, LabfsError, NoBytes, Unanswered, Unava
 from labfs.tree.node import Node
 from labfs.vfs.drafts.signs import Maker
 from labfs.vfs.vfs import Vfs
-from labfs.write import journal, pairs
+from labfs.write import early, journal, pairs
 from labfs.write.journal import State
 from labfs.write.spool import Spool
 
@@ -204,6 +204,27 @@ def test_the_table_names_every_request_that_changes_something() -> None:
 
 
 # -- never closed --------------------------------------------------------------------------------------
+
+
+@row("A3")
+async def test_parts_of_half_a_file_are_withdrawn(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early, "START", 100)
+    backend = MemoryBackend()
+    backend.put("f", b"whole")
+    async with mounted(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.open(await vfs.lookup(box, "f"), read=False, write=True, truncate=True)  # type: ignore[arg-type]
+        for start in range(0, 1000, 50):
+            await vfs.files.write(handle, start, b"x" * 50)
+            await trio.sleep(0.05)
+        assert backend.calls["part"] > 10
+    async with mounted(tmp_path, backend) as (vfs, _):
+        await a_while()
+        (note,) = told(vfs.saves.spool)
+        assert (note["state"], note["unfinished"], note.get("upload")) == ("failed", True, None)
+    assert backend.newest() == {"f": b"whole"}
+    assert [upload.aborted for upload in backend.uploads.values()] == [True]
 
 
 @row("A1", "A2")
