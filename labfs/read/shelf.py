@@ -35,6 +35,7 @@ PATIENCE_S, LOOK_S = 2.0, 0.1  # for which a write waits for processors with tim
 LEAST = 64 * 1024  # bytes that a block counts for at least, so that small ones are not there by the million
 PARTIAL = ".part"
 PIN = "pin"  # a file of that name keeps the blocks beside it from being evicted
+TICKS = 5  # of a processor's clock, a hundredth of a second each, in which its time is looked at
 SPARE = 0.3  # of all processors' time, which must have been idle before something is written
 
 Key = tuple[Hashable, int]  # (one version of one file, index of the block)
@@ -194,16 +195,21 @@ class Processors:
     def __init__(self, stat: Path = Path("/proc/stat")) -> None:
         self._stat = stat
         self._before = (0, 0)
+        self._idle = False  # as it was seen last
+        self._least = TICKS * (os.cpu_count() or 1)
 
     def have_time(self) -> bool:
-        """Whether at least `SPARE` of their time was idle since this was asked before."""
+        """Whether at least `SPARE` of their time was idle lately; within `TICKS` of a look as that one saw it."""
         try:
             times = [int(word) for word in self._stat.read_text().partition("\n")[0].split()[1:9]]
             idle, total = times[3] + times[4], sum(times)
         except (OSError, ValueError, IndexError):
             return True
-        (idle_before, total_before), self._before = self._before, (idle, total)
-        return idle - idle_before >= SPARE * (total - total_before)
+        idle_before, total_before = self._before
+        if total - total_before >= self._least:
+            self._idle = total_before > 0 and idle - idle_before >= SPARE * (total - total_before)
+            self._before = idle, total
+        return self._idle
 
 
 def _name(key: Key) -> str | None:
