@@ -61,9 +61,9 @@ def drive(running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         mount.clean_up()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def unmounted(running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabFileSystem]:
-    """All sites without a mount, with `access = "full"`."""
+    """All sites without a mount, with `access = "full"`; it ends with its module: no later test counts its requests."""
     base = tmp_path_factory.mktemp("unmounted")
     config = base / "labfs.toml"
     config.write_text(running.config.read_text().replace('access = "write"', 'access = "full"'))
