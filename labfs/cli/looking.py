@@ -72,7 +72,7 @@ def refresh(path: str) -> None:
 
 
 @click.command()
-@click.option("--pin", is_flag=True, help="Keep it on this machine's disk until it is unpinned, or changes.")
+@click.option("--pin", is_flag=True, help="Keep this version on the disk until it is unpinned, or another pinned.")
 @click.option("--unpin", is_flag=True, help="Fetch nothing, and let it be evicted again.")
 @click.argument("path")
 def fetch(pin: bool, unpin: bool, path: str) -> None:

@@ -23,6 +23,7 @@ import trio
 
 from labfs.backend import Entry
 from labfs.daemon import control, mounts
+from labfs.daemon.answers import of_saves
 from labfs.daemon.checks import Checks
 from labfs.daemon.config import Config
 from labfs.daemon.logs import Log
@@ -35,8 +36,8 @@ from labfs.http.network import route, trust
 from labfs.tree.node import Node
 from labfs.tree.site import Site
 from labfs.vfs import Storage, assembled
-from labfs.vfs.remote.fetching import fetch, unpin
-from labfs.write.journal import State, saves, seen_version
+from labfs.vfs.remote.fetching import fetch
+from labfs.write.journal import State, saves
 from labfs.write.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -204,8 +205,6 @@ class Daemon:
 
     async def _answer(self, request: control.Request) -> control.Answer:
         match request.get("op"):
-            case "alive":
-                return {"alive": True}
             case "status":
                 return {**self._report.status(), "level": self._log.level}
             case "refresh":
@@ -218,8 +217,6 @@ class Daemon:
                 return {"path": node.path, **self._vfs.xattrs(node)}
             case "page":
                 return await _page(await self._node(request["path"]))
-            case "why":
-                return self._report.why(request["path"])
             case "log":
                 return self._logged(request.get("level"))
             case "trace":
@@ -227,27 +224,11 @@ class Daemon:
             case "fetch":
                 return self._fetch(await self._node(request["path"]), pin=bool(request.get("pin")))
             case "unpin":
-                node = await self._node(request["path"])
-                return {"count": unpin(self._vfs.files.sources, node)}
+                return {"count": self._vfs.store.shelf.unpin(request["path"])}
             case "users":
                 found = await trio.to_thread.run_sync(holders.using, self._place.mountpoint)
                 return {"users": [{"pid": h.pid, "program": h.program, "path": h.path} for h in found]}
-        return await self._answer_of_saves(request)
-
-    async def _answer_of_saves(self, request: control.Request) -> dict[str, Any]:
-        match request.get("op"):
-            case "outbox":
-                return {"notes": [left.report() for left in self._report.unsaved()]}
-            case "plan":
-                return await self._vfs.outbox.plan(request["name"])
-            case "retry":
-                return {"count": self._vfs.outbox.retry(request.get("name"), seen_version(request.get("over")))}
-            case "discard":
-                self._vfs.outbox.discard(request["name"])
-                return {}
-            case "cancel":
-                return {"path": self._vfs.saves.cancel(request["what"])}
-        raise ConfigError("The daemon does not know this request; is it another version of labfs?")
+        return await of_saves(self._vfs, self._report, request)
 
     async def _node(self, path: str) -> Node:
         with trio.move_on_after(ASKED_S):  # a slow listing raises NotYet before that

@@ -29,12 +29,12 @@ from typing import Any, TypeVar, TypeVarTuple
 import trio
 
 from labfs.daemon import config, control, mounts
+from labfs.daemon.answers import of_saves
 from labfs.daemon.checks import Checks
 from labfs.daemon.report import Report
-from labfs.errors import ConfigError, LabfsError, secrecy, sentence, ungrouped
+from labfs.errors import LabfsError, secrecy, sentence, ungrouped
 from labfs.fsspec.door import Door
 from labfs.vfs import Storage, Vfs, assembled
-from labfs.write.journal import seen_version
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -210,27 +210,10 @@ class Core:
 
 async def _answer(vfs: Vfs, report: Report, request: control.Request) -> dict[str, Any]:
     """Answer what `labfs status`, `why` and `outbox` ask about this process."""
-    match request.get("op"):
-        case "alive":
-            return {"alive": True}
-        case "status":
-            return {
-                **report.status(),
-                "log": "the program's own",
-                "level": logging.getLevelName(log.getEffectiveLevel()),
-            }
-        case "why":
-            return report.why(request["path"])
-        case "outbox":
-            return {"notes": [left.report() for left in report.unsaved()]}
-        case "plan":
-            return await vfs.outbox.plan(request["name"])
-        case "retry":
-            return {"count": vfs.outbox.retry(request.get("name"), seen_version(request.get("over")))}
-        case "discard":
-            vfs.outbox.discard(request["name"])
-            return {}
-    raise ConfigError("A program without a mount does not know this request.")
+    if request.get("op") != "status":
+        return await of_saves(vfs, report, request)
+    level = logging.getLevelName(log.getEffectiveLevel())
+    return {**report.status(), "log": "the program's own", "level": level}
 
 
 def _settle(future: Future[T], error: BaseException | None, result: Any = None) -> None:

@@ -163,11 +163,7 @@ class Blocks:
         if self._shelf is not None:
             await self._shelf.keep(key, block)
 
-    def pin(self, content: Hashable, *, stays: bool) -> bool:
-        """Keep the blocks of a version on disk, or let them be evicted again; return whether that changed anything."""
-        if self._shelf is None:
-            return False
-        if not stays:
-            return self._shelf.unpin(content)
-        self._shelf.pin(content)
-        return True
+    def pin(self, content: Hashable, path: str) -> None:
+        """Keep the blocks of a version on disk for a path. Raises OSError."""
+        if self._shelf is not None:
+            self._shelf.pin(content, path)

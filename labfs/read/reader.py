@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from weakref import WeakValueDictionary
 
 import trio
@@ -56,6 +55,7 @@ class Reader:
         self._failures = shared.proof.failures
         self._handed_out = False
         self._hand: tuple[int, Buffer] = (-1, b"")  # the block handed out last: its index and its bytes
+        self._head: Buffer = b""  # handed out at a glance, until its block comes and is compared with it
         self._damaged = False  # for good, also when the fault has passed: wrong bytes were returned
         self._end = max(size - 1, 0) // BLOCK  # index of the last block
         self._window = Window(budget, shared.line, self._end)
@@ -95,27 +95,30 @@ class Reader:
 
     async def glance(self, start: int, size: int) -> Buffer:
         """Return bytes within `HEAD` as `read` does, of which no more than the head is fetched for a larger file."""
-        first = self._proof.digests.known(0) or self._end == 0 or start + size > HEAD
-        if first or not self._is_remote(0):
+        known = self._proof.digests.known(0) or self._end == 0 or start + size > HEAD
+        if known or not self._is_remote(0):
             return await self.read(start, size)
-        head = await self._blocks.get((self._key, HEAD_INDEX), partial(exactly, self._content, 0, HEAD))
-        return memoryview(head)[start : start + size]
+        self._head = await self._blocks.get((self._key, HEAD_INDEX), self._fetch_head)
+        return memoryview(self._head)[start : start + size]
+
+    async def _fetch_head(self) -> Buffer:
+        head = await exactly(self._content, 0, HEAD)
+        self._blocks.fetched += len(head)
+        return head
 
     async def fetch(self, index: int) -> None:
         """Fetch a block into the cache, and no other."""
         await self._block(index)
 
-    async def kept(self, *, pin: bool) -> AsyncGenerator[int, None]:
-        """Bring the file onto this machine's disk; yield how many bytes are there. Raises OSError.
+    async def kept(self, pin: str | None) -> AsyncGenerator[int, None]:
+        """Bring the file onto this machine's disk, pinned for a path if one is given; yield how many bytes are there.
 
-        Raises Unsupported if a whole copy is to be pinned.
+        Raises OSError, and Unsupported if a whole copy is to be pinned.
         """
-        if pin and self._is_copied:
-            raise Unsupported(
-                "It comes as a whole file: that stays on disk as long as there is room, and is not pinned."
-            )
-        if pin:
-            self._blocks.pin(self._key, stays=True)
+        if pin is not None and self._is_copied:
+            raise Unsupported("It comes as a whole file: that stays on disk as long as there is room, unpinned.")
+        if pin is not None:
+            self._blocks.pin(self._key, pin)
         for index in range(self._end + 1 if self.size else 0):
             stop = min((index + 1) * BLOCK, self.size)
             if not self._blocks.is_stored((self._key, index)):
@@ -139,6 +142,7 @@ class Reader:
         if not self._damaged:
             block = await self._blocks.get((self._key, index), self._fetch(index), in_order=self._window.sequential)
             await self._prove(index, block)
+            self._compare_head(index, block)
             if failures == self._proof.failures:
                 self._handed_out, self._hand = True, (index, block)
                 return block
@@ -147,6 +151,14 @@ class Reader:
             if self._end == 0 and self._proof.proven and not self._damaged:
                 return await self._block(index)  # a second download was the right one
         raise Damaged("The bytes that arrived do not match the server's checksum of the file, or what arrived before.")
+
+    def _compare_head(self, index: int, block: Buffer) -> None:
+        """Raise Damaged, for good, if the first block is another than the head that was handed out."""
+        if index == 0 and self._head:
+            self._damaged = bytes(self._head) != bytes(memoryview(block)[:HEAD])
+            self._head = b""
+            if self._damaged:
+                raise Damaged("The beginning of the file came otherwise than before: read it again.")
 
     async def _prove(self, index: int, block: Buffer) -> None:
         """Offer a block and the cached ones that follow it to the proof; near the file's end wait for its outcome."""
@@ -329,10 +341,6 @@ class Readers:
             content.discard()
 
         return Proof(self._nursery, entry.checksum, size, BLOCK, tags=tags, again=again, damaged=damaged)
-
-    def unpin(self, site: str, entry: Entry) -> bool:
-        """Let the blocks of the entry's version be evicted again; return whether they were pinned."""
-        return self._blocks.pin((site, entry.id, entry.version), stays=False)
 
     async def snapshot(self, backend: Backend, entry: Entry) -> tuple[Reader, int]:
         """Return a reader of the present bytes of an entry without version and ranges, and their size."""

@@ -34,7 +34,7 @@ SPARED = 1024 * 1024 * 1024  # bytes of the disk that are left to others, above 
 PATIENCE_S, LOOK_S = 2.0, 0.1  # for which a write waits for processors with time, and how often it looks
 LEAST = 64 * 1024  # bytes that a block counts for at least, so that small ones are not there by the million
 PARTIAL = ".part"
-PIN = "pin"  # a file of that name keeps the blocks beside it from being evicted
+PIN = "pin"  # a file of that name, with a path in it, keeps the blocks beside it from being evicted
 TICKS = 5  # of a processor's clock, a hundredth of a second each, in which its time is looked at
 SPARE = 0.3  # of all processors' time, which must have been idle before something is written
 
@@ -49,7 +49,7 @@ class Shelf:
         self._room = room
         self._held: OrderedDict[str, int] = OrderedDict()  # name below the directory → bytes counted, oldest use first
         self._later, later = trio.open_memory_channel[tuple[str, Buffer]](WAITING)
-        self._pinned: set[str] = set()  # directories of versions whose blocks stay
+        self._pinned: dict[str, str] = {}  # directory of a version whose blocks stay → the path it is pinned for
         self._wanted: set[str] = set()  # that wait to be written, or are, and were not dropped since
         self._processors = Processors()
         self.size = 0  # bytes counted, `LEAST` for a smaller block
@@ -68,7 +68,7 @@ class Shelf:
             if path.suffix == PARTIAL:
                 path.unlink(missing_ok=True)
             elif path.name == PIN:
-                self._pinned.add(path.parent.name)
+                self._pinned[path.parent.name] = path.read_text(errors="surrogateescape")
             else:
                 there = path.stat()
                 found.append((there.st_mtime_ns, f"{path.parent.name}/{path.name}", there.st_size))
@@ -106,7 +106,7 @@ class Shelf:
         name = _name(key)
         if name is None or name in self._held:
             return
-        pinned = sum(size for held, size in self._held.items() if self._is_pinned(held))
+        pinned = sum(size for held, size in self._held.items() if self._is_pinned(held)) if self._pinned else 0
         if pinned + len(block) + WIDTH > self._room():
             raise OSError(errno.ENOSPC, "its room is used up by what is pinned (disk_mib)")
         await trio.to_thread.run_sync(_write, self._directory / name, name, block)
@@ -114,24 +114,32 @@ class Shelf:
             self._hold(name, len(block) + WIDTH)
         self._make_room()
 
-    def pin(self, content: Hashable) -> None:
-        """Keep the blocks of a version from being evicted, also over a remount. Raises OSError."""
+    def pin(self, content: Hashable, path: str) -> None:
+        """Keep the blocks of a version from being evicted, also over a remount, in place of another of that path.
+
+        Raises OSError.
+        """
         if (name := _name((content, 0))) is not None:
             directory = name.partition("/")[0]
+            self._unpin(*(other for other, its in self._pinned.items() if its == path and other != directory))
             (self._directory / directory).mkdir(mode=0o700, exist_ok=True)
-            (self._directory / directory / PIN).touch(mode=0o600)
-            self._pinned.add(directory)
+            (self._directory / directory / PIN).write_text(path, errors="surrogateescape")
+            self._pinned[directory] = path
 
-    def unpin(self, content: Hashable) -> bool:
-        """Let the blocks of a version be evicted again; return whether it was pinned."""
-        directory = (_name((content, 0)) or "").partition("/")[0]
-        if directory not in self._pinned:
-            return False
-        self._pinned.discard(directory)
-        with suppress(OSError):
-            (self._directory / directory / PIN).unlink(missing_ok=True)
-            (self._directory / directory).rmdir()
-        return True
+    def unpin(self, path: str) -> int:
+        """Let what is pinned for a path, or for one below it, be evicted again; return how many files that are."""
+        below = path.rstrip("/") + "/"
+        found = [directory for directory, its in self._pinned.items() if its == path or its.startswith(below)]
+        self._unpin(*found)
+        return len(found)
+
+    def _unpin(self, *directories: str) -> None:
+        for directory in directories:
+            del self._pinned[directory]
+            with suppress(OSError):
+                (self._directory / directory / PIN).unlink(missing_ok=True)
+                (self._directory / directory).rmdir()
+        self._make_room()
 
     def _is_pinned(self, name: str) -> bool:
         return bool(self._pinned) and name.partition("/")[0] in self._pinned
@@ -171,12 +179,12 @@ class Shelf:
 
     def _make_room(self) -> None:
         room = self._room()
-        if self.size <= room:
-            return
-        for name in [name for name in self._held if not self._is_pinned(name)]:
+        while self.size > room and (name := self._oldest()) is not None:
             self._let_go(name)
-            if self.size <= room:
-                return
+
+    def _oldest(self) -> str | None:
+        """Return the block that is to be evicted first; None if all are pinned."""
+        return next((name for name in self._held if not self._is_pinned(name)), None)
 
     def _let_go(self, name: str) -> None:
         self.size -= self._held.pop(name, 0)

@@ -14,7 +14,7 @@ from labfs.read import shelf
 from labfs.read.window import BLOCK
 from labfs.tree.node import Node
 from labfs.vfs import Vfs
-from labfs.vfs.remote.fetching import Fetched, fetch, unpin
+from labfs.vfs.remote.fetching import Fetched, fetch
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ async def test_whole_files_are_fetched_as_copies(tmp_path: Path, autojump_clock:
         assert await contents(vfs, "/memory/box/f") == noise(2_000_000, 1)
         assert backend.calls["pour"] == poured == 1
         (step,) = await fetched(vfs, box, pin=True)
-        assert "not pinned" in str(step.error)
+        assert "unpinned" in str(step.error)
 
 
 async def test_what_is_pinned_outlives_much_else(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -88,11 +88,27 @@ async def test_what_is_pinned_outlives_much_else(tmp_path: Path, autojump_clock:
         await fetched(vfs, await vfs.lookup(box, "f2"), pin=True)  # type: ignore[arg-type]
         (step,) = await fetched(vfs, await vfs.lookup(box, "f3"), pin=True)  # type: ignore[arg-type]
         assert "pinned" in str(step.error), "there is no room for more"
-        assert unpin(vfs.files.sources, await vfs.lookup(box, "f0")) == 1  # type: ignore[arg-type]
-        assert unpin(vfs.files.sources, await vfs.lookup(box, "f0")) == 0  # type: ignore[arg-type]
+        assert [vfs.store.shelf.unpin(path) for path in ("/memory/box/f", "/memory/box/f0", "/memory/box/f0")] == [
+            0,
+            1,
+            0,
+        ]
         (step,) = await fetched(vfs, await vfs.lookup(box, "f4"), pin=False)  # type: ignore[arg-type]
         assert step.error is None
         assert vfs.store.shelf.size <= room
+
+
+async def test_a_newer_version_is_pinned_in_place_of_the_older(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend = MemoryBackend()
+    for seed in (1, 2):
+        backend.put("f", noise(2 * BLOCK, seed))
+        async with mounted(tmp_path, backend, memory=1 << 27, capacity=3 * (BLOCK + 16)) as (vfs, box):
+            assert [step.error for step in await fetched(vfs, box, pin=True)] == [None], "the older one makes room"
+    async with mounted(tmp_path, backend, memory=1 << 27) as (vfs, _):
+        sent = backend.sent
+        assert await contents(vfs, "/memory/box/f") == noise(2 * BLOCK, 2)
+        assert backend.sent == sent
+        assert vfs.store.shelf.unpin("/memory") == 1, "of the older version nothing is pinned"
 
 
 async def test_a_file_that_fails_stops_no_other(tmp_path: Path, autojump_clock: Clock) -> None:

@@ -371,3 +371,21 @@ async def test_a_second_download_that_fails_leaves_the_next_reading_to_tell(
     with pytest.raises(Damaged):
         await ground.whole()
     assert await ground.whole()
+
+
+async def test_a_beginning_that_was_damaged_is_told_when_its_block_comes(nursery: trio.Nursery, tmp_path: Path) -> None:
+    ground = Ground(nursery, tmp_path)
+    ground.line.once = [each(10)]
+    reader = ground.open()
+    assert bytes(await reader.glance(0, 100)) != ground.data[:100], "no checksum covers a beginning"
+    for _ in range(2):
+        with pytest.raises(Damaged):
+            await reader.read(4096, BLOCK)
+    assert bytes(await ground.open().read(0, 5000)) == ground.data[:5000], "who opens it anew reads what is there"
+
+
+async def test_a_right_beginning_is_part_of_a_right_file(nursery: trio.Nursery, tmp_path: Path) -> None:
+    ground = Ground(nursery, tmp_path)
+    reader = ground.open()
+    assert bytes(await reader.glance(16, 100)) == ground.data[16:116]
+    assert bytes(await reader.read(0, len(ground.data))) == ground.data

@@ -19,7 +19,7 @@ LAW: dict[str, set[str]] = {
     "cli": {"daemon", "fuse", "write", "sandbox", "errors"},
     "daemon": {"fuse", "vfs", "tree", "write", "backends", "http", *GROUND},
     "fuse": {"vfs", "tree", "errors"},
-    "fsspec": {"daemon", "vfs", "tree", "write", *GROUND},
+    "fsspec": {"daemon", "vfs", "tree", *GROUND},
     "vfs": {"tree", "write", "read", *GROUND},
     "tree": {"write", "read", *GROUND},
     "write": {"read", *GROUND},

@@ -42,16 +42,9 @@ async def fetch(tree: Tree, sources: Sources, node: Node, *, pin: bool) -> Async
     elif node.on_server:
         try:
             reader, _ = await sources.begin(node)
-            async for there in reader.kept(pin=pin):
+            async for there in reader.kept(node.path if pin else None):
                 yield Fetched(node.path, there, reader.size)
         except LabfsError as error:
             yield Fetched(node.path, 0, 0, str(error))
         except OSError as error:
             yield Fetched(node.path, 0, 0, f"The disk of labfs's cache cannot take it: {error.strerror or error}.")
-
-
-def unpin(sources: Sources, node: Node) -> int:
-    """Let a file, or all known files of a directory and below, be evicted again; return how many were pinned."""
-    if isinstance(node, Folder):
-        return sum(unpin(sources, child) for child in list(node.children.values()))
-    return int(node.on_server and sources.unpin(node))

@@ -61,10 +61,6 @@ class Sources:
             raise node.trouble or Unavailable(f"Nobody tells how large “{node.name}” is.")
         return self._readers.open(node.site.key, node.site.backend, node.entry)
 
-    def unpin(self, node: Node) -> bool:
-        """Let a file be evicted from the disk cache again; return whether it was pinned."""
-        return node.entry is not None and self._readers.unpin(node.site.key, node.entry)
-
     async def open(self, node: Node) -> Reader:
         """Return a reader of what the server has, after its size was learnt if need be."""
         entry, site = node.entry, node.site
