@@ -116,8 +116,7 @@ class Node:
     @property
     def is_forgettable(self) -> bool:
         """Whether the server knows all of a file that this mount does."""
-        known = self.kind in (Kind.SERVER, Kind.OLDER) and self.writer is None and self.modified_ns is None
-        return known and not self.is_dir
+        return self.kind in (Kind.SERVER, Kind.OLDER) and self.writer is None and self.modified_ns is None
 
     @property
     def key(self) -> str:
@@ -238,6 +237,16 @@ class Folder(Node):
     def is_whole(self) -> bool:
         """Whether this mount has listed the whole directory, perhaps a while ago."""
         return self.known is Known.WHOLE
+
+    def listed_with(self) -> Iterator[Folder]:
+        """Yield the directory, and the folders below it that have no listing of their own."""
+        yield self
+        for child in [*self.children.values(), *self.unlisted.values()]:
+            if isinstance(child, Folder) and (child.entry is None or child.entry.complete):
+                yield from child.listed_with()
+
+    def files(self) -> list[Node]:
+        return [node for node in [*self.children.values(), *self.unlisted.values()] if not node.is_dir]
 
     def has(self, node: Node) -> bool:
         """Whether a node is in this directory under its name, listed or not."""

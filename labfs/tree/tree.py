@@ -79,18 +79,23 @@ class Tree:
         self.looked[container] = trio.current_time()
         self.looked.move_to_end(container)
 
-    def forget(self, folder: Folder) -> list[Node]:
-        """Forget the files of a directory until somebody looks again, unless only this mount knows some of it.
+    def forget(self, container: Folder) -> list[Node]:
+        """Forget the files of a directory, and of the folders listed with it, until somebody looks again.
 
-        Return the nodes that were forgotten.
+        Return the nodes that were forgotten: none if only this mount knows some of what is there.
         """
-        nodes = [*folder.children.values(), *folder.unlisted.values()]
-        ours = folder.listing or folder.hidden or folder.recent or folder.gone or folder.is_root
-        if ours or not all(node.is_forgettable for node in nodes):
+        folders = list(container.listed_with())
+        nodes = [node for folder in folders for node in folder.files()]
+        ours = container.is_root or container.listing or container.recent or container.gone
+        kept = (folder.hidden or (folder is not container and folder.kind is not Kind.SERVER) for folder in folders)
+        if ours or any(kept) or not all(node.is_forgettable for node in nodes):
             return []
-        folder.children, folder.unlisted, folder.known = {}, {}, Known.NOTHING
-        self.expire(folder)
-        del self.looked[folder]
+        for folder in folders:
+            folder.children = {name: node for name, node in folder.children.items() if node.is_dir}
+            folder.unlisted = {name: node for name, node in folder.unlisted.items() if node.is_dir}
+        container.known = Known.NOTHING
+        self.expire(container)
+        del self.looked[container]
         return nodes
 
     async def whole(self, folder: Folder, patience_s: float = float("inf")) -> None:

@@ -139,8 +139,8 @@ class Files:
         return handle
 
     def held(self) -> Iterable[Folder]:
-        """Return the directories of open files."""
-        return [node.parent for node, handles in self._handles.items() if handles]
+        """Return the directories with whose listings open files came."""
+        return [node.container for node, handles in self._handles.items() if handles]
 
     def forgotten(self, nodes: Iterable[Node]) -> None:
         """Nothing to do: no file of these is open."""

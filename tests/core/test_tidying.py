@@ -44,6 +44,42 @@ async def test_what_nobody_looks_at_is_forgotten_and_found_again(tmp_path: Path,
         assert len(await vfs.listing(box)) == 20
 
 
+async def in_folders(vfs: Vfs, box: Node) -> tuple[Folder, Folder]:
+    """List a box whose files lie in a folder, which is listed with it."""
+    assert isinstance(box, Folder)
+    await vfs.listing(box)
+    below = box.children["sub"]
+    assert isinstance(below, Folder)
+    assert len(below.children) == 20
+    return box, below
+
+
+def a_box_of_folders() -> MemoryBackend:
+    backend = MemoryBackend(page_size=1000)
+    for number in range(20):
+        backend.put(f"f{number:02}", b"x" * (number + 1), ("sub",))
+    return backend
+
+
+async def test_files_in_folders_are_forgotten_and_the_folders_stay(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with mounted(tmp_path, a_box_of_folders()) as (vfs, node):
+        box, below = await in_folders(vfs, node)
+        await trio.sleep(tidying.IDLE_S + 2)
+        assert (box.children, below.children) == ({"sub": below}, {})
+        assert vfs.attributes(await vfs.lookup(below, "f07")).size == 8
+        assert box.children["sub"] is below, "whoever is in it stays in it"
+
+
+async def test_a_file_that_is_open_in_a_folder_keeps_what_was_listed_with_it(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with mounted(tmp_path, a_box_of_folders()) as (vfs, node):
+        _, below = await in_folders(vfs, node)
+        await vfs.files.open(below.children["f03"], read=True, write=False)
+        await trio.sleep(60)
+        assert len(below.children) == 20
+
+
 async def test_a_small_tree_is_kept(tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tidying, "MOST", 30)
     async with mounted(tmp_path, a_box()) as (vfs, node):
