@@ -259,7 +259,7 @@ class Door(Refusals):
     @answered()
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
         access, node = flags & os.O_ACCMODE, await self._decided(inode)
-        self._fence.check(node.name, self._kernel.size(node), ctx.pid)
+        self._fence.check(node, self._kernel.size(node), ctx.pid)
         handle = await self._vfs.files.open(
             node,
             read=access != os.O_WRONLY,

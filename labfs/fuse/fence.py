@@ -5,7 +5,7 @@ reads a file to its end. These programs show a plain icon for, or leave out, a f
 
 Source: the names of the programs in Debian 12 (tumbler, GNOME's and KDE's thumbnailers, Tracker, Baloo, recoll).
 
-Tests: mount/test_fence, unit/test_fence.
+Tests: mount/test_semantics, unit/test_fence.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import fnmatch
 import os
 
 from labfs.errors import Fenced
+from labfs.tree.node import Node
 
 PROGRAMS = (
     "tumblerd",
@@ -33,12 +34,12 @@ class Fence:
     def __init__(self, largest: int) -> None:
         self._largest = largest
 
-    def check(self, name: str, size: int, task: int) -> None:
-        """Raise Fenced where a program of these opens a larger file; `task` is one of its threads."""
-        if size > self._largest and (program := program_of(task)) and is_fenced(program):
+    def check(self, node: Node, size: int, task: int) -> None:
+        """Raise Fenced where a program of these opens a larger file of a server; `task` is one of its threads."""
+        if size > self._largest and node.on_server and (program := program_of(task)) and is_fenced(program):
             raise Fenced(
-                f"“{name}” has {size:,} bytes; {program} may open files of up to {self._largest:,}, since a larger one "
-                "would be downloaded for a preview or an index (previews_mib in labfs.toml)."
+                f"“{node.name}” has {size:,} bytes; {program} may open files of up to {self._largest:,}, since a "
+                "larger one would be downloaded for a preview or an index (previews_mib in labfs.toml)."
             )
 
 

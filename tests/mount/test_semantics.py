@@ -10,6 +10,7 @@ import mmap
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -187,7 +188,7 @@ def test_what_was_moved_aside_is_not_shown_by_its_old_name(folder: Path, behind:
 
 
 def test_rewinddir(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
-    """rewinddir shows what is there then; the names of a listing that is being read stay as they were at its beginning."""
+    """rewinddir shows what is there then; the names of a listing that is being read stay as they were, and those that its first listing finds meanwhile follow."""
     for number in range(1000):
         (folder / f"{number}~").write_bytes(b"")  # stays here
     with opendir(folder) as (names, rewind):
@@ -253,6 +254,29 @@ def test_archived(drive: Mount) -> None:
     """Opening an archived file fails with EAGAIN."""
     cold = next((drive.path / "basespace").glob("NextSeq2000*/*/cold.bam"))
     fails(errno.EAGAIN, cold.read_bytes)
+
+
+def test_previews(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Opening a file fails with EACCES for a thumbnailer or an indexer, if it is larger than `previews_mib`."""
+    thumbnailer = shutil.copy(shutil.which("cat") or "/bin/cat", tmp_path / "tumblerd")  # known by what it executes
+    for number in range(5):
+        behind.put(f"large{number}.png", noise(MIB + 1))
+    behind.put("small.png", noise(MIB))
+    drive.refresh(folder)
+    assert len(list(folder.iterdir())) == 6
+    sandbox.reset()
+    for number in range(5):
+        done = subprocess.run(
+            [thumbnailer, folder / f"large{number}.png"], capture_output=True, check=False, timeout=20
+        )
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"Permission denied" in done.stderr
+    assert not sandbox.requests(), "nothing was asked for"
+    assert "previews_mib" in labfs("why", folder / "large0.png", env=drive.env).stdout
+    assert not [error for error in drive.status()["errors"] if "large" in error["path"]], "nobody is alarmed by it"
+    done = subprocess.run([thumbnailer, folder / "small.png"], capture_output=True, check=True, timeout=20)
+    assert done.stdout == noise(MIB)
+    assert (folder / "large0.png").read_bytes() == noise(MIB + 1), "all others may read it"
 
 
 # -- writing and closing -------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ import os
 
 import pytest
 
+from labfs.backend import Entry
 from labfs.errors import Fenced
 from labfs.fuse import fence
 from labfs.fuse.fence import Fence, is_fenced, program_of
+from labfs.tree.node import Folder, Kind, Node
 
 
 @pytest.mark.parametrize(
@@ -30,8 +32,11 @@ def test_a_program_is_told_by_what_it_executes() -> None:
     assert program_of(-1) == ""
 
 
-def test_small_files_are_open_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_files_and_what_is_here_are_open_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fence, "program_of", lambda task: "tumblerd")
-    Fence(1000).check("a.png", 1000, 1)
+    folder = Folder("", None, Kind.SERVER)
+    there = Node("a.png", folder, Kind.SERVER, Entry(id="1", name="a.png", is_dir=False))
+    Fence(1000).check(there, 1000, 1)
+    Fence(1000).check(Node("local", folder, Kind.SCRATCH), 1001, 1)
     with pytest.raises(Fenced, match="previews_mib"):
-        Fence(1000).check("a.png", 1001, 1)
+        Fence(1000).check(there, 1001, 1)
