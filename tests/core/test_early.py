@@ -94,6 +94,17 @@ async def test_a_file_that_becomes_shorter_is_sent_anew(tmp_path: Path, autojump
     assert all(each.aborted for each in list(backend.uploads.values())[:-1])
 
 
+async def test_what_was_cut_off_and_grew_again_is_zeros(tmp_path: Path, autojump_clock: Clock) -> None:
+    backend, data = MemoryBackend(), noise(1000)
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        await write(vfs, handle, data)
+        for size in (300, 1000):
+            await vfs.files.resize(handle.node, size)
+        await close(vfs, handle)
+    assert backend.newest() == {"f": data[:300] + bytes(700)}
+
+
 async def test_holes_and_files_written_backwards_go_up_whole(tmp_path: Path, autojump_clock: Clock) -> None:
     backend, data = MemoryBackend(), noise(1000)
     async with opened(tmp_path, backend) as (vfs, box):
@@ -256,6 +267,7 @@ STEPS = st.lists(
         st.tuples(st.just("append"), st.integers(1, 120), st.just(0)),
         st.tuples(st.just("write"), st.integers(0, 900), st.integers(1, 90)),
         st.tuples(st.just("cut"), st.integers(0, 900), st.just(0)),
+        st.tuples(st.just("grow"), st.integers(0, 300), st.just(0)),
         st.tuples(st.just("wait"), st.integers(0, 200), st.just(0)),
         st.tuples(st.just("flush"), st.just(0), st.just(0)),
     ),
@@ -287,6 +299,9 @@ def test_whatever_is_written_the_file_is_what_was_written(
                     case "cut":
                         await vfs.files.resize(handle.node, min(a, len(truth)))
                         del truth[a:]
+                    case "grow":
+                        await vfs.files.resize(handle.node, len(truth) + a)
+                        truth.extend(bytes(a))
                     case "flush":
                         await vfs.files.flush(handle, shared=True)
                     case "wait":

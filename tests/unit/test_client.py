@@ -310,6 +310,19 @@ async def test_a_range_that_is_ignored_is_cut_out_of_the_whole() -> None:
     assert bytes(await ranged(fetching(lambda _: body(200, DATA)), "https://s/f", 10, 20, None)) == DATA[10:20]
 
 
+@pytest.mark.parametrize("size", [1, 7, 13, 100, 1024])
+@pytest.mark.parametrize("step", [1, 10, 64, 300])
+async def test_pieces_are_cut_out_of_whatever_chunks_come(size: int, step: int) -> None:
+    chunks = [DATA[start : start + size] for start in range(0, len(DATA), size)]
+    headers = {"Content-Length": str(len(DATA))}
+    answer = fetching(lambda _: httpx.Response(200, headers=headers, stream=Chunks(*chunks)))
+    pieces: list[tuple[int, bytes]] = []
+    await answer.stream(
+        "https://s/f", Stretch(33, 333, step, lambda at, piece: pieces.append((at, bytes(piece)))), None
+    )
+    assert pieces == [(start, DATA[start : min(start + step, 333)]) for start in range(33, 333, step)]
+
+
 @pytest.mark.parametrize(
     "handler",
     [
@@ -360,11 +373,11 @@ async def test_another_version_is_stale() -> None:
 class Chunks(httpx.SyncByteStream):
     """A body that comes in chunks, and whose length nothing tells."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, *chunks: bytes) -> None:
+        self._chunks = chunks
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._data
+        yield from self._chunks
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class View:
 
     def at_hand(self, offset: int, size: int) -> Buffer | None:
         """Return bytes of the block that was read last, if they lie in it and are still to be shown; else None."""
-        if self._reader is None or self._saves != self._node.saves or not (self.shown and offset):
+        if self._reader is None or self._saves != self._node.saves:
             return None
         return self._reader.at_hand(offset, size)
 
