@@ -189,6 +189,25 @@ async def test_blocks_are_bounded_in_bytes(autojump_clock: trio.testing.MockCloc
         assert blocks.size == 0
 
 
+async def test_blocks_on_their_way_have_their_room(autojump_clock: trio.testing.MockClock) -> None:
+    async def fetch() -> bytes:
+        return bytes(100)
+
+    async def slowly() -> bytes:
+        await trio.sleep(1)
+        return bytes(100)
+
+    async with trio.open_nursery() as background:
+        blocks = Blocks(background, 1000, flying=100)
+        for index in range(10):
+            await blocks.get(("f", index), fetch)
+        for index in range(4):
+            blocks.start(("g", index), slowly)
+            assert blocks.size + 100 * (index + 1) <= 1000
+        await trio.sleep(2)
+        assert blocks.size == 1000
+
+
 # -- proof -----------------------------------------------------------------------------------------------
 
 BLOCK = 1000
