@@ -73,10 +73,11 @@ class Early:
 
     def wrote(self, start: int, stop: int) -> None:
         """Record a write: begin if enough is there, send what is whole, void what is overwritten."""
+        if self._ended is not None:
+            self._void(start, stop)  # also when no further part is sent, since the commit takes those that were
         if self._closing:
             return
         if self._ended is not None:
-            self._void(start, stop)
             news, self._news = self._news, trio.Event()
             news.set()
         elif stop > START and self._reach() > START:

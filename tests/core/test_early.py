@@ -177,6 +177,20 @@ async def test_no_early_failure_reaches_the_program(
             assert backend.newest() == {"f": data}
 
 
+async def test_a_part_is_void_also_if_it_is_written_again_after_another_one_failed(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    backend = MemoryBackend(faults={"part": [None, None, Garbled("damaged")]})
+    async with opened(tmp_path, backend) as (vfs, box):
+        handle = await vfs.files.create(box, "f")
+        data = noise(1000)
+        await write(vfs, handle, data)
+        await trio.sleep(1)
+        await vfs.files.write(handle, 0, b"later")
+        await close(vfs, handle)
+    assert backend.newest() == {"f": b"later" + data[5:]}
+
+
 async def test_an_error_that_stays_is_told_at_the_close(tmp_path: Path, autojump_clock: Clock) -> None:
     backend = MemoryBackend(faults={"part": [Denied("no")] * 99})
     async with opened(tmp_path, backend) as (vfs, box):

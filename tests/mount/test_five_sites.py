@@ -282,7 +282,7 @@ def test_mounting_works_while_some_sites_do_not(calm: Lab, gate: Gate, tmp_path:
         assert run(f"ls '{mount.path}'").stdout.split() == list(SITES)
         for site in ("basespace", "portal"):
             assert run(f"ls '{mount.path / calm.places[site]}'").stderr == ""
-        healthy_s, _ = clocked(f"ls -R '{mount.path}/basespace' > /dev/null; ls '{mount.path}/portal'")
+        healthy_s, _ = clocked(f"ls -R '{mount.path / calm.places['basespace']}' > /dev/null; ls '{mount.path}/portal'")
         began = time.monotonic()
         unknown = [mount.path / calm.places[site].parents[-3] for site in cast]
         sentences = troubled(mount, *unknown)
