@@ -39,12 +39,22 @@ def _state(left: Leftover) -> State:
     return State.FAILED if isinstance(left, Strange) else left.note.state
 
 
-def _find(name: str) -> tuple[mounts.Place, Leftover]:
+def _find(what: str) -> tuple[mounts.Place, Leftover]:
+    """Return the save of that name, or the only one at that path: of the file, or of its copy beside it."""
+    where, found = mounts.absolute(what), []
     for place in mounts.places():
+        path = place.inside(where)
         for left in leftovers_in(place):
-            if left.file.stem == name:
+            if left.file.stem == what:
                 return place, left
-    raise ConfigError(f"The outbox has no “{name}”; see: labfs outbox list")
+            if path is not None and isinstance(left, Spooled) and path in mounts.paths(left):
+                found.append((place, left))
+    if not found:
+        raise ConfigError(f"The outbox has no “{what}”; see: labfs outbox list")
+    if len(found) > 1:
+        stems = ", ".join(left.file.stem for _, left in found)
+        raise ConfigError(f"The outbox has {len(found)} saves of {what}; name one of them: {stems}")
+    return found[0]
 
 
 @outbox.command("list")
@@ -69,11 +79,12 @@ def _reason(left: Leftover) -> str:
 
 
 @outbox.command("retry")
-@click.argument("name", required=False)
+@click.argument("name", metavar="[NAME|PATH]", required=False)
 def outbox_retry(name: str | None) -> None:
-    """Send NAME once more, over what is there now; without NAME all that failed, was closed and is the latest.
+    """Send a save once more, by its name or path, over what is there now.
 
-    With NAME it says first what it is about to do to which version, and does it to that version only.
+    Without one all that failed, was closed and is the latest is sent. With one it says first what it is about to do to
+    which version, and does it to that version only.
     """
     chosen = _retry_all() if name is None else _retry_one(name)
     click.echo(f"{chosen} save(s) are sent again; labfs outbox list shows what is left of them.")
@@ -94,6 +105,7 @@ def _retry_all() -> int:
 
 def _retry_one(name: str) -> int:
     place, left = _find(name)
+    name = left.file.stem
     if isinstance(left, Strange):
         raise ConfigError(f"{name} cannot be sent: {left.problem}.")
     _check_mounted(place)
@@ -114,11 +126,11 @@ def _check_mounted(place: mounts.Place) -> None:
 
 
 @outbox.command("export")
-@click.argument("name")
+@click.argument("name", metavar="NAME|PATH")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--partial", is_flag=True, help="Also an edit of which bytes are missing.")
 def outbox_export(name: str, file: Path, partial: bool) -> None:
-    """Copy the bytes of NAME to FILE, which must not exist."""
+    """Copy the bytes of a save to FILE, which must not exist."""
     _, left = _find(name)
     missing = sum(stop - start for start, stop in left.note.missing) if isinstance(left, Spooled) else 0
     if missing and not partial:
@@ -160,12 +172,12 @@ def outbox_cancel(what: str) -> None:
 
 
 @outbox.command("discard")
-@click.argument("name")
+@click.argument("name", metavar="NAME|PATH")
 def outbox_discard(name: str) -> None:
-    """Delete the bytes of NAME for good."""
+    """Delete the bytes of a save for good."""
     place, left = _find(name)
     if place.in_use() and isinstance(left, Spooled):
-        control.ask(place.socket, {"op": "discard", "name": name})
+        control.ask(place.socket, {"op": "discard", "name": left.file.stem})
     else:
         remove(left.file)
 

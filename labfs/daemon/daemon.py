@@ -98,6 +98,7 @@ class Daemon:
                 if self._checks.hopeless:
                     raise ConfigError(" ".join(self._checks.doubts.values()))
                 async with assembled(sites, self._storage()) as self._vfs:
+                    self._vfs.files.yours.wanted = True
                     self._report = Report(self._config, self._place, self._checks, self._vfs, read_only=self._read_only)
                     await self._serve_door(nursery)
                 nursery.cancel_scope.cancel()

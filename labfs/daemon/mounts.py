@@ -27,6 +27,8 @@ from typing import Any
 from labfs.daemon import control
 from labfs.daemon.config import cache_dir, state_dir
 from labfs.errors import ConfigError
+from labfs.tree import names
+from labfs.write.journal import Spooled
 
 log = logging.getLogger(__name__)
 
@@ -377,3 +379,11 @@ def widen_background(mountpoint: str, requests: int = 1000) -> bool:
     except OSError:
         return False
     return True
+
+
+def paths(left: Spooled) -> Iterator[str]:
+    """Yield the paths, from the mount point, of a save: of its file, and of the person's own version beside it."""
+    yield left.note.path
+    folder, _, name = left.note.path.rpartition("/")
+    with suppress(OSError):
+        yield f"{folder}/{names.yours(name, left.file.stat().st_mtime)}"

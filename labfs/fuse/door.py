@@ -36,7 +36,7 @@ from labfs.fuse.outcomes import Outcomes
 from labfs.fuse.refusals import Refusals
 from labfs.tree.listing import answer_by
 from labfs.tree.names import looked_for, to_be_made
-from labfs.tree.node import Folder, Kind, Node
+from labfs.tree.node import Folder, Node
 from labfs.vfs import Buffer, Handle, Vfs
 
 WALKED = {"lookup", "getattr", "open", "opendir", "create"}
@@ -371,7 +371,7 @@ class Door(Refusals):
         """
         node = self._node(inode)
         await self._failed.decided(node)
-        if not (node.is_dir or node.entry or node.writer or node.kind is Kind.VIEW):
+        if not (node.is_dir or node.entry or node.writer or node.is_view):
             raise FUSEError(errno.ESTALE)
         return node
 

@@ -83,7 +83,8 @@ class Lister:
             found = listing.progress.found.values()
             if all(entry.is_dir or entry.size is not None for entry in found):
                 await self.show(container, listing)
-        if container.known is not Known.PART or container.listing is None:
+        partly = container.known is Known.PART and container.listing is not None
+        if not (partly or is_fresh(container)):  # it may have ended while a part was laid out
             await self.look(container)
 
     async def finish(self, container: Folder, until: float) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterable
 
 from labfs.backend import Entry
@@ -30,6 +31,7 @@ _ESCAPE = re.compile(f"%{_DIGITS}")
 # A `%` that reads as an escape, or as an escaped `%` before one, is escaped itself: so nothing is ambiguous.
 _PERCENT = re.compile(f"%(?=(?:25)*{_DIGITS})")
 _ESCAPED_PERCENT = re.compile(f"%25(?=(?:25)*{_DIGITS})")
+_YOURS = " (yours, "
 _DOTS = re.compile(r"%((?:25)*)(2E(?:%2E)?)?")
 
 
@@ -120,6 +122,17 @@ def with_label(name: str, entry: Entry) -> str:
     """Return `name` with the entry's id: `reads [42].fastq.gz` for a file, `Run [42]` for a directory."""
     stem, extension = (name, "") if entry.is_dir else split(name)
     return _fit(f"{stem} [{safe(entry.label)}]{extension}")
+
+
+def yours(name: str, saved_s: float) -> str:
+    """Return the name under which a person's own version of a file, saved at `saved_s`, is shown beside the file."""
+    stem, extension = split(name)
+    return _fit(f"{stem}{_YOURS}{time.strftime('%H:%M', time.localtime(saved_s))}){extension}")
+
+
+def may_be_yours(name: str) -> bool:
+    """Whether `yours` may have made a name."""
+    return _YOURS in name
 
 
 def split(name: str) -> tuple[str, str]:

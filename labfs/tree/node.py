@@ -32,6 +32,7 @@ class Kind(Enum):
     SCRATCH = auto()  # stays on this machine; a file that was moved aside still shows the server's `entry`
     OLDER = auto()  # a version of a file that is not the newest of its path: read-only
     VIEW = auto()  # a text that labfs itself generates
+    YOURS = auto()  # a save that conflicts with what the server has, shown beside that
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,12 @@ class Node:
     @property
     def stays_here(self) -> bool:
         """Whether the node exists on this machine only."""
-        return self.kind in (Kind.SCRATCH, Kind.VIEW)
+        return self.kind is Kind.SCRATCH or self.is_view
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the node is a file that labfs itself shows, and nobody writes to."""
+        return self.kind in (Kind.VIEW, Kind.YOURS)
 
     @property
     def on_server(self) -> bool:

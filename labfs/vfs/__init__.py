@@ -8,7 +8,7 @@ from labfs.backend import Buffer
 from labfs.vfs.assembly import Storage, assembled
 from labfs.vfs.drafts.signs import NOBODY, Maker
 from labfs.vfs.files import Files, Handle
-from labfs.vfs.pending import LEFT
+from labfs.vfs.outbox.pending import LEFT
 from labfs.vfs.policy import why_read_only
 from labfs.vfs.vfs import Attributes, Vfs
 

@@ -24,6 +24,7 @@ from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.drafts.life import Drafts
 from labfs.vfs.drafts.signs import NOBODY, Known, Maker
+from labfs.vfs.outbox.yours import Yours
 from labfs.vfs.remote.ahead import Ahead
 from labfs.vfs.remote.sources import Sources
 from labfs.vfs.remote.view import View
@@ -59,6 +60,7 @@ class Files:
         self.sources = Sources(tree, readers)
         self.ahead = Ahead(nursery, self.sources)
         self.saves = Saves(nursery, tree, self.sources, spool, reasons, self.writers)
+        self.yours = Yours(tree, self.saves.waiting)
         self.drafts = Drafts(tree, self.saves, self.sources, known, draft_s)
         self.given = 0  # bytes of servers' versions that programs were given since the mount
         self._tree = tree
@@ -84,7 +86,7 @@ class Files:
                 with trio.CancelScope(shield=True):
                     await self.release(handle)
                 raise
-        elif node.kind is not Kind.VIEW and node.writer is None:
+        elif not node.is_view and node.writer is None:
             self.ahead.opened(node)
             handle.view = View(self.sources, node)
             await handle.view.open()
@@ -150,6 +152,8 @@ class Files:
         node = handle.node
         if node.kind is Kind.VIEW:
             return node.text[offset : offset + size]
+        if node.kind is Kind.YOURS:
+            return await self.yours.read(node, offset, size)
         handle.view = handle.view or View(self.sources, node)
         if node.writer is not None:
             handle.view.shown = True

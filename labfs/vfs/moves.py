@@ -233,6 +233,8 @@ class Moves:
             raise CrossDevice(f"“{node.name}” and {into.path} are on different systems.")
         if node.kind is Kind.VIEW:
             raise NotPermitted(f"“{node.name}” is labfs's own view of a record.")
+        if Kind.YOURS in (node.kind, None if there is None else there.kind):
+            raise NotPermitted(policy.YOURS)
         fixed = isinstance(node, Folder) and not self._movable(node)
         if fixed or (node.on_server and not local):
             if node.site.backend.capabilities.renames and not node.is_dir:

@@ -14,6 +14,11 @@ from labfs.tree.node import Folder, Kind, Node
 from labfs.vfs.drafts.scratch import is_scratch
 from labfs.write.journal import Note, State
 
+YOURS = (
+    "This is your version of a file that somebody else has saved since you opened it. To save yours over theirs: "
+    "labfs outbox retry PATH, with the path of this one; to drop yours, remove it; to keep both, copy it."
+)
+
 
 def stays_local(parent: Folder, name: str, program: str = "") -> bool:
     """Whether a file of this name, made by this program in this directory, is never uploaded."""
@@ -28,6 +33,8 @@ def why_read_only(node: Node) -> str | None:
         return "Only the configuration adds sites here."
     if not node.site.may_write:
         return f'{node.site.name} is mounted read-only (access = "read" in the configuration).'
+    if node.kind is Kind.YOURS:
+        return YOURS
     if node.stays_here:
         return None
     if node.kind is Kind.OLDER:
@@ -140,6 +147,8 @@ def state(node: Node, kept: Note | None = None) -> str | None:
         return State.WAITING
     if node.is_dir or node.kind is Kind.VIEW:
         return None
+    if node.kind is Kind.YOURS:
+        return State.FAILED
     if node.stays_here:
         return State.DRAFT if node.writer is not None and node.writer.spool.note.state is State.DRAFT else State.LOCAL
     if node.writer is not None and (node.writer.dirty or node.writer.committing):

@@ -18,7 +18,7 @@ from labfs.tree import names
 from labfs.tree.node import Folder, Node
 from labfs.tree.site import Site
 from labfs.tree.tree import Tree
-from labfs.vfs.pending import Waiting
+from labfs.vfs.outbox.pending import Waiting
 from labfs.write.journal import Identity, Note, Spooled, State
 from labfs.write.spool import Spool, SpoolFile
 

@@ -26,7 +26,7 @@ from labfs.tree.node import Node
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.conflicts import unchanged
-from labfs.vfs.pending import Waiting, begun_on
+from labfs.vfs.outbox.pending import Waiting, begun_on
 from labfs.vfs.remote.sources import Sources
 from labfs.vfs.replacing import Replacing
 from labfs.write.journal import KILLED, NEVER_CLOSED, NEVER_NAMED, Changes, Spooled, State

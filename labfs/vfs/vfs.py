@@ -32,7 +32,7 @@ from labfs.vfs.drafts.life import DRAFT_S
 from labfs.vfs.drafts.signs import NOBODY, Known, Maker, judge_folder
 from labfs.vfs.files import Files
 from labfs.vfs.moves import Moves
-from labfs.vfs.outbox import Outbox
+from labfs.vfs.outbox.sending import Outbox
 from labfs.vfs.tidying import Tidying
 from labfs.write.spool import Spool
 
@@ -90,6 +90,8 @@ class Vfs:
         """Return the node of that name in a directory. Raises NotFound."""
         if name == META and isinstance(parent, Folder) and parent.entry is not None:
             return await self._meta(parent, parent.entry)
+        if names.may_be_yours(name) and isinstance(parent, Folder):
+            await self.listing(parent)
         return await self.tree.child(parent, name)
 
     async def measure(self, node: Node) -> None:
@@ -112,7 +114,9 @@ class Vfs:
 
     async def listing(self, folder: Folder, *, soon: bool = False) -> list[Node]:
         """Return what is in a directory; `soon` what is known when its first page has come."""
-        return list((await self.tree.children(folder, soon=soon)).values())
+        await self.tree.children(folder, soon=soon)
+        self.files.yours.refresh(folder)
+        return list(folder.children.values())
 
     def attributes(self, node: Node) -> Attributes:
         entry = node.entry
@@ -123,6 +127,8 @@ class Vfs:
             return Attributes(True, writable, 0, self._modified(node, home.seen_ns if there is None else there))
         if node.kind is Kind.VIEW:
             return Attributes(False, False, len(node.text), self._started_ns)
+        if node.kind is Kind.YOURS:
+            return Attributes(False, False, *self.files.yours.attributes(node))
         if node.writer is not None:
             changed = node.writer.modified_ns if node.writer.dirty or entry is None else entry.modified_ns
             return Attributes(False, writable, node.writer.size, self._modified(node, changed))
@@ -199,9 +205,14 @@ class Vfs:
         self.tree.detach(node)
 
     async def unlink(self, parent: Folder, name: str, maker: Maker = NOBODY, path: str = "") -> None:
-        """Remove a file: from the server where deleting is allowed, a local file always."""
+        """Remove a file: from the server where deleting is allowed, a local file, or one's own version, always."""
         await self.tree.whole(parent, PATIENCE_S)
-        await self.moves.unlink(parent, name, maker, path)
+        there = parent.children.get(name)
+        if there is not None and there.kind is Kind.YOURS:
+            self.outbox.discard(self.files.yours.save(there))
+            self.files.yours.refresh(parent)
+        else:
+            await self.moves.unlink(parent, name, maker, path)
 
     async def rename(
         self, parent: Folder, name: str, into: Folder, new: str, *, replace: bool = True, maker: Maker = NOBODY

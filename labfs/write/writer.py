@@ -12,13 +12,15 @@ from typing import Protocol
 import trio
 
 from labfs.backend import Entry, Target
-from labfs.errors import Withdrawn
+from labfs.errors import Conflict, LabfsError, Withdrawn
 from labfs.read.reader import Reader
 from labfs.write.draft import Draft
 from labfs.write.early import Early, Place
 from labfs.write.journal import State
 from labfs.write.spool import SpoolFile
 from labfs.write.upload import Transfer
+
+COMPLETE_S = 5.0  # for which a conflict waits for the rest of the version that the save was begun on
 
 
 class Destination(Place, Protocol):
@@ -127,6 +129,8 @@ class Writer(Draft):
                     await self._withdraw(sending)
             except Exception as error:
                 self.error = error
+                if isinstance(error, Conflict):
+                    await self._complete()
                 await self.end_early()
                 if early is not None:
                     await early.end()  # unless the transfer took the parts over
@@ -141,6 +145,11 @@ class Writer(Draft):
                 with suppress(OSError):  # a full disk: after a crash the outbox finds out that the server has the file
                     self.spool.describe(state=State.SAVED)
             return entry
+
+    async def _complete(self) -> None:
+        """Copy what a save that conflicts lacks of the version that it was begun on, if that is still to be had."""
+        with trio.move_on_after(COMPLETE_S), suppress(LabfsError, OSError):
+            await self.fill()
 
     async def _withdraw(self, sending: SpoolFile | None) -> None:
         """Abort a cancelled commit on the server. Raises Withdrawn."""

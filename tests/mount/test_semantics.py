@@ -978,12 +978,14 @@ def test_df(drive: Mount) -> None:
 
 def test_conflicts(drive: Mount, lab: Lab) -> None:
     """What somebody else saved since the file was opened is not overwritten where that would destroy it: the close fails
-    with ESTALE, theirs is on the server, yours in the outbox."""
+    with ESTALE, theirs is on the server, yours in the outbox, and to be read beside theirs as `f (yours, 14:07)` until you
+    decide."""
     folder = at(drive, lab, "redcap")
     run(f"rm -f '{folder}'/*")
     (folder / "f").write_bytes(b"old")
     before = len(drive.spooled)
-    descriptor = os.open(folder / "f", os.O_WRONLY | os.O_APPEND)
+    descriptor = os.open(folder / "f", os.O_RDWR | os.O_APPEND)
+    assert os.read(descriptor, 10) == b"old"
     os.write(descriptor, b" and mine")
     lab.put("redcap", "f", b"theirs")
     fails(errno.ESTALE, os.close, descriptor)
@@ -993,6 +995,16 @@ def test_conflicts(drive: Mount, lab: Lab) -> None:
             break
         time.sleep(0.02)
     assert any(kept.read_bytes().endswith(b" and mine") for kept in drive.spooled)
+    drive.refresh(folder)
+    (mine,) = [path for path in folder.iterdir() if path.name != "f"]
+    assert mine.name.startswith("f (yours, ")
+    assert mine.read_bytes() == b"old and mine"
+    assert mine.stat().st_mode & 0o222 == 0
+    fails(errno.EROFS, mine.write_bytes, b"x")
+    assert "your version of a file that somebody else has saved" in typed("why", mine, env=drive.env).stdout
+    assert "is saved over" in typed("outbox", "retry", mine, env=drive.env).stdout
+    until(lambda: lab.redcap.stored(lab.record)["counts", 1] == ("f", b"old and mine"))
+    until(lambda: os.listdir(folder) == ["f"])
 
 
 def test_both_versions(folder: Path, behind: Folder, drive: Mount) -> None:

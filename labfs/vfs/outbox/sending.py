@@ -26,7 +26,7 @@ from labfs.tree.site import Site
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.files import Files
-from labfs.vfs.pending import LEFT, described, under_way_s, was_there
+from labfs.vfs.outbox.pending import LEFT, described, under_way_s, was_there
 from labfs.vfs.replacing import target
 from labfs.write.early import withdraw
 from labfs.write.journal import Changes, Identity, Note, Over, Spooled, State, saves, unasked
