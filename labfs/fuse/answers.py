@@ -124,16 +124,16 @@ async def _traced(name: str, attempt: Callable[..., Awaitable[R]], door: Door, a
         return result
 
 
-def entry_attributes(found: Attributes, number: int, owner: tuple[int, int]) -> pyfuse3.EntryAttributes:
-    """Return a node's attributes in the form of pyfuse3."""
+def entry_attributes(found: Attributes, number: int, owner: tuple[int, int], least: int = 0) -> pyfuse3.EntryAttributes:
+    """Return a node's attributes in the form of pyfuse3, with a size of at least `least` bytes."""
     entry = pyfuse3.EntryAttributes()
     entry.st_ino = InodeT(number)
     kind, bits = (stat.S_IFDIR, 0o755) if found.is_dir else (stat.S_IFREG, 0o644)
     entry.st_mode = ModeT(kind | (bits if found.writable else bits & 0o555))
     entry.st_nlink = 2 if found.is_dir else 1
     entry.st_uid, entry.st_gid = owner
-    entry.st_size = found.size
-    entry.st_blocks = -(-found.size // 512)
+    entry.st_size = size = max(found.size, least)
+    entry.st_blocks = -(-size // 512)
     entry.st_blksize = 1024 * 1024  # cp and cat then read and write as much at a time as one request can carry
     entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = found.modified_ns
     entry.entry_timeout = VALID_S

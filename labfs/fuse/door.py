@@ -16,7 +16,6 @@ import errno
 import mmap
 import os
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -394,7 +393,6 @@ class Door(Refusals):
         return self._attributes(node)
 
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
-        found = self._vfs.attributes(node)
-        found = replace(found, size=max(found.size, self._kernel.least(node)))
-        self._kernel.record(node, found.size)
-        return entry_attributes(found, self._inodes.number(node), self._owner)
+        found, least = self._vfs.attributes(node), self._kernel.least(node)
+        self._kernel.record(node, max(found.size, least))
+        return entry_attributes(found, self._inodes.number(node), self._owner, least)

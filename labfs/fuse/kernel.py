@@ -21,14 +21,16 @@ from labfs.errors import Stale
 from labfs.fuse.inodes import Inodes
 from labfs.tree.node import Folder, Node
 
+UNTOLD = 0, 0  # a size in bytes, and how often one was told
+
 
 class Kernel:
     """The kernel's caches of one mount's nodes: sizes, pages and names."""
 
     def __init__(self, inodes: Inodes[Node]) -> None:
         self._inodes = inodes
-        self._sizes: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
-        self._updates: WeakKeyDictionary[Node, int] = WeakKeyDictionary()
+        # node → the size in bytes that the kernel was told last, and how often it was told one
+        self._told: WeakKeyDictionary[Node, tuple[int, int]] = WeakKeyDictionary()
         self._pages: WeakKeyDictionary[Node, int] = WeakKeyDictionary()  # → the generation of the cached pages
         self._filled: WeakSet[Node] = WeakSet()  # nodes of which the kernel has pages
         self._readers: WeakKeyDictionary[Node, dict[int, tuple[int, int]]] = WeakKeyDictionary()
@@ -37,20 +39,19 @@ class Kernel:
 
     def record(self, node: Node, size: int) -> None:
         """Record that the kernel was told a size, in bytes."""
-        self._sizes[node] = size
-        self._updates[node] = self.updates(node) + 1
+        self._told[node] = size, self._told.get(node, UNTOLD)[1] + 1
 
     def size(self, node: Node) -> int:
         """Return the size in bytes that the kernel knows, 0 if it knows none."""
-        return self._sizes.get(node, 0)
+        return self._told.get(node, UNTOLD)[0]
 
     def updates(self, node: Node) -> int:
         """Return how often the kernel was told a size."""
-        return self._updates.get(node, 0)
+        return self._told.get(node, UNTOLD)[1]
 
     async def agree(self, node: Node, size: int) -> None:
         """Invalidate the kernel's attributes of a file if it knows another size."""
-        if node in self._sizes and self._sizes[node] != size:
+        if self._told.get(node, (size, 0))[0] != size:
             await self.doubt(node)
 
     async def doubt(self, node: Node) -> None:
@@ -103,6 +104,8 @@ class Kernel:
 
     def least(self, node: Node) -> int:
         """Return the largest size in bytes of other versions with open readers, whose reads a smaller one would cut."""
+        if not self._readers:
+            return 0
         readers = self._readers.get(node, {}).values()
         return max((size for generation, size in readers if generation != node.generation), default=0)
 

@@ -16,8 +16,9 @@ import secrets
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
+from operator import attrgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -26,7 +27,7 @@ from labfs.backend import Accept, Entry, Replace, Takes
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of a row; rows of an older or a newer labfs are dropped
+FORMAT = 3  # of a row; rows of an older or a newer labfs are dropped
 LOOKED_AT_S = 90 * 24 * 3600.0  # after which a directory that was not listed again is deleted
 USUAL = {field.name: field.default for field in fields(Entry) if field.default is not MISSING}
 BROKEN = (sqlite3.Error, zlib.error, ValueError, TypeError, KeyError, AttributeError)
@@ -104,17 +105,18 @@ class Listings:
 
     def put(self, site: str, number: str, entries: Iterable[Entry]) -> None:
         """Store the entries of a directory. Blocks."""
-        account, entries = self._accounts.get(site), tuple(entries)
+        account = self._accounts.get(site)
         if account is None:
             return
-        digest = hash(entries)
+        columns = _columns(list(entries))
+        digest = hash(tuple(columns.items()))
         try:
             if self._written.get((site, number)) == digest:
                 sql = "UPDATE kept SET listed = ? WHERE site = ? AND account = ? AND id = ?"
                 row: tuple[Any, ...] = (time.time(), site, account, number)
             else:
                 sql = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)"
-                row = (site, account, number, time.time(), _written(entries))
+                row = (site, account, number, time.time(), _written(columns))
             with self._lock:
                 self._db.execute(sql, row)
             self._written[site, number] = digest
@@ -134,32 +136,38 @@ class Listings:
         self._db.close()
 
 
-def _written(entries: tuple[Entry, ...]) -> bytes:
-    rows = [{name: _plain(value) for name in _NAMES if (value := getattr(e, name)) != USUAL.get(name)} for e in entries]
-    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 1)
+def _columns(entries: list[Entry]) -> dict[str, tuple[Any, ...]]:
+    """Return the values of each field that is not the usual one everywhere: quicker than rows."""
+    found = {name: tuple(map(attrgetter(name), entries)) for name in _NAMES}
+    return {name: column for name, column in found.items() if column.count(USUAL.get(name)) < len(entries)}
 
 
-_NAMES = tuple(field.name for field in fields(Entry))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Takes):
-        kinds = sorted(kind.value for kind in value.kinds)
-        return [kinds, value.folders, value.room, value.replace and value.replace.value, value.whole]
-    return value
+def _written(columns: dict[str, tuple[Any, ...]]) -> bytes:
+    """Return columns as compressed JSON, one a line."""
+    lines = (json.dumps([name, *map(_PLAIN.get(name, _same), column)]) for name, column in columns.items())
+    return zlib.compress("\n".join(lines).encode(), 1)
 
 
 def _read(data: bytes) -> list[Entry]:
-    return [
-        Entry(**{name: _typed(name, value) for name, value in row.items()}) for row in json.loads(zlib.decompress(data))
-    ]
+    lines = map(json.loads, zlib.decompress(data).splitlines())
+    columns = {name: map(_TYPED.get(name, _same), column) for name, *column in lines}
+    return [Entry(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
-def _typed(name: str, value: Any) -> Any:
-    match name:
-        case "takes":
-            kinds, folders, room, replace, whole = value
-            return Takes(frozenset(map(Accept, kinds)), tuple(folders), room, replace and Replace(replace), whole)
-        case "folders":
-            return tuple(value)
+def _same(value: Any) -> Any:
     return value
+
+
+def _plain_takes(takes: Takes) -> list[Any]:
+    kinds = sorted(kind.value for kind in takes.kinds)
+    return [kinds, takes.folders, takes.room, takes.replace and takes.replace.value, takes.whole]
+
+
+def _takes(plain: list[Any]) -> Takes:
+    kinds, folders, room, replace, whole = plain
+    return Takes(frozenset(map(Accept, kinds)), tuple(folders), room, replace and Replace(replace), whole)
+
+
+_NAMES = tuple(field.name for field in fields(Entry))
+_PLAIN: dict[str, Callable[[Any], Any]] = {"takes": _plain_takes}  # by field: from its value to JSON
+_TYPED: dict[str, Callable[[Any], Any]] = {"takes": _takes, "folders": tuple}  # … and back
