@@ -23,7 +23,7 @@ import trio
 from labfs.backend import Buffer
 from labfs.errors import Malformed
 from labfs.read.flight import Flight
-from labfs.read.shelf import Key, Shelf
+from labfs.read.shelf import Key, Shelf, Stored
 
 Fetch = Callable[[], Awaitable[Buffer]]
 Landed = Callable[[Key, Buffer], None]
@@ -148,9 +148,9 @@ class Blocks:
         """Whether a block is on disk, as far as is known."""
         return self._shelf is not None and self._shelf.holds(key)
 
-    async def stored(self, key: Key) -> Buffer | None:
-        """Return a block that is on disk still."""
-        return None if self._shelf is None else await self._shelf.get(key)
+    async def stored(self, *keys: Key) -> dict[Key, Stored]:
+        """Return those blocks that are on disk still."""
+        return {} if self._shelf is None else await self._shelf.get(*keys)
 
     def store(self, key: Key, block: Buffer) -> None:
         """Queue a fetched block for the disk cache, unless the queue is full."""

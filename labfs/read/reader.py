@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from weakref import WeakValueDictionary
 
 import trio
@@ -96,7 +97,7 @@ class Reader:
     async def glance(self, start: int, size: int) -> Buffer:
         """Return bytes within `HEAD` as `read` does, of which no more than the head is fetched for a larger file."""
         known = self._proof.digests.known(0) or self._end == 0 or start + size > HEAD
-        if known or not self._is_remote(0):
+        if known or not (self._blocks.is_missing((self._key, 0)) and self._is_remote(0)):
             return await self.read(start, size)
         self._head = await self._blocks.get((self._key, HEAD_INDEX), self._fetch_head)
         return memoryview(self._head)[start : start + size]
@@ -181,46 +182,56 @@ class Reader:
                 block = await self._blocks.get((self._key, following), self._fetch(following))
                 await self._proof.offer(following, block)
 
-    async def _stored(self, index: int) -> Buffer | None:
-        """Return a block that is on disk, unless it is another than what was fetched: that is a server's to say."""
-        block = None if self._is_copied else await self._blocks.stored((self._key, index))
-        if block is None:
-            return None
-        digests, value = self._proof.digests, digest(block)
-        if not digests.known(index):
-            digests.add(index, value)  # once: reading it from the disk again says no more
-        return block if digests.value(index) == value else None
+    async def _stored(self, run: range) -> dict[int, Buffer]:
+        """Return those blocks that are on disk, but not another than what was fetched: that is a server's to say."""
+        stored = {} if self._is_copied else await self._blocks.stored(*((self._key, index) for index in run))
+        digests, found = self._proof.digests, {}
+        for (_, index), (block, value) in stored.items():
+            if not digests.known(index):
+                digests.add(index, value)  # once: reading it from the disk again says no more
+            if digests.value(index) == value:
+                found[index] = block
+        return found
 
     def _start(self, wanted: range) -> None:
-        """Begin to fetch the blocks of a range that are missing; neighbours together, unless they are on this disk."""
-        run: list[int] = []
-        for index in [*wanted, None]:
-            if index is not None and self._is_remote(index):
-                run.append(index)
-                continue
-            if len(run) == 1:
-                self._blocks.start((self._key, run[0]), self._fetch(run[0]))
-            elif run:
-                self._blocks.start_run([(self._key, each) for each in run], self._fetch_run(range(run[0], run[-1] + 1)))
-            run = []
-            if index is not None:
-                self._blocks.start((self._key, index), self._fetch(index))
+        """Begin to fetch the blocks of a range that are missing: neighbours together, if they are in the same place."""
+        missing = (index for index in wanted if self._blocks.is_missing((self._key, index)))
+        for _, group in groupby(enumerate(missing), lambda each: (each[1] - each[0], self._is_remote(each[1]))):
+            indexes = [index for _, index in group]
+            run = range(indexes[0], indexes[-1] + 1)
+            if len(run) == 1 or self._is_copied:
+                for index in run:
+                    self._blocks.start((self._key, index), self._fetch(index))
+            else:
+                fetch = self._fetch_run(run) if self._is_remote(run.start) else self._read_run(run)
+                self._blocks.start_run([(self._key, index) for index in run], fetch)
 
     def _is_remote(self, index: int) -> bool:
-        """Whether a block has to come from the server."""
-        key = (self._key, index)
-        return self._blocks.is_missing(key) and not (self._is_copied or self._blocks.is_stored(key))
+        """Whether a missing block has to come from the server."""
+        return not (self._is_copied or self._blocks.is_stored((self._key, index)))
 
     def _fetch(self, index: int) -> Fetch:
         """Return a fetch of one block, from this machine's disk or from the server."""
 
         async def fetch() -> Buffer:
-            block = await self._stored(index)
-            if block is None:
-                await self._stream(range(index, index + 1), lambda key, arrived: found.append(arrived))
-            return found[0] if block is None else block
+            run, arrived = range(index, index + 1), await self._stored(range(index, index + 1))
+            if index not in arrived:
+                await self._stream(run, lambda key, block: arrived.update({index: block}))
+            return arrived[index]
 
-        found: list[Buffer] = []
+        return fetch
+
+    def _read_run(self, run: range) -> FetchRun:
+        """Return a fetch of neighbouring blocks from this disk; from the server what is not there after all."""
+
+        async def fetch(landed: Landed) -> None:
+            stored = await self._stored(run)
+            for index in run:
+                if index in stored:
+                    landed((self._key, index), stored[index])
+                else:
+                    await self._stream(range(index, index + 1), landed)
+
         return fetch
 
     def _fetch_run(self, run: range) -> FetchRun:

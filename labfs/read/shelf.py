@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -39,6 +40,13 @@ TICKS = 5  # of a processor's clock, a hundredth of a second each, in which its 
 SPARE = 0.3  # of all processors' time, which must have been idle before something is written
 
 Key = tuple[Hashable, int]  # (one version of one file, index of the block)
+
+
+class Stored(NamedTuple):
+    """A block from the disk, and its digest."""
+
+    block: Buffer
+    value: bytes
 
 
 class Shelf:
@@ -80,18 +88,20 @@ class Shelf:
         """Whether a block is there, as far as is known."""
         return bool(self._held) and _name(key) in self._held
 
-    async def get(self, key: Key) -> Buffer | None:
-        """Return a block that is there and as it was written."""
-        name = _name(key)
-        if name is None or name not in self._held:
-            return None
-        block = await trio.to_thread.run_sync(_read, self._directory / name, name)
-        if block is None:
-            log.warning("A block on disk is damaged or gone; it is fetched again.")
-            self._let_go(name)
-        elif name in self._held:
-            self._held.move_to_end(name)
-        return block
+    async def get(self, *keys: Key) -> dict[Key, Stored]:
+        """Return those blocks that are there and as they were written."""
+        names = {key: name for key in keys if (name := _name(key)) in self._held and name is not None}
+        read = await trio.to_thread.run_sync(_read_all, self._directory, list(names.values())) if names else []
+        found = {}
+        for (key, name), stored in zip(names.items(), read, strict=True):
+            if stored is None:
+                log.warning("A block on disk is damaged or gone; it is fetched again.")
+                self._let_go(name)
+                continue
+            found[key] = stored
+            if name in self._held:
+                self._held.move_to_end(name)
+        return found
 
     def put(self, key: Key, block: Buffer) -> None:
         """Keep a block, if the disk is ready for it."""
@@ -230,18 +240,24 @@ def _version(content: Hashable) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
-def _seal(name: str, block: Buffer) -> bytes:
-    return digest(name.encode() + digest(block))
+def _seal(name: str, value: bytes) -> bytes:
+    return digest(name.encode() + value)
 
 
-def _read(path: Path, name: str) -> bytes | None:
+def _read_all(directory: Path, names: list[str]) -> list[Stored | None]:
+    return [_read(directory / name, name) for name in names]
+
+
+def _read(path: Path, name: str) -> Stored | None:
     try:
-        data = path.read_bytes()
-        os.utime(path)
-    except OSError:
+        with open(path, "rb", buffering=0) as file:
+            block = file.read(os.fstat(file.fileno()).st_size - WIDTH) or b""
+            seal = file.read(WIDTH)
+            os.utime(file.fileno())
+    except (OSError, ValueError):
         return None
-    block = data[:-WIDTH]
-    return block if len(data) > WIDTH and _seal(name, block) == data[-WIDTH:] else None
+    value = digest(block)
+    return Stored(block, value) if _seal(name, value) == seal else None
 
 
 def _write(path: Path, name: str, block: Buffer) -> None:
@@ -252,7 +268,7 @@ def _write(path: Path, name: str, block: Buffer) -> None:
     try:
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
             file.write(block)
-            file.write(_seal(name, block))
+            file.write(_seal(name, digest(block)))
         partial.rename(path)
     except BaseException:
         with suppress(OSError):

@@ -126,7 +126,9 @@ async def test_the_oldest_go_first(tmp_path: Path, autojump_clock: Clock) -> Non
         for index in range(3):
             shelf.put((("site", "f", "1"), index), bytes([index]) * 1000)
             await written(shelf)
-        assert await shelf.get((("site", "f", "1"), 0)) == b"\0" * 1000, "used again"
+        assert [each.block for each in (await shelf.get((("site", "f", "1"), 0))).values()] == [b"\0" * 1000], (
+            "used again"
+        )
         shelf.put((("site", "f", "1"), 3), b"\3" * 1000)
         await written(shelf)
         assert [path.name for path in kept(tmp_path)] == ["0", "2", "3"]
@@ -156,7 +158,7 @@ async def test_what_is_dropped_while_it_is_written_does_not_come_back(
         await dropping.wait()
         shelf.drop(("site", "f", "1"))
         await written(shelf)
-        assert (kept(tmp_path), shelf.size, await shelf.get((("site", "f", "1"), 0))) == ([], 0, None)
+        assert (kept(tmp_path), shelf.size, await shelf.get((("site", "f", "1"), 0))) == ([], 0, {})
         nursery.cancel_scope.cancel()
 
 
