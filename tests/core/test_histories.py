@@ -25,7 +25,8 @@ from labfs.backend import Capabilities
 from labfs.errors import LabfsError, Unavailable
 from labfs.tree.node import Node
 from labfs.tree.site import Site
-from labfs.vfs import Storage, assembled, outbox
+from labfs.vfs import Storage, assembled
+from labfs.vfs.outbox import sending
 
 EXAMPLES = 1500 if os.environ.get("LABFS_SOAK") else 60
 NAMES = st.sampled_from(["a", "b", "c.txt"])
@@ -225,5 +226,5 @@ async def play(base: Path, can: Capabilities, steps: list[tuple[Any, ...]]) -> N
 def test_a_history_does_to_the_server_what_it_does_to_a_dictionary(system: str, steps: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as base, pytest.MonkeyPatch.context() as patch:
         # Virtual time runs on while threads work: in a history the next mount is what sends.
-        patch.setattr(outbox, "FIRST_TRY_S", float("inf"))
+        patch.setattr(sending, "FIRST_TRY_S", float("inf"))
         trio.run(play, Path(base), SYSTEMS[system], steps, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -29,7 +29,8 @@ from labfs.backend import Capabilities, Entry, Parts, Replace, Target
 from labfs.errors import Unavailable
 from labfs.fuse.door import Door
 from labfs.tree.site import Site
-from labfs.vfs import Storage, Vfs, assembled, outbox
+from labfs.vfs import Storage, Vfs, assembled
+from labfs.vfs.outbox import sending
 from labfs.write.spool import remove
 
 SETTLED_S = 20.0
@@ -168,7 +169,7 @@ class Records(logging.Handler):
 
 
 async def serve(mountpoint: Path, state: Path, can: Capabilities) -> None:
-    outbox.FIRST_TRY_S, outbox.LONGEST_WAIT_S = 0.1, 0.4
+    sending.FIRST_TRY_S, sending.LONGEST_WAIT_S = 0.1, 0.4
     system = System(large(can), page_size=10_000, latency_s=0.0, sizeless=not can.ranged)
     if (state / "server").exists():
         system.files, system._ids = pickle.loads((state / "server").read_bytes())
