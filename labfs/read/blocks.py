@@ -63,10 +63,11 @@ class Blocks:
             flight = self._start(key, fetch)
             await flight.wait()
             block = flight.block
-        self._used(key, in_order=in_order)
+        self.used(key, in_order=in_order)
         return block
 
-    def _used(self, key: Key, *, in_order: bool) -> None:
+    def used(self, key: Key, *, in_order: bool) -> None:
+        """Record that a block was handed out: as one of a file that is read in order, or not."""
         block = self._others.pop(key, None) or self._spent.pop(key, None)
         if block is not None:
             (self._spent if in_order else self._others)[key] = block

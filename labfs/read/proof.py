@@ -156,15 +156,27 @@ class Proof:
                 self._begin()
             await self._take(block)
 
+    def passes(self, index: int, block: Buffer) -> bool:
+        """Offer a block, not the first, whose return depends on nothing that is waited for; else do nothing."""
+        if self.open:
+            if index >= self._last - HELD or self._next > self._last or len(self._queue) >= WAITING:
+                return False
+            if self.wants(index):
+                self._queue_up(block)
+        return self._doubt is None
+
     async def _take(self, block: Buffer) -> None:
+        self._queue_up(block)
+        if len(self._queue) > WAITING:
+            await self._idle.wait()
+
+    def _queue_up(self, block: Buffer) -> None:
         self._next += 1
         self._offered_at = trio.current_time()
         self._queue.append(block)
         if self._idle.is_set():
             self._idle = trio.Event()
             self._nursery.start_soon(self._hash)
-        if len(self._queue) > WAITING:
-            await self._idle.wait()
 
     async def hashed(self) -> None:
         """Wait until all queued blocks are hashed."""

@@ -131,12 +131,27 @@ class Reader:
             yield 0
 
     def at_hand(self, start: int, size: int) -> Buffer | None:
-        """Return the bytes `[start, start + size)` if they lie in the block handed out last, and it is still right."""
-        index, block = self._hand
-        begin = start - index * BLOCK
-        if not 0 <= begin < begin + size <= len(block) or self._damaged or self._failures != self._proof.failures:
+        """Return the bytes `[start, start + size)` if they lie in one block, and nothing has to be waited for."""
+        index, begin = divmod(start, BLOCK)
+        if not self._handed_out or self._damaged or self._failures != self._proof.failures:
+            return None
+        block = self._hand[1] if index == self._hand[0] else self._ready(index, start, start + size)
+        if block is None or begin + size > len(block):
             return None
         return memoryview(block)[begin : begin + size]
+
+    def _ready(self, index: int, start: int, stop: int) -> Buffer | None:
+        """Hand out a cached block of a file that is read in order, unless something has to be waited for."""
+        key = (self._key, index)
+        in_order = self._window.sequential and index > 0 and stop <= (index + 1) * BLOCK
+        block = self._blocks.peek(key) if in_order else None
+        if block is None or not self._proof.passes(index, block):
+            return None
+        for wanted in self._window.moved(start, stop):
+            self._start(wanted)
+        self._blocks.used(key, in_order=self._window.sequential)
+        self._hand = index, block
+        return block
 
     async def _block(self, index: int) -> Buffer:
         failures = self._failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
@@ -10,7 +11,7 @@ from labfs.backend import Stretch
 from labfs.read.blocks import Blocks
 from labfs.read.proof import Proof
 from labfs.read.reader import Reader, Shared
-from labfs.read.window import BLOCK, EAGER, LEAST, SHARE, STRETCH, Budget, Line, Turns, Window
+from labfs.read.window import BLOCK, EAGER, FAR_STRETCH, LEAST, SHARE, STRETCH, Budget, Line, Turns, Window
 
 MIB = 1 << 20
 LAST = 9999
@@ -33,13 +34,17 @@ async def test_the_first_bytes_of_a_file_fetch_one_block() -> None:
     assert list(window.moved(EAGER, EAGER + 4096)) == [range(1), range(1, 2), range(2, 3)]
 
 
-async def test_each_block_ahead_is_wanted_once_and_in_order() -> None:
-    window = opened()
+@pytest.mark.parametrize(("delay_s", "most"), [(0.001, STRETCH), (0.02, FAR_STRETCH), (None, FAR_STRETCH)])
+async def test_each_block_ahead_is_wanted_once_and_in_order(delay_s: float | None, most: int) -> None:
+    line = Line()
+    if delay_s is not None:
+        line.answered(delay_s)
+    window = opened(line=line)
     ahead = [wanted for index in range(200) for wanted in list(window.moved(index * BLOCK, (index + 1) * BLOCK))[1:]]
     blocks = [block for wanted in ahead for block in wanted]
     assert blocks == list(range(1, blocks[-1] + 1))
-    assert max(map(len, ahead)) == STRETCH
-    assert 199 + LEAST - STRETCH < blocks[-1] <= 200 + LEAST
+    assert max(map(len, ahead)) == most
+    assert 199 + line.blocks - most < blocks[-1] <= 200 + line.blocks
 
 
 async def test_the_window_is_full_after_five_reads() -> None:
