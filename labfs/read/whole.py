@@ -166,11 +166,12 @@ class Copy:
                 continue
             passes = self._passes
             try:
-                return await trio.to_thread.run_sync(self._lend, start, stop)
+                return await trio.to_thread.run_sync(self._lend, start, stop, self.received, self._digests)
             except (OSError, ValueError) as error:
-                damages += not isinstance(error, FileNotFoundError)  # which means: removed just now, to make room
-                log.warning(UNUSABLE, error)
-                await self._renew(passes)
+                if self._passes == passes:  # else it is being fetched again already
+                    damages += not isinstance(error, FileNotFoundError)  # which means: removed just now, to make room
+                    log.warning(UNUSABLE, error)
+                    await self._renew(passes)
         raise LabfsError("The disk of labfs's cache does not keep what is written to it; see LABFS_CACHE_DIR.")
 
     def _lendable(self, stop: int) -> bool:
@@ -258,10 +259,10 @@ class Copy:
         if self._error is not None:
             raise again(self._error)
 
-    def _lend(self, start: int, stop: int) -> Buffer:
+    def _lend(self, start: int, stop: int, received: int, digests: Buffer) -> Buffer:  # in a thread: it may be renewed
         """Return bytes of the copy, checked in whole blocks. Raises ValueError for damaged blocks, and Stale."""
-        low, high = start // SPAN * SPAN, min(-(-stop // SPAN) * SPAN, self.received)
-        data, digests = self._on_disk(low, high), self._digests
+        low, high = start // SPAN * SPAN, min(-(-stop // SPAN) * SPAN, received)
+        data = self._on_disk(low, high)
         if len(data) != high - low or not intact(digests, low, data):
             raise ValueError("some of its bytes have changed")
         if self._promised is not None and not intact(self._promised, low, data):

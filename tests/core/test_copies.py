@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -159,6 +160,31 @@ async def test_many_readers_of_a_damaged_copy_fetch_it_once(store: Store, nurser
             readers.start_soon(read, start)
     assert found == [True] * 5
     assert store.pours == 2
+
+
+async def test_a_copy_that_is_renewed_while_a_reader_looks_gives_no_fewer_bytes(
+    store: Store, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader's thread begins to look when the copy is being fetched again, and nothing has come yet."""
+    copy = store.copies(nursery).open(VERSION, store.content)
+    await copy.read(0, len(DATA))
+    lend, late = copy._lend, [True]
+
+    async def renewed() -> None:
+        copy.discard()
+        store.backend.latency_s = 0.5
+        nursery.start_soon(copy._step)
+        while copy._fd < 0:  # no event tells  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+    def delayed(*arguments: Any) -> Any:
+        if late:
+            late.clear()
+            trio.from_thread.run(renewed)
+        return lend(*arguments)
+
+    monkeypatch.setattr(copy, "_lend", delayed)
+    assert bytes(await copy.read(0, SPAN)) == DATA[:SPAN]
 
 
 async def test_what_is_still_arriving_is_checked_too(store: Store, nursery: trio.Nursery) -> None:
@@ -331,7 +357,7 @@ async def test_a_copy_that_is_closed_lends_no_bytes_of_another_file(tmp_path: Pa
         assert bytes(await copy.read(0, 5)) == b"bytes"
         copy._close()
         with pytest.raises(FileNotFoundError):
-            copy._lend(0, 5)
+            copy._lend(0, 5, 5, copy._digests)
         kept = copies.open(("site", entry.id, "v"), backend.content(entry))
         await kept.read(0, 5)
         (path,) = tmp_path.iterdir()
