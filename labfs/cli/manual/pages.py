@@ -43,7 +43,11 @@ class Page:
 def pages(group: click.Group) -> list[Page]:
     """Return all pages in the order of their sections and names; `group` is the command line."""
     sources = [*CLI.joinpath("manual", "pages").iterdir(), *(each / "MANUAL.md" for each in BACKENDS.iterdir())]
-    found = [page(each.read_text(encoding="utf-8"), group) for each in sources if each.is_file()]
+    found = [
+        page(each.read_text(encoding="utf-8"), group)
+        for each in sources
+        if each.name.endswith(".md") and each.is_file()
+    ]
     return sorted(found, key=lambda page: (page.section, page.name))
 
 
