@@ -210,6 +210,13 @@ def test_a_unit_is_valid(options: list[str], sandbox: Sandbox, tmp_path: Path, e
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_unit_starts_the_program_that_printed_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    script = PROGRAMS / "labfs"
+    done = subprocess.run([script, "unit", "-c", sandbox.config, tmp_path / "mnt"], capture_output=True, text=True)
+    commands = [line for key in ("ExecStart", "ExecStop") for line in lines_of(done.stdout, key)]
+    assert [words_of(line)[:2] for line in commands] == [[str(script), "mount"], [str(script), "umount"]]
+
+
 def test_a_unit_that_cannot_work_is_not_printed(sandbox: Sandbox, tmp_path: Path, env: dict[str, str]) -> None:
     for words, sentence in (
         (["--user", "root"], "--user needs --system"),

@@ -28,13 +28,19 @@ USE = {
 #   labfs unit --system … | sudo tee /etc/systemd/system/labfs.service
 #   sudo systemctl daemon-reload && sudo systemctl enable --now labfs""",
 }
-NETWORK = "After=network-online.target nss-user-lookup.target\nWants=network-online.target\n"
+OF_MACHINE = """\
+After=network-online.target nss-user-lookup.target
+Wants=network-online.target
+RequiresMountsFor={above}
+"""
 UNIT = """\
 # A service that mounts with labfs; made by labfs {made}. To use it:
 {use}
 [Unit]
 Description=labfs at {described}
-{network}
+StartLimitIntervalSec=600
+StartLimitBurst=5
+{of_machine}
 [Service]
 Type=notify
 {settings}ExecStart={mount}
@@ -85,7 +91,7 @@ def unit(
             made="unit --system" if system else "unit",
             use=USE[system],
             described=where.replace("%", "%%"),
-            network=NETWORK if system else "",
+            of_machine=OF_MACHINE.format(above=word(os.path.dirname(where))) if system else "",
             settings="".join(f"{line}\n" for line in variables),
             mount=command("mount", "-f", *options, "--", where),
             umount=command("umount", "--", where),
