@@ -16,6 +16,7 @@ from typing import IO
 
 import click
 
+from labfs.cli.host.completion import directories, files
 from labfs.daemon import control, mounts
 from labfs.errors import ConfigError
 
@@ -44,7 +45,7 @@ def dead(mountpoint: str) -> str:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", shell_complete=files)
 def why(path: str) -> None:
     """Say why the last thing that failed at PATH failed: there, in a folder above it, or on its site."""
     place, within = inside(path)
@@ -55,7 +56,7 @@ def why(path: str) -> None:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", shell_complete=files)
 def info(path: str) -> None:
     """Show what the lab system says about PATH."""
     place, within = inside(path)
@@ -64,7 +65,7 @@ def info(path: str) -> None:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", shell_complete=files)
 def refresh(path: str) -> None:
     """Have PATH and everything below asked of its server again."""
     place, within = inside(path)
@@ -74,7 +75,7 @@ def refresh(path: str) -> None:
 @click.command()
 @click.option("--pin", is_flag=True, help="Keep this version on the disk until it is unpinned, or another pinned.")
 @click.option("--unpin", is_flag=True, help="Fetch nothing, and let it be evicted again.")
-@click.argument("path")
+@click.argument("path", shell_complete=files)
 def fetch(pin: bool, unpin: bool, path: str) -> None:
     """Bring PATH, or all files below it, onto this machine's disk, so that they are read from there.
 
@@ -105,7 +106,7 @@ def fetch(pin: bool, unpin: bool, path: str) -> None:
 
 @click.command("open")
 @click.option("--print", "only_print", is_flag=True, help="Print the address only.")
-@click.argument("path")
+@click.argument("path", shell_complete=files)
 def open_(only_print: bool, path: str) -> None:
     """Print the address of PATH's page in the lab system's web application, and open it where there is a display.
 
@@ -133,7 +134,7 @@ def open_(only_print: bool, path: str) -> None:
 @click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), help="Log from this level on, from now on.")
 @click.option("-f", "--follow", is_flag=True, help="Show what is added, until Ctrl-C.")
 @click.option("-n", "--lines", default=50, show_default=True, help="How many of the last lines to show; 0 for none.")
-@click.argument("mountpoint", required=False)
+@click.argument("mountpoint", required=False, shell_complete=directories)
 def log(level: str | None, follow: bool, lines: int, mountpoint: str | None) -> None:
     """Show the log of the mount at MOUNTPOINT, or of the only one; set its level while it runs.
 
@@ -202,7 +203,7 @@ def _followed(path: Path, count: int) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", shell_complete=files)
 def trace(path: str) -> None:
     """Show what happens at PATH and below, until Ctrl-C.
 

@@ -18,8 +18,11 @@ import click
 
 from labfs import __version__
 from labfs.cli.doctor import doctor
+from labfs.cli.host.completion import completion
+from labfs.cli.host.unit import unit
 from labfs.cli.login import login
 from labfs.cli.looking import fetch, info, log, open_, refresh, trace, why
+from labfs.cli.manual.command import manual
 from labfs.cli.mounting import mount, refusal, umount
 from labfs.cli.outbox import outbox
 from labfs.cli.run import run
@@ -27,7 +30,10 @@ from labfs.cli.sites import sites
 from labfs.cli.status import status
 from labfs.errors import ConfigError, LabfsError, secrecy, sentence
 
-COMMANDS = (mount, umount, run, status, why, info, open_, refresh, fetch, log, trace, outbox, login, sites, doctor)
+COMMANDS = (
+    mount, umount, run, status, why, info, open_, refresh, fetch, log, trace, outbox, login, sites, doctor, unit,
+    completion, manual,
+)  # fmt: skip
 
 
 def main() -> NoReturn:
@@ -75,7 +81,13 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Where it keeps its files, and writes labfs.toml and sandbox.json.",
+)
 @click.option("--port", default=0, help="Port of the control origin; the services take the next ones.")
 def sandbox(directory: Path, port: int) -> None:
     """Serve a local stand-in of the lab systems until interrupted."""

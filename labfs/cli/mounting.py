@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from labfs.cli.host import notify
+from labfs.cli.host.completion import directories
 from labfs.cli.outbox import leftovers_in
 from labfs.cli.status import show_uploads
 from labfs.daemon import config, control, mounts
@@ -34,7 +36,8 @@ END_S = 60.0  # for a daemon to end after its mount is gone
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--until-fd", type=int, hidden=True, help="End when this descriptor is at its end.")
 @click.option("--temporary", is_flag=True, hidden=True, help="Remove the mount point and its state at the end.")
-@click.argument("mountpoint")
+@click.option("--source", default="labfs", hidden=True, help="What the mount table has as the source.")
+@click.argument("mountpoint", shell_complete=directories)
 def mount(
     path: Path | None,
     sites: tuple[str, ...],
@@ -44,6 +47,7 @@ def mount(
     ready_fd: int | None,
     until_fd: int | None,
     temporary: bool,
+    source: str,
     mountpoint: str,
 ) -> None:
     """Mount the configured sites at MOUNTPOINT; return when they can be used."""
@@ -64,12 +68,11 @@ def mount(
     log = Log(place.log if ready_fd is not None else None)
     with _announcer(ready_fd) as announce:
         # Imported here: only the daemon needs libfuse, and `labfs sandbox` runs without it.
-        from labfs.daemon.daemon import Daemon
+        from labfs.daemon.daemon import Daemon, Options
 
+        how = Options(read_only, allow_other, source)
         try:
-            Daemon(
-                settings, place, announce, log, read_only=read_only, allow_other=allow_other, until_fd=until_fd
-            ).run()
+            Daemon(settings, place, announce, log, how, until_fd=until_fd).run()
         finally:
             if temporary:
                 clean_up(place)
@@ -114,7 +117,7 @@ def refusal(error: OSError) -> str:
 def _announcer(fd: int | None) -> Iterator[Any]:
     """Yield a function that tells the waiting parent, or the terminal, that the mount serves; send errors there too."""
     if fd is None:
-        yield click.echo
+        yield _announce
         return
     pipe = os.fdopen(fd, "w")
 
@@ -140,8 +143,13 @@ def _announcer(fd: int | None) -> Iterator[Any]:
         pipe.close()
 
 
+def _announce(text: str) -> None:
+    click.echo(text)
+    notify.ready(text)
+
+
 @click.command()
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=directories)
 def umount(mountpoint: str) -> None:
     """Wait for uploads, then unmount. Exit status 0 only when everything is saved."""
     where = mounts.absolute(mountpoint)

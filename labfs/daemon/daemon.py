@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ LAST_SAVES_S = 45.0  # for saves under way after an unmount
 SIGNALLED_S = 5.0  # for them after a signal: the next mount continues the saves that are not done by then
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to mount; `source` is what the mount table has as the source."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    source: str = "labfs"
+
+
 class Daemon:
     """Serves `config` at `place`; `announce` is called with a sentence once the mount answers.
 
@@ -61,17 +71,15 @@ class Daemon:
         place: mounts.Place,
         announce: Callable[[str], None],
         log: Log,
+        options: Options,
         *,
-        read_only: bool = False,
-        allow_other: bool = False,
         until_fd: int | None = None,
     ) -> None:
         self._config = config
         self._place = place
         self._announce = announce
         self._log = log
-        self._read_only = read_only
-        self._allow_other = allow_other
+        self._options = options
         self._until_fd = until_fd
         self._serving = trio.CancelScope()
 
@@ -90,7 +98,7 @@ class Daemon:
             raise ungrouped(group) from None
 
     async def _serve(self) -> None:
-        sites = [settings.open(read_only=self._read_only) for settings in self._config.sites]
+        sites = [settings.open(read_only=self._options.read_only) for settings in self._config.sites]
         try:
             async with trio.open_nursery() as nursery:
                 self._checks = Checks(sites)
@@ -99,7 +107,9 @@ class Daemon:
                     raise ConfigError(" ".join(self._checks.doubts.values()))
                 async with assembled(sites, self._storage()) as self._vfs:
                     self._vfs.files.yours.wanted = True
-                    self._report = Report(self._config, self._place, self._checks, self._vfs, read_only=self._read_only)
+                    self._report = Report(
+                        self._config, self._place, self._checks, self._vfs, read_only=self._options.read_only
+                    )
                     await self._serve_door(nursery)
                 nursery.cancel_scope.cancel()
         finally:
@@ -144,10 +154,11 @@ class Daemon:
         )
 
     def _mount(self, door: Door) -> None:
-        options = {"fsname=labfs", "subtype=labfs", "default_permissions", "noatime"}
-        if self._allow_other:
+        source = self._options.source.replace("\\", "\\\\").replace(",", "\\,")  # as libfuse reads its options
+        options = {f"fsname={source}", "subtype=labfs", "default_permissions", "noatime"}
+        if self._options.allow_other:
             options.add("allow_other")
-        if self._read_only:
+        if self._options.read_only:
             options.add("ro")
         try:
             with mounts.hearing() as said:
@@ -168,7 +179,7 @@ class Daemon:
 
     def _shortage(self, spool: Spool) -> list[str]:
         free = spool.free()
-        if self._read_only or free >= LITTLE:
+        if self._options.read_only or free >= LITTLE:
             return []
         return [f"only {free // 1024:,} KiB are free in {spool.directory}: what is larger cannot be saved."]
 
@@ -176,7 +187,7 @@ class Daemon:
         names = ", ".join(site.name for site in self._config.sites)
         doubts = [*self._checks.doubts.values(), *route.doubts(os.environ), *trust.doubts(os.environ)]
         doubts += self._shortage(self._vfs.saves.spool)
-        doubts += [] if self._allow_other else _shut_out()
+        doubts += [] if self._options.allow_other else _shut_out()
         lines = [f"Mounted {names} at {self._place.mountpoint}.", *(f"But: {doubt}" for doubt in doubts)]
         kept = self._vfs.saves.spool.leftovers()
         if kept:
