@@ -17,6 +17,7 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, ModeT
 
 from labfs.errors import Invalid, LabfsError, NotDirectory
 from labfs.fuse import holders
+from labfs.fuse.announcing import Act, Announcer
 from labfs.fuse.answers import Walks, answered, entry_attributes
 from labfs.fuse.closes import FailedCloses
 from labfs.fuse.inodes import Inodes
@@ -71,6 +72,8 @@ class Directories(Refusals):
         self._failed = FailedCloses(vfs.tree)
         self._walks = Walks()
         self._owner = (os.getuid(), os.getgid())
+        self._news = Announcer(self._mountpoint)
+        vfs.polling.hears.append(self._news.hear)
 
     @answered()
     async def lookup(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -80,6 +83,8 @@ class Directories(Refusals):
             node = self._node(parent).parent
         else:
             folder, known = self._node(parent), looked_for(name)
+            if (act := self._news.of(ctx.pid, folder, known)) is not None:
+                return self._told(act)
             await self._failed.decided(folder.children.get(known) if isinstance(folder, Folder) else None)
             node = await self._vfs.lookup(folder, known)
             await self._vfs.measure(node)
@@ -126,19 +131,37 @@ class Directories(Refusals):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         return None
 
+    def _told(self, act: Act) -> pyfuse3.EntryAttributes:
+        """Answer a request that only tells of a change. Raises ENOENT for a name that is about to be created."""
+        if act.absent:
+            raise FUSEError(errno.ENOENT)
+        return self._handed_out(act.node)
+
+    @answered()
+    async def mknod(
+        self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        act = self._news.of(ctx.pid, self._node(parent), looked_for(name))
+        return await super().mknod(parent, name, mode, rdev, ctx) if act is None else self._handed_out(act.node)
+
     @answered(60.0)
     async def mkdir(
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        if (act := self._news.of(ctx.pid, self._node(parent), looked_for(name))) is not None:
+            return self._handed_out(act.node)
         maker = await trio.to_thread.run_sync(partial(holders.maker, ctx.pid, mode=mode, umask=ctx.umask))
         return self._handed_out(await self._vfs.mkdir(self._folder(parent), to_be_made(name), maker))
 
     @answered()
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        await self._vfs.rmdir(self._folder(parent), looked_for(name))
+        if not self._news.is_ours(ctx.pid):
+            await self._vfs.rmdir(self._folder(parent), looked_for(name))
 
     @answered(None)
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        if self._news.is_ours(ctx.pid):
+            return
         folder, maker = self._folder(parent), await trio.to_thread.run_sync(holders.maker, ctx.pid)
         called = looked_for(name)
         path = f"{self._mountpoint}{folder.path.rstrip('/')}/{called}"

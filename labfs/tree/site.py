@@ -20,6 +20,7 @@ class Site:
     may_write: bool = True
     may_delete: bool = False
     address: str = ""  # of the server
+    poll_s: float = 0.0  # after which a directory that somebody looks at is listed again; 0: never
 
     @property
     def key(self) -> str:

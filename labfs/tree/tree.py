@@ -134,6 +134,10 @@ class Tree:
         """Return an error that says why the listing of a directory is partial; None if it is not."""
         return unknown(folder.container) if folder.container.known is Known.PART else None
 
+    async def list_anew(self, container: Folder) -> None:
+        """List a directory that nobody waits for. Raises the error of the listing."""
+        await self._lister.renewal(container).wait()
+
     async def certain(self, folder: Folder) -> dict[str, Node]:
         """Return the nodes in a directory from a listing that begins now. Raises Unavailable."""
         container = folder.container

@@ -10,6 +10,7 @@ from labfs.vfs.drafts.signs import NOBODY, Maker
 from labfs.vfs.files import Files, Handle
 from labfs.vfs.outbox.pending import LEFT
 from labfs.vfs.policy import why_read_only
+from labfs.vfs.polling import Change
 from labfs.vfs.vfs import Attributes, Vfs
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "NOBODY",
     "Attributes",
     "Buffer",
+    "Change",
     "Files",
     "Handle",
     "Maker",

@@ -69,6 +69,7 @@ async def assembled(
                 nursery.start_soon(vfs.outbox.run)
                 nursery.start_soon(vfs.drafts.run)
                 nursery.start_soon(vfs.tidying.run)
+                nursery.start_soon(vfs.polling.run)
             try:
                 yield vfs
             finally:

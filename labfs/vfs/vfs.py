@@ -33,6 +33,7 @@ from labfs.vfs.drafts.signs import NOBODY, Known, Maker, judge_folder
 from labfs.vfs.files import Files
 from labfs.vfs.moves import Moves
 from labfs.vfs.outbox.sending import Outbox
+from labfs.vfs.polling import Polling
 from labfs.vfs.tidying import Tidying
 from labfs.write.spool import Spool
 
@@ -77,6 +78,7 @@ class Vfs:
         self.moves = Moves(self.tree, self.files, self.lookup)
         self.tidying = Tidying(self.tree)
         self.tidying.holders.append(self.files)
+        self.polling = Polling(self.tree)
         self.outbox = Outbox(self.tree, self.files, self.sites)
         self._started_ns = time.time_ns()
 
@@ -115,6 +117,7 @@ class Vfs:
     async def listing(self, folder: Folder, *, soon: bool = False) -> list[Node]:
         """Return what is in a directory; `soon` what is known when its first page has come."""
         await self.tree.children(folder, soon=soon)
+        self.polling.looked(folder.container)
         self.files.yours.refresh(folder)
         return list(folder.children.values())
 
