@@ -50,7 +50,7 @@ class Watch:
 def polled(running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
     base = tmp_path_factory.mktemp("polled")
     config = base / "labfs.toml"
-    config.write_text(running.config.read_text().replace("access =", f"poll_s = {POLL_S}\naccess ="))
+    config.write_text(running.config.read_text().replace("poll_s = 0", f"poll_s = {POLL_S}"))
     config.chmod(0o600)
     mount = Mount(base, config, "--site=basespace")
     try:
