@@ -29,7 +29,7 @@ from labfs.errors import ConfigError
 from labfs.tree.site import Site
 
 ACCESS = ("read", "write", "full")
-COMMON = ("kind", "url", "access", "timeout_s", "poll_s", "proxy", "ca")
+COMMON = ("kind", "url", "access", "timeout_s", "poll_s", "any_case", "proxy", "ca")
 
 MIB = 1024 * 1024
 
@@ -44,6 +44,7 @@ class SiteSettings:
     access: str = "write"
     timeout_s: float = 8.0
     poll_s: float = 30.0
+    any_case: bool = False
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
     projects: Mapping[str, Mapping[str, Secret]] = field(default_factory=dict, repr=False)
@@ -74,6 +75,7 @@ class SiteSettings:
             backend,
             may_write=self.access != "read" and not read_only,
             may_delete=self.access == "full" and not read_only,
+            any_case=self.any_case,
             poll_s=self.poll_s,
             address=self.url,
         )
@@ -208,6 +210,9 @@ def site(path: Path, name: str, table: Any) -> SiteSettings:
     poll_s = table.get("poll_s", 30.0)
     if not isinstance(poll_s, int | float) or isinstance(poll_s, bool) or not (poll_s == 0 or 1 <= poll_s <= 86400):
         raise ConfigError(f"{where}: poll_s must be a number of seconds from 1 to a day, or 0 for never.")
+    any_case = table.get("any_case", False)
+    if not isinstance(any_case, bool):
+        raise ConfigError(f"{where}: any_case must be true or false.")
     secrets = {key: secret(where, f"sites.{name}.{key}", name, table.get(key)) for key in KINDS[kind].secrets}
     options = {key: _option(where, key, table.get(key), known) for key, known in KINDS[kind].options.items()}
     url = _base(_url(where, table.get("url")), KINDS[kind].api)
@@ -216,7 +221,9 @@ def site(path: Path, name: str, table: Any) -> SiteSettings:
     if proxy is not None:
         proxy()  # one that cannot be read is told at once
     ca = _beside(path, where, table["ca"]) if "ca" in table else ""
-    return SiteSettings(name, kind, url, access, float(timeout_s), float(poll_s), secrets, options, projects, proxy, ca)
+    return SiteSettings(
+        name, kind, url, access, float(timeout_s), float(poll_s), any_case, secrets, options, projects, proxy, ca
+    )
 
 
 def _others(key: str) -> str:

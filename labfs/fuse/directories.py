@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -89,6 +90,8 @@ class Directories(Refusals):
             node = await self._vfs.lookup(folder, known)
             await self._vfs.measure(node)
         found = self._handed_out(node)
+        if name not in (b".", b"..", os.fsencode(node.name)):
+            found.entry_timeout = 0.0  # another spelling of its name: the kernel asks again at each use
         self._walks.reached(ctx.pid, found.st_ino)
         return found
 
@@ -131,6 +134,14 @@ class Directories(Refusals):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         return None
 
+    @contextmanager
+    def _spelled(self, folder: Folder, name: str) -> Iterator[None]:
+        """Invalidate, after a change of a name, the same name as the kernel may know it in another spelling."""
+        other = self._vfs.tree.spelled(folder, name)
+        yield
+        if other != name:
+            self._kernel.forget_name(folder, other)
+
     def _told(self, act: Act) -> pyfuse3.EntryAttributes:
         """Answer a request that only tells of a change. Raises ENOENT for a name that is about to be created."""
         if act.absent:
@@ -165,7 +176,8 @@ class Directories(Refusals):
         folder, maker = self._folder(parent), await trio.to_thread.run_sync(holders.maker, ctx.pid)
         called = looked_for(name)
         path = f"{self._mountpoint}{folder.path.rstrip('/')}/{called}"
-        await self._vfs.unlink(folder, called, maker, path)
+        with self._spelled(folder, called):
+            await self._vfs.unlink(folder, called, maker, path)
 
     @answered(None)
     async def rename(
@@ -182,7 +194,9 @@ class Directories(Refusals):
         old, new = self._folder(parent_inode_old), self._folder(parent_inode_new)
         replace = not flags & pyfuse3.RENAME_NOREPLACE
         maker = await trio.to_thread.run_sync(holders.maker, ctx.pid)
-        await self._vfs.rename(old, looked_for(name_old), new, to_be_made(name_new), replace=replace, maker=maker)
+        before, after = looked_for(name_old), to_be_made(name_new)
+        with self._spelled(old, before), self._spelled(new, after):
+            await self._vfs.rename(old, before, new, after, replace=replace, maker=maker)
 
     async def renew(self, node: Node) -> None:
         """Invalidate the kernel's names and attributes of a directory, and of all below it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -128,6 +129,12 @@ class Kernel:
         """Invalidate the kernel's pages of a file, and its name if the file is no longer there."""
         gone = parent.children.get(name) is not node
         await trio.to_thread.run_sync(self._drop, self._inodes.number(node), self._inodes.number(parent), name, gone)
+
+    def forget_name(self, parent: Folder, name: str) -> None:
+        """Invalidate a name of a directory soon: not before an answer for which the kernel has the directory locked."""
+        pyfuse3.invalidate_entry_async(
+            InodeT(self._inodes.number(parent)), FileNameT(os.fsencode(name)), ignore_enoent=True
+        )
 
     @staticmethod
     def _drop(node: int, parent: int, name: str, gone: bool) -> None:

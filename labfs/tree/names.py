@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Iterable
 
 from labfs.backend import Entry
@@ -122,6 +123,24 @@ def with_label(name: str, entry: Entry) -> str:
     """Return `name` with the entry's id: `reads [42].fastq.gz` for a file, `Run [42]` for a directory."""
     stem, extension = (name, "") if entry.is_dir else split(name)
     return _fit(f"{stem} [{safe(entry.label)}]{extension}")
+
+
+def other_spelling(name: str, others: Iterable[str], *, any_case: bool) -> str | None:
+    """Return the only one of `others` that is the name in another Unicode form, or case; None if none is, or several.
+
+    Source: Unicode Standard Annex 15. macOS and some archives write `é` as two characters; no eye sees the difference.
+    """
+    if name.isascii() and not any_case:
+        return None
+    wanted = _spelling(name, any_case=any_case)
+    candidates = (other for other in others if any_case or not other.isascii())
+    found = [other for other in candidates if _spelling(other, any_case=any_case) == wanted]
+    return found[0] if len(found) == 1 else None
+
+
+def _spelling(name: str, *, any_case: bool) -> str:
+    form = unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", form.casefold()) if any_case else form
 
 
 def yours(name: str, saved_s: float) -> str:

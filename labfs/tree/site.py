@@ -20,6 +20,7 @@ class Site:
     may_write: bool = True
     may_delete: bool = False
     address: str = ""  # of the server
+    any_case: bool = False  # whether a name is found in another case as well
     poll_s: float = 0.0  # after which a directory that somebody looks at is listed again; 0: never
 
     @property

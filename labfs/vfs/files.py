@@ -114,7 +114,9 @@ class Files:
     ) -> Handle:
         """Create a file and open it for reading and writing; it is created on the server at the commit."""
         await self._tree.whole(parent)
-        known = (await self._tree.children(parent)).get(name)
+        children = await self._tree.children(parent)
+        name = self._tree.spelled(parent, name)
+        known = children.get(name)
         if known is not None and maker.exclusive:
             raise Exists(f"There already is a “{name}” in {parent.path}.")
         if known is not None:

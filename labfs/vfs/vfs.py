@@ -176,7 +176,8 @@ class Vfs:
     async def mkdir(self, parent: Folder, name: str, maker: Maker = NOBODY) -> Node:
         """Make a directory: an entity on the server, a folder for files to come, or a local directory."""
         await self.tree.whole(parent)
-        if name in await self.tree.children(parent):
+        children = await self.tree.children(parent)
+        if (name := self.tree.spelled(parent, name)) in children:
             raise Exists(f"There already is a “{name}” in {parent.path}.")
         if policy.stays_local(parent, name):
             return self.tree.add_folder(parent, name, Kind.SCRATCH)
@@ -210,7 +211,8 @@ class Vfs:
     async def unlink(self, parent: Folder, name: str, maker: Maker = NOBODY, path: str = "") -> None:
         """Remove a file: from the server where deleting is allowed, a local file, or one's own version, always."""
         await self.tree.whole(parent, PATIENCE_S)
-        there = parent.children.get(name)
+        await self.tree.children(parent)
+        there = parent.children.get(name := self.tree.spelled(parent, name))
         if there is not None and there.kind is Kind.YOURS:
             self.outbox.discard(self.files.yours.save(there))
             self.files.yours.refresh(parent)
@@ -223,6 +225,10 @@ class Vfs:
         """Rename or move a node. A local file that gets an ordinary name is saved under it: the rename is the save."""
         for folder in (parent, into):
             await self.tree.whole(folder, PATIENCE_S)
+            await self.tree.children(folder)
+        name, there = self.tree.spelled(parent, name), self.tree.spelled(into, new)
+        if into.children.get(there) is not parent.children.get(name):  # else it is to be spelled otherwise
+            new = there
         await self.moves.rename(parent, name, into, new, replace=replace, maker=maker)
 
     async def finish(self, seconds: float) -> None:

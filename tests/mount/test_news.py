@@ -17,7 +17,7 @@ from stage import Folder, Mount, Sandbox, until
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(120)]
 
-POLL_S, SOON_S = 1, 20.0
+POLL_S, SOON_S = 1, 60.0
 ATTRIB, CREATE, DELETE, ISDIR = 0x4, 0x100, 0x200, 0x40000000  # inotify(7)
 LIBC = ctypes.CDLL(None, use_errno=True)
 

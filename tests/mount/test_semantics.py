@@ -1007,6 +1007,20 @@ def test_conflicts(drive: Mount, lab: Lab) -> None:
     until(lambda: os.listdir(folder) == ["f"])
 
 
+def test_either_form(drive: Mount, lab: Lab) -> None:
+    """A name is found in either Unicode form, `é` as one character or as two, if one file fits; listings show the server's."""
+    folder = at(drive, lab, "redcap")
+    run(f"rm -f '{folder}'/*")
+    one, two = "r\u00e9sum\u00e9.txt", "re\u0301sume\u0301.txt"
+    (folder / one).write_bytes(b"one")
+    assert (folder / two).read_bytes() == b"one"
+    (folder / two).write_bytes(b"two")
+    assert (os.listdir(folder), (folder / one).read_bytes()) == ([one], b"two")
+    (folder / two).unlink()
+    until(lambda: not (folder / one).exists(), 0.5)
+    assert not (folder / two).exists()
+
+
 def test_both_versions(folder: Path, behind: Folder, drive: Mount) -> None:
     """Where a save is a new version, a save on top of somebody else's leaves both."""
     (folder / "f").write_bytes(b"old")
