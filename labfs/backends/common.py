@@ -42,11 +42,14 @@ class Settings:
         """Where a new credential comes from and how it is stored, as sentences."""
         return f"{self.renewal} It is stored by: labfs login {quote(self.name)}.".lstrip()
 
-    def login(self, own: Callable[[Mapping[str, str], str], bool]) -> Login:
-        """Return what is said of refused credentials; `own` tells the system's refusals from those of others."""
+    def login(self, own: Callable[[Mapping[str, str], str], bool], rights: str = "") -> Login:
+        """Return what is said of refused credentials; `own` tells the system's refusals from those of others.
+
+        `rights` is what to do where the account lacks a right.
+        """
         from labfs.http.failures import Login  # here, since a command line that builds no backend needs no HTTP library
 
-        return Login(self.title, self.renewed, own)
+        return Login(self.title, self.renewed, own, rights)
 
 
 class DeviceFlow(Protocol):

@@ -12,12 +12,18 @@ from typing import Any
 from labfs.daemon.checks import Checks
 from labfs.daemon.config import Config, SiteSettings
 from labfs.daemon.mounts import Place
+from labfs.errors import ended
+from labfs.errors.reasons import Reason
 from labfs.tree.node import Node
 from labfs.tree.site import Site
 from labfs.vfs import LEFT, Vfs, why_read_only
-from labfs.write.journal import Leftover, Spooled
+from labfs.write.journal import Leftover, Spooled, State
 
 READ_ONLY = "This is mounted with --read-only: labfs and the kernel refuse every change (EROFS)."
+
+WAITS = "it waits for its server"
+RETRIED = "Once that is put right: labfs outbox retry {0}; to be rid of it: labfs outbox discard {0}."
+SENT_LATER = "You need not save it again: it is sent by itself as soon as its server takes it."
 
 
 class Report:
@@ -100,16 +106,19 @@ class Report:
         found = self._vfs.reasons.about(path)
         usual = found is not None and self._vfs.reasons.is_usual(found)
         lines = [] if found is None else [str(found) if found.path == path else f"{found.path}: {found}"]
-        for more in (*self._of_outbox(path), *self._of_site(path), *self._of_listing(path)):
+        for more in (*self._of_outbox(path), *self._of_site(path), *self._of_listing(path, found)):
+            more = more if found is None else _shortened(more, found.sentence)
             if not any(more in line for line in lines):
                 lines.append(more)
+        lines = lines or [f"In it, {each.path.rpartition('/')[2]}: {each}" for each in self._vfs.reasons.inside(path)]
         return {"reason": "\n".join(lines) or None, "change": self._refusal(path) if usual or not lines else None}
 
     def _of_outbox(self, path: str) -> Iterator[str]:
         for left in self.unsaved():
             if isinstance(left, Spooled) and left.note.path == path and not left.note.is_duty:
-                reason = left.note.error or "it waits for its server"
-                yield f"A save of it is in the outbox as {left.file.stem} ({left.note.shown}): {reason}"
+                name, shown = left.file.stem, left.note.shown
+                yield f"A save of it is in the outbox as {name} ({shown}): {ended(left.note.error or WAITS)}"
+                yield SENT_LATER if shown is State.WAITING else RETRIED.format(name)
 
     def _of_site(self, path: str) -> Iterator[str]:
         for site in self._vfs.sites:
@@ -117,10 +126,11 @@ class Report:
             if trouble is not None:
                 yield trouble
 
-    def _of_listing(self, path: str) -> Iterator[str]:
+    def _of_listing(self, path: str, found: Reason | None) -> Iterator[str]:
+        """Yield why a listing is not current, unless its directory is what could not be listed."""
         node = self._nearest(path)
         remark = self._vfs.tree.remark(node)
-        if remark is not None:
+        if remark is not None and (found is None or found.path != node.container.path):
             yield remark
 
     def _refusal(self, path: str) -> str | None:
@@ -131,3 +141,8 @@ class Report:
         while (node := self._vfs.known(path)) is None:
             path = path.rpartition("/")[0]
         return node
+
+
+def _shortened(line: str, told: str) -> str:
+    """Return a line without the reason at its end, if that was told already."""
+    return f"{line.removesuffix(f': {told}')}." if line.endswith(f": {told}") else line

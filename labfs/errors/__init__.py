@@ -49,19 +49,34 @@ import copy
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from labfs.errors.secrecy import hidden
 
 
 class LabfsError(Exception):
-    """Base of all errors that leave a module of labfs; `str()` is a plain sentence."""
+    """Base of all errors that leave a module of labfs; `str()` is what went wrong, and the `remedy`, as sentences."""
 
     errno = errno.EIO
     transient = False
+    remedy = ""  # what to do next, as a sentence
+    status = 0  # of the HTTP answer that it was; 0 for none
 
     def __init__(self, *sentence: str) -> None:
         super().__init__(*map(hidden, sentence))
+
+    def __str__(self) -> str:
+        return self.said if self.remedy in self.said else f"{ended(self.said)} {self.remedy}"
+
+    def advised(self, remedy: str) -> Self:
+        """Set the remedy, as a sentence; return the error."""
+        self.remedy = remedy
+        return self
+
+    @property
+    def said(self) -> str:
+        """What went wrong, without the remedy: for a sentence that goes on, or for a search in it."""
+        return str(self.args[0]) if self.args else ""
 
 
 class NotFound(LabfsError):
@@ -144,10 +159,13 @@ class CrossDevice(LabfsError):
 
 class Stale(LabfsError):
     errno = errno.ESTALE
+    remedy = "Open it again to get what is there now."
 
 
 class Conflict(Stale):
     """Saving would destroy what somebody else saved since the file was opened."""
+
+    remedy = "Once you have looked at both: labfs outbox retry, with its path, puts yours over theirs."
 
 
 class Busy(LabfsError):
@@ -201,6 +219,7 @@ class Unavailable(LabfsError):
 
     errno = errno.EIO
     transient = True
+    remedy = "Try again later; labfs status tells whether the site answers."
 
     def __init__(
         self,
@@ -253,6 +272,7 @@ class Garbled(Unavailable):
 
 class Malformed(LabfsError):
     errno = errno.EIO
+    remedy = "labfs doctor --bundle FILE collects what somebody needs to find out why."
 
 
 class ConfigError(LabfsError):

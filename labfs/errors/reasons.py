@@ -17,11 +17,13 @@ from cachetools import LRUCache
 from labfs.errors import TimedOut, Unauthorized, Unavailable, sentence
 
 KEPT = 1000  # paths
+INSIDE = 5  # reasons that are shown of what is in a directory
 NAMING = frozenset({"lookup", "getattr"})
 LISTING = frozenset({"opendir", "readdir"})
 LOOKING = NAMING | LISTING
 READING = frozenset({"open", "read"})
 SAVE = "save"  # what a reason belongs to that a server's answer to a save gave
+SAVING = frozenset({SAVE, "write", "flush", "fsync", "release"})  # whose reason holds until the file is saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Reasons:
 
     def recovered(self, site: str, at_s: float) -> None:
         """Drop what failed because a site did not answer or refused the credentials, before it answered at `at_s`."""
-        self._drop(lambda reason: reason.of_site and reason.request != SAVE and reason.site == site
+        self._drop(lambda reason: reason.of_site and reason.request not in SAVING and reason.site == site
                    and reason.at_s < at_s)  # fmt: skip
 
     def _drop(self, gone: Callable[[Reason], bool]) -> None:
@@ -103,14 +105,21 @@ class Reasons:
         return None if reason is None else str(reason)
 
     def about(self, path: str) -> Reason | None:
-        """Return the reason of a path, else of the nearest directory above it that could not be looked at."""
+        """Return the reason of a path, else the latest of the directories above it that could not be looked at."""
         path = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        for place in _upwards(path):
-            for kept in (self._by_path, self._usual):
-                reason = kept.get(place)
-                if reason is not None and (place == path or reason.request in LOOKING):
-                    return reason
-        return None
+        if path in self._by_path:
+            return self._by_path[path]
+        found = [
+            reason
+            for place in _upwards(path)
+            for kept in (self._by_path, self._usual)
+            if (reason := kept.get(place)) is not None and (place == path or reason.request in LOOKING)
+        ]
+        return max(found, key=lambda reason: reason.number, default=None)
+
+    def inside(self, folder: str) -> list[Reason]:
+        """Return the latest reasons of paths directly in a directory, without those that programs provoke."""
+        return [reason for reason in self.latest(KEPT) if _is_inside(reason.path, folder)][:INSIDE]
 
     def is_usual(self, reason: Reason) -> bool:
         """Whether a reason is of those that programs provoke all the time."""
@@ -123,7 +132,7 @@ class Reasons:
 def _is_like(failed: str, request: str) -> bool:
     """Whether the success of a request shows that what failed before would succeed now."""
     if failed == request:
-        return failed not in ("write", "flush", "fsync", "release")  # a save's own end tells that
+        return failed not in SAVING  # a save's own end tells that
     return any(failed in group and request in group for group in (NAMING, LISTING, READING))
 
 

@@ -190,7 +190,7 @@ class Directories(Refusals):
         ctx: pyfuse3.RequestContext,
     ) -> None:
         if flags & ~pyfuse3.RENAME_NOREPLACE:
-            raise Invalid("Two names cannot be exchanged here.")
+            raise Invalid("Two names cannot be exchanged here: rename one of them, then the other.")
         old, new = self._folder(parent_inode_old), self._folder(parent_inode_new)
         replace = not flags & pyfuse3.RENAME_NOREPLACE
         maker = await trio.to_thread.run_sync(holders.maker, ctx.pid)

@@ -13,15 +13,14 @@ from typing import Any
 
 from pyfuse3 import FUSEError
 
-from labfs.errors import Fenced, NoRoom, sentence
-from labfs.errors.reasons import Reasons
+from labfs.errors import Fenced, LabfsError, NoRoom, sentence
+from labfs.errors.reasons import SAVING, Reasons
 from labfs.tree.names import shown
 from labfs.tree.node import Node
 
 log = logging.getLogger(__name__)
 
 BY_HANDLE = {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir"}
-SAVING = {"write", "flush", "fsync", "release"}  # the end of the save tells
 TWO_PLACES = {"rename": 2, "link": 1}  # → where the second one begins in their arguments
 USUAL = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENODATA, errno.EOPNOTSUPP}  # programs provoke them
 
@@ -37,7 +36,8 @@ class Outcomes:
     def failed(self, request: str, args: tuple[Any, ...], number: int, error: BaseException) -> FUSEError:
         """Return the errno as an answer; keep the reason where the user can find it."""
         places = self.places(request, args)
-        usual = (number in USUAL and not isinstance(error, NoRoom)) or isinstance(error, Fenced)
+        answered = isinstance(error, LabfsError) and bool(error.remedy)  # by a server, and so no matter of course
+        usual = (number in USUAL and not isinstance(error, NoRoom) and not answered) or isinstance(error, Fenced)
         if isinstance(error, TimeoutError) and not error.args:
             error = TimeoutError(_late(request, places[0]))
         told = log.debug if usual else log.warning

@@ -36,13 +36,17 @@ class Refusals(pyfuse3.Operations, answers.Door):
 
     @answered()
     async def symlink(self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        raise NotPermitted(f"“{to_be_made(name)}” cannot be a symbolic link: no lab system has any.")
+        raise NotPermitted(
+            f"“{to_be_made(name)}” cannot be a symbolic link: no lab system has any; copy the file itself."
+        )
 
     @answered()
     async def link(
         self, inode: InodeT, new_parent: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        raise NotPermitted(f"“{to_be_made(new_name)}” cannot be a hard link: no lab system has any.")
+        raise NotPermitted(
+            f"“{to_be_made(new_name)}” cannot be a hard link: no lab system has any; copy the file itself."
+        )
 
     @answered()
     async def mknod(

@@ -35,7 +35,9 @@ class Breaker:
     async def guard(self, once: Callable[[], Awaitable[T]]) -> T:
         """Run one attempt, or raise Unavailable at once while the breaker is open; any answer closes the breaker."""
         if reason := self.reason():
-            raise Unavailable(reason, retry_after_s=max(self._rest_until - trio.current_time(), 0.1), silent=True)
+            rest_s = max(self._rest_until - trio.current_time(), 0.1)
+            # The reason tells what labfs does.
+            raise Unavailable(reason, retry_after_s=rest_s, silent=True).advised("")
         try:
             result = await once()
         except Mute:

@@ -194,7 +194,7 @@ class Client:
             raise Moved(f"{self.site} asks for https; all further requests go to {better}.")
         page = is_page(answer.headers, answer.body)
         said = self._own_words(answer) if signed else self._explain(answer)
-        error = refusal(answer.status, answer.headers, what, said, page=page)
+        error = refusal(answer.status, answer.headers, what, said, page=page, rights=self._login.rights)
         if isinstance(error, Unauthorized) and not signed:
             self._pulse.refused(error)
         raise error

@@ -73,7 +73,8 @@ class Presigned:
         try:
             return await use(address.url)
         except Denied as error:
-            raise Malformed(f"{self._client.site} gave out an address that its file store refuses.") from error
+            refused = f"{self._client.site} gave out an address that its file store refuses"
+            raise Malformed(f"{refused}: {error.said}") from error
 
     async def _locate(self) -> Address:
         async with self._lock:

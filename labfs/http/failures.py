@@ -22,25 +22,28 @@ from pyreqwest.exceptions import BuilderError, PyreqwestError
 
 from labfs import errors
 from labfs.errors import LabfsError, Malformed, Unanswered, Unavailable, ended
+from labfs.errors.secrecy import hidden
 
 log = logging.getLogger(__name__)
 
 # No route to an address: the error of IPv6 addresses on a machine without IPv6, whatever IPv4 answers.
 ABSENT = "Name or service not known"  # what getaddrinfo says of a name that does not exist
 NOWHERE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-# Messages of the libraries that quote nothing of a request.
-HARMLESS = (
-    "Server disconnected without sending a response",
-    "peer closed connection without sending complete message body",
-    ABSENT,
-    "Temporary failure in name resolution",
-    "connection closed before message completed",
-    "end of file before message length reached",
-    "unexpected EOF during chunk size line",
-    "connection reset",
-    "unexpected end of file",
-    "incorrect header check",
-)
+RESET = "the connection was cut"
+ENDED = "the connection ended in the middle of it"
+# What is in messages of the libraries that quote nothing of a request → what it means.
+HARMLESS = {
+    "Server disconnected without sending a response": RESET,
+    "peer closed connection without sending complete message body": ENDED,
+    ABSENT: ABSENT,
+    "Temporary failure in name resolution": "Temporary failure in name resolution",
+    "connection closed before message completed": ENDED,
+    "end of file before message length reached": ENDED,
+    "unexpected EOF during chunk size line": ENDED,
+    "connection reset": RESET,
+    "unexpected end of file": ENDED,
+    "incorrect header check": "it is packed, and damaged",
+}
 
 
 @contextmanager
@@ -80,7 +83,8 @@ def unreached(what: str, error: httpx.TransportError) -> Unavailable:
     }
     hint = reasons.get(cause)
     sentence = f"{what} cannot be reached ({cause})" + (f": {hint}" if hint else ".")
-    return Unavailable(sentence, silent=True, plain=hint is not None)
+    unreachable = Unavailable(sentence, silent=True, plain=hint is not None)
+    return unreachable.advised("") if hint else unreachable  # a hint tells what to do
 
 
 def _cause(error: BaseException) -> str:
@@ -91,13 +95,18 @@ def _cause(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError):
         if error.errno and not isinstance(error, socket.gaierror):  # whose codes are no errnos
-            return os.strerror(error.errno)
+            return _plain(error.errno)
         return error.strerror or type(error).__name__
     said = f"{error} {getattr(error, 'details', None) or ''}"
     number = re.search(r"\(os error ([0-9]{1,4})\)", said)
     if number:
-        return os.strerror(int(number[1]))
-    return next((words for words in HARMLESS if words in said), type(error).__name__)
+        return _plain(int(number[1]))
+    return next((plain for words, plain in HARMLESS.items() if words in said), type(error).__name__)
+
+
+def _plain(number: int) -> str:
+    """Return an errno in words."""
+    return RESET if number == errno.ECONNRESET else os.strerror(number)
 
 
 def _within(error: BaseException) -> BaseException | None:
@@ -123,14 +132,68 @@ _BY_STATUS: dict[int, type[LabfsError]] = {
 }
 
 
-def refusal(status: int, headers: Mapping[str, str], what: str, reason: str, *, page: bool = False) -> LabfsError:
-    """Return the error that an unsuccessful answer means; `page` says that its body is a web page.
+# What to do about a refusal, by status; {site} is the site's name. A 401 is explained by `Login`.
+BAD_REQUEST = f"It takes the request for wrong ({{status}}), and would again; {Malformed.remedy}"
+BEHIND = "What stands before the server has no answer of it ({status}); try again later."
+UNKNOWN = "The server does not know such a request ({status}); is the site's url right?"
+CHANGED = "It was changed on the server meanwhile ({status}); open it again."
+REMEDIES = {
+    403: "The account has no right to that (403); whoever manages {site} can give it.",
+    404: "It is not there, or not any more (404); labfs refresh PATH asks for the folder anew.",
+    405: UNKNOWN,
+    408: "The server waited in vain for the whole request (408); try again.",
+    409: "Something on the server is in its way (409); labfs refresh PATH shows what is there.",
+    410: "It was removed on the server (410); labfs refresh PATH asks for the folder anew.",
+    412: CHANGED,
+    413: "That is more than the server takes (413); a smaller file may do, or whoever runs {site} raises the limit.",
+    416: CHANGED,
+    429: "It wants fewer requests (429); try again in a minute.",
+    500: "The server failed over it (500); try again later, and tell whoever runs {site} if it goes on.",
+    501: UNKNOWN,
+    503: "The server asks for a pause (503), for maintenance perhaps; try again later.",
+    505: UNKNOWN,
+    507: "The server has no room left (507); whoever runs {site} can make some.",
+}
+REQUEST_IDS = ("x-request-id", "x-amz-request-id")  # headers by which the people of a service find a request
+
+
+def refusal(
+    status: int, headers: Mapping[str, str], what: str, reason: str, *, page: bool = False, rights: str = ""
+) -> LabfsError:
+    """Return the error that an unsuccessful answer means, with its remedy; `rights` is the system's own for a 403.
+
+    `page` says that the answer's body is a web page.
 
     A 500 with the service's own sentence is definite. A proxy or gateway answers 502, 504 or 520 to 530 when it timed
     out, and 503 with a web page when it lost its connection, while the service may still work on the request.
     """
-    sentence = ended(reason or f"{what} answered {status}")
-    wish = _retry_after_s(headers)
+    error = _meant(status, headers, what, reason, page)
+    error.status = status
+    if status == 401:
+        return error  # whose sentence itself tells what to do
+    remedy = _remedy(status, page, rights, error.remedy).format(status=status, site=what.partition(":")[0])
+    return error.advised(f"{remedy} {_request_id(headers)}".strip())
+
+
+def _remedy(status: int, page: bool, rights: str, usual: str) -> str:
+    if status < 400:
+        return usual
+    if status == 403 and rights:
+        return rights
+    if status in REMEDIES and not (status == 503 and page):
+        return REMEDIES[status]
+    return BEHIND if status >= 500 else BAD_REQUEST
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    """Return a sentence with the number by which the service's people find a request; empty if there is none."""
+    number = next((headers[name] for name in REQUEST_IDS if headers.get(name)), "")
+    return f"The request's id is {hidden(number)}." if re.fullmatch(r"[\w.:=/+-]{1,100}", number) else ""
+
+
+def _meant(status: int, headers: Mapping[str, str], what: str, reason: str, page: bool) -> LabfsError:
+    """Return the error of a status, without a remedy of its own."""
+    sentence, wish = ended(reason or f"{what} answered {status}"), _retry_after_s(headers)
     if status == 429 or (status == 503 and not page):
         return Unavailable(sentence, retry_after_s=wish)
     if status == 408 or (status >= 500 and status not in _BY_STATUS):
@@ -151,6 +214,7 @@ class Login:
     title: str = "the lab system"
     renewal: str = ""
     own: Callable[[Mapping[str, str], str], bool] = lambda headers, said: True
+    rights: str = ""  # what to do where an account lacks a right, as a sentence; empty for the usual
 
     def refused(self, url: str, headers: Mapping[str, str], said: str, what: str) -> str:
         """Return what a 401 means, as sentences; `said` is the system's own, or empty."""

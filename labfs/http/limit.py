@@ -18,6 +18,7 @@ from labfs.errors import TooLarge
 
 LEAST = 64 * 1024  # bytes of a body that any server accepts
 BELIEVED_S = 600.0
+SMALLER = "A smaller file may do; where the limit was raised since, ten minutes later it is tried again."
 
 
 class Limit:
@@ -47,7 +48,7 @@ class Limit:
         except TooLarge as error:
             if size < LEAST:
                 raise
-            raise TooLarge(f"{self.refused(size)} ({error})") from error
+            raise TooLarge(f"{error.said} {self.refused(size)}").advised(error.remedy) from error
         self.taken(size)
 
     def check(self, size: int) -> None:
@@ -56,7 +57,7 @@ class Limit:
         if self._refused is None or size <= (self._taken + self._refused) // 2:
             return
         if size >= self._refused:
-            raise TooLarge(f"{self._known()} {size:,} bytes were not sent.")
+            raise TooLarge(f"{self._known()} {size:,} bytes were not sent.").advised(SMALLER)
         if size not in self._held:
             self._held.add(size)
             raise TooLarge(f"{self._known()} {size:,} bytes are in between, and were not sent; saved again, they are.")

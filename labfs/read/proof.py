@@ -81,6 +81,8 @@ class _Hash(Protocol):
 class Damaged(Unavailable):
     """Fetched bytes do not match the server's checksum, or the bytes fetched before."""
 
+    remedy = "Try again; if it goes on, the file is damaged on its server, or by something on the way."
+
 
 class Proof:
     """The running proof of one version of one file of `size` bytes, cut into blocks of `block` bytes.

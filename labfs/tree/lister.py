@@ -256,7 +256,7 @@ def distrust(node: Node) -> None:
 def unknown(container: Folder) -> LabfsError:
     """Return the error of a lookup in a directory whose listing is partial or stale."""
     if container.doubt is not None:
-        return Unavailable(container.doubt)
+        return Unavailable(container.doubt).advised("")  # that of the doubt is in it
     return NotYet(unfinished(container.path, container.listing))
 
 

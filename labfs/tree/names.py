@@ -73,7 +73,7 @@ def to_be_made(name: bytes) -> str:
 
 def _fitting(name: bytes) -> bytes:
     if len(name) > LONGEST:
-        raise NameTooLong(f"A name can have {LONGEST} bytes at most.")
+        raise NameTooLong(f"A name can have {LONGEST} bytes at most; choose a shorter one.")
     return name
 
 
@@ -90,14 +90,14 @@ def meant(path: str, given: str | None) -> str:
 def for_saving(name: str) -> str:
     """Return the server's name for a file to be created. Raises Invalid or NameTooLong for an impossible name."""
     if _BAD.search(name):
-        raise Invalid("A name cannot hold control characters.")
+        raise Invalid("A name cannot hold control characters, such as the end of a line; choose another.")
     if len(name.encode()) > LONGEST:
-        raise NameTooLong(f"A name can have {LONGEST} bytes at most.")
+        raise NameTooLong(f"A name can have {LONGEST} bytes at most; choose a shorter one.")
     given = original(name)
     if not given:
-        raise Invalid("“%” stands for an empty name, which cannot be made.")
+        raise Invalid("“%” stands for an empty name, which cannot be made; choose another.")
     if _HALVES.search(given):
-        raise Invalid("This name stands for bytes that are no text, which cannot be made.")
+        raise Invalid("This name stands for bytes that are no text, which cannot be made; choose another.")
     return given
 
 

@@ -149,7 +149,7 @@ class Tree:
             raise again(container.rest.error)
         await self._lister.renewal(container).wait()
         if container.doubt is not None:
-            raise Unavailable(container.doubt)
+            raise Unavailable(container.doubt).advised("")  # that of the doubt is in it
         return folder.children
 
     async def child(self, parent: Node, name: str) -> Node:

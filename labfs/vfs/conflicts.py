@@ -30,8 +30,8 @@ async def unchanged(node: Node, target: Target) -> Target:
         return target if await _is_listed(backend, opened) else replace(target, replaces=None)
     if changed:
         raise Conflict(
-            f"Somebody else has saved “{node.name}” since you opened it. Theirs is on the server;"
-            " yours is in the outbox: labfs outbox list."
+            f"Somebody else has saved “{node.name}” since you opened it. Theirs is on the server; yours is in the"
+            " outbox, and in a mount beside theirs."
         )
     return target
 

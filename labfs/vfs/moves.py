@@ -56,7 +56,7 @@ class Moves:
         if node.is_dir:
             raise IsDirectory(f"“{name}” is a directory.")
         if node.kind is Kind.VIEW:
-            raise NotPermitted(f"“{name}” is labfs's own view of a record.")
+            raise NotPermitted(f"“{name}” is labfs's own view of a record and cannot be removed.")
         entry, has_draft = node.entry, self._drafts.has(parent, maker)
         if entry is not None and node.on_server:
             if signs.replaces(name, path or node.path, maker, has_draft=has_draft):
@@ -119,7 +119,9 @@ class Moves:
         if node.entry is not None and node.entry.read_only:
             raise NotPermitted(node.entry.read_only)
         if not site.backend.capabilities.deletable:
-            raise NotPermitted(f"{site.name} cannot delete a single file, and so not “{node.name}”.")
+            raise NotPermitted(f"{site.name} cannot delete a single file, and so not “{node.name}”.").advised(
+                policy.ELSEWHERE
+            )
         if not site.may_delete:
             raise NotPermitted(f'Deleting is off for {site.name}; access = "full" in the configuration allows it.')
 
@@ -230,9 +232,9 @@ class Moves:
             if isinstance(there, Folder) and (there.entry is not None or there.children):
                 raise NotEmpty(f"There already is a directory “{new}”.")
         if node.site is not into.site:
-            raise CrossDevice(f"“{node.name}” and {into.path} are on different systems.")
+            raise CrossDevice(f"“{node.name}” and {into.path} are on different systems: copy it, then delete it.")
         if node.kind is Kind.VIEW:
-            raise NotPermitted(f"“{node.name}” is labfs's own view of a record.")
+            raise NotPermitted(f"“{node.name}” is labfs's own view of a record and cannot be renamed.")
         if Kind.YOURS in (node.kind, None if there is None else there.kind):
             raise NotPermitted(policy.YOURS)
         fixed = isinstance(node, Folder) and not self._movable(node)

@@ -19,6 +19,8 @@ YOURS = (
     "labfs outbox retry PATH, with the path of this one; to drop yours, remove it; to keep both, copy it."
 )
 
+ELSEWHERE = "The web application of the system can, if anything can."
+
 
 def stays_local(parent: Folder, name: str, program: str = "") -> bool:
     """Whether a file of this name, made by this program in this directory, is never uploaded."""
@@ -30,7 +32,7 @@ def stays_local(parent: Folder, name: str, program: str = "") -> bool:
 def why_read_only(node: Node) -> str | None:
     """Return the reason why a file or a directory cannot be written to; None if it can."""
     if node.is_root:
-        return "Only the configuration adds sites here."
+        return "Only the configuration adds sites here: labfs login NAME --kind KIND --url URL."
     if not node.site.may_write:
         return f'{node.site.name} is mounted read-only (access = "read" in the configuration).'
     if node.kind is Kind.YOURS:
@@ -96,7 +98,9 @@ def check_size(node: Node, size: int) -> None:
         return
     most = largest(node.site.backend, node.parent.entity.takes)
     if size > most:
-        raise TooLarge(f"{node.site.name} takes files of {most:,} bytes at most, and so not “{node.name}”.")
+        raise TooLarge(
+            f"{node.site.name} takes files of {most:,} bytes at most, and so not “{node.name}”: a smaller one may do."
+        )
 
 
 def check_room(parent: Folder, name: str) -> None:
@@ -118,11 +122,19 @@ def check_holds(parent: Folder, what: Accept, name: str) -> None:
     entry = parent.entity
     most = parent.site.backend.capabilities.longest_name
     if what is Accept.FILE and len(name.encode()) > most:
-        raise NameTooLong(f"{parent.site.name} takes file names of {most} bytes at most.")
+        raise NameTooLong(f"{parent.site.name} takes file names of {most} bytes at most; choose a shorter one.")
     if what not in entry.takes:
-        kind = "Files" if what is Accept.FILE else "Directories"
-        raise NotPermitted(f"{kind} cannot be made in {parent.path}, and so not “{name}”.")
+        raise NotPermitted(_refused(what, entry, parent.path, name))
     _check_offered(parent, entry, what, name)
+
+
+def _refused(what: Accept, entry: Entry, path: str, name: str) -> str:
+    """Return why a node of this kind cannot be made in a directory, and what can."""
+    if what is Accept.FILE:
+        return f"{path} takes folders and no files: make one for “{name}”, or choose one that is there."
+    if Accept.FILE in entry.takes:
+        return f"{path} takes files and no folders, and so not “{name}”: save the files in it without one."
+    return f"No folder can be made in {path}, and so not “{name}”: choose one that is there."
 
 
 def _check_offered(parent: Folder, entry: Entry, what: Accept, name: str) -> None:

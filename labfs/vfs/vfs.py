@@ -202,10 +202,12 @@ class Vfs:
         node = await self.tree.child(parent, name)
         if not isinstance(node, Folder):
             raise NotDirectory(f"“{name}” is not a directory.")
-        if await self.tree.children(node):
-            raise NotEmpty(f"“{name}” is not empty.")
         if node.entry is not None:
-            raise NotPermitted(f"labfs does not delete projects or records, and so not “{name}”.")
+            raise NotPermitted(f"labfs does not delete projects or records, and so not “{name}”.").advised(
+                policy.ELSEWHERE
+            )
+        if await self.tree.children(node):
+            raise NotEmpty(f"“{name}” is not empty: remove what is in it first.")
         self.tree.detach(node)
 
     async def unlink(self, parent: Folder, name: str, maker: Maker = NOBODY, path: str = "") -> None:

@@ -34,7 +34,7 @@ def refused(command: str, where: Path, words: str, told: Path, sentence: str, dr
         ("mv ../Record ../Other", EPERM, "../Record", "cannot rename or move"),
         (MOVE_UP, EPERM, "..", "cannot rename or move"),
         ("rm f", EPERM, "f", "cannot delete a single file"),
-        ("rmdir ../Record", "Directory not empty", "../Record", ""),
+        ("rmdir ../Record", EPERM, "../Record", "does not delete"),
         ("truncate -s 300G f", EFBIG, "f", "bytes at most"),
         ("dd if=/dev/zero of=h bs=1 count=1 seek=300G", EFBIG, "h", "bytes at most"),
         ("ln -s f s", "not", "s", ""),
@@ -85,7 +85,7 @@ def study(service: Service, drive: Mount) -> Iterator[Path]:
     [
         ("mkdir ../../New", EROFS, "../../New", "Studies are made in ODM itself"),
         (MOVE_UP, EPERM, "..", "cannot rename or move"),
-        ("rmdir \"$PWD/../../$(basename \"$(dirname \"$PWD\")\")\"", "not empty", "..", ""),
+        ("rmdir \"$PWD/../../$(basename \"$(dirname \"$PWD\")\")\"", EPERM, "..", "does not delete"),
         ("dd if=/dev/zero of=big bs=1 count=1 seek=6G", EFBIG, "big", "5,368,709,120 bytes at most"),
         ("mkdir ../Elsewhere", "Operation not permitted", "../Elsewhere", "in one of the folders of"),
         ("ln -s f s", "not", "s", ""),

@@ -351,7 +351,7 @@ def test_older_versions_are_gone(record: Path, redcap: Redcap, drive: Mount) -> 
     redcap.put("biobank", "f", noise(3 * MB, 2), record=record.name, field="counts")
     done = run("cat counts/f > /dev/null", record)
     assert done.returncode != 0
-    assert "replaced on the server" in drive.log
+    assert "replaced or removed on the server" in drive.log
     drive.refresh(record)
     assert path.read_bytes() == noise(3 * MB, 2)
 

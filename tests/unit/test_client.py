@@ -15,7 +15,9 @@ from network_stage import ranged
 
 from labfs import errors
 from labfs.backend import Stretch, dispensable, unhurried
+from labfs.errors import secrecy
 from labfs.http.client import COMPILING, Answer, Client, Patience, Request
+from labfs.http.failures import refusal
 
 Clock = trio.testing.MockClock
 Handler = Callable[[httpx.Request], Any]
@@ -533,3 +535,31 @@ async def test_a_redirect_of_the_store_does_not_move_the_site() -> None:
     with pytest.raises(errors.Malformed):
         await hub.call(Request("PUT", "http://store.example/key?Signature=x", source=Bytes(b"x"), signed=True))
     assert hub.url == "http://127.0.0.1/api/"
+
+
+def test_each_refusal_has_a_remedy_of_its_own_and_keeps_its_words_apart() -> None:
+    told = {
+        status: refusal(status, {}, "hub: GET f", "hub: GET f: It says no")
+        for status in (*range(400, 430), *range(500, 530))
+    }
+    remedies = {status: error.remedy for status, error in told.items() if status != 401}
+    assert len(set(remedies.values())) == len(remedies)
+    assert all(f"({status})" in remedy and "{" not in remedy for status, remedy in remedies.items())
+    assert {error.said for error in told.values()} == {"hub: GET f: It says no."}
+    assert str(told[429]) == f"hub: GET f: It says no. {remedies[429]}"
+    assert refusal(403, {}, "hub: GET f", "", rights="Ask Ada.").remedy == "Ask Ada."
+    assert refusal(302, {}, "hub: GET f", "").remedy == errors.Malformed.remedy
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [("8f3a-01:B=", "The request's id is 8f3a-01:B=."), ("<b>1</b>", ""), ("x" * 101, ""), ("a secret", ""), ("", "")],
+)
+def test_a_request_id_is_told_if_it_is_one(number: str, shown: str) -> None:
+    remedy = refusal(500, {"x-request-id": number}, "hub: GET f", "").remedy
+    assert remedy.removeprefix(refusal(500, {}, "hub: GET f", "").remedy).strip() == shown
+
+
+def test_a_secret_that_comes_back_as_a_request_id_is_hidden() -> None:
+    secrecy.know("0123-token-4567")
+    assert "0123-token" not in refusal(500, {"x-request-id": "0123-token-4567"}, "hub: GET f", "").remedy

@@ -67,7 +67,7 @@ def build(settings: Settings) -> BaseSpace:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
-        login=settings.login(_is_own),
+        login=settings.login(_is_own, entries.RIGHTS),
         explain=_explain,
     )
     return BaseSpace(client)

@@ -34,7 +34,11 @@ FIRST_KINDS = {
     "appresult": "appresults",
 }  # what a dataset's V1pre3Id begins with → a record's kind
 RUNS = "_runs"  # the branch beside the projects
-RUNS_FIXED = "Runs come from the sequencer and cannot be changed."
+RIGHTS = (  # which an unknown id is told as well
+    "It is not there any more, or not shared with this account (403); its owner can share it, and labfs refresh PATH"
+    " asks for the folder anew."
+)
+RUNS_FIXED = "Runs come from the sequencer and take no files; an app result does."
 CLOSED = ("complete", "aborted")  # states of an analysis after which its record takes no more files
 OPEN = ("running", "needsattention", "timedout")  # states in which it takes them
 WHOLE = 5 * 1024**3  # bytes of a file of a dataset, which goes into the object store in one piece
@@ -70,7 +74,7 @@ def app_result(item: Json) -> Entry:
         label=str(item["Id"]),
         modified_ns=time_ns(item),
         takes=NOTHING if closed else takes(Accept.FILE, Accept.FOLDER),
-        read_only=f"The analysis of “{item['Name']}” is {status}: it takes no more files." if closed else None,
+        read_only=_over(item, f"is {status}") if closed else None,
         url=item.get("HrefBaseSpaceUI"),
     )
 
@@ -83,7 +87,7 @@ def sample(item: Json) -> Entry:
         age=created_ns(item),
         label=str(item["Id"]),
         modified_ns=time_ns(item),
-        read_only="Samples come from the sequencer and cannot be changed.",
+        read_only="Samples come from the sequencer and take no files; an app result does.",
         url=item.get("HrefBaseSpaceUI"),
     )
 
@@ -106,14 +110,18 @@ def dataset(item: Json) -> Entry:
     )
 
 
+def _over(item: Json, state: str) -> str:
+    return f"The analysis of “{item['Name']}” {state}: it takes no more files; a new app result does."
+
+
 def _why_fixed(item: Json) -> str | None:
     """Say why a dataset takes no files: only an analysis that goes on adds to its datasets."""
     status = str((item.get("AppSession") or {}).get("ExecutionStatus") or "").lower()
     if status not in OPEN:
         state = f"is {status}" if status else "tells no state"
-        return f"The analysis of “{item['Name']}” {state}: it takes no more files."
+        return _over(item, state)
     if str(item.get("UploadStatus") or "").lower().startswith("complete"):
-        return f"“{item['Name']}” is complete and takes no more files."
+        return f"“{item['Name']}” is complete and takes no more files; a new app result does."
     return None
 
 

@@ -160,7 +160,7 @@ class Saving:
             answer = await self.client.call(request)
         except Invalid as error:
             if source.size == 0:
-                raise Empty(f"{self.client.site} does not take empty files ({error}).") from error
+                raise Empty(f"{self.client.site} does not take empty files ({error.said}).") from error
             raise
         return number_of(response_of(answer))
 
@@ -289,7 +289,7 @@ class PartUpload:
         try:
             return response_of(await self._client.call(request))
         except (Invalid, Malformed) as error:
-            raise Garbled(f"Part {number} was not taken: {error}") from error
+            raise Garbled(f"Part {number} was not taken: {error.said}") from error
 
     async def complete(self, receipts: list[Receipt], size: int) -> Entry:
         change = Change(f"files/{self.token}", None, self._finish, self._finished)
@@ -297,7 +297,7 @@ class PartUpload:
             with suppress(Exists, Invalid, Denied):  # refused, perhaps because it is complete: the file itself tells
                 await self._saving.looking.once(change)
         except Malformed as error:
-            raise Unanswered(str(error)) from error  # to go on with later
+            raise Unanswered(error.said) from error  # to go on with later
         entry = await self._saving.complete(self.token, size)
         await self._compare(entry, receipts)
         return entry

@@ -60,7 +60,7 @@ def build(settings: Settings) -> Clarity:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
-        login=settings.login(_is_own),
+        login=settings.login(_is_own, entries.RIGHTS),
         explain=explain,
     )
     return Clarity(client, settings.secrets["username"])

@@ -47,6 +47,10 @@ PLACEHOLDER = re.compile(r"(92-[0-9]+|[A-Z]{1,4}[0-9]+A[0-9]+RP[0-9]+)_(.+)", re
 
 FILES = takes(Accept.FILE)
 BY_WORK = "Projects, samples and steps are made by lab work in Clarity"
+RIGHTS = (
+    "Ask the LIMS administrator whether its role has the permission to sign in to the API (403); a change can take"
+    " 20 minutes to act."
+)
 READ_ONLY_ROOT = f"{BY_WORK}, not here."
 READ_ONLY_PROJECT = f"{BY_WORK}; files are saved in _project, in a sample or in a step."
 
@@ -278,10 +282,7 @@ def as_data(node: Node, depth: int = 0) -> Any:
 def explain(answer: Answer) -> str:
     """Return the service's own sentence from an error answer; those about who asks have none."""
     if answer.status == 403:
-        return (
-            f"{answer.what}: this login may not do that. Ask the LIMS administrator whether its role has the"
-            " permission to sign in to the API; a change can take 20 minutes to act."
-        )
+        return f"{answer.what}: this login may not do that"
     if 300 <= answer.status < 400:
         return f"{answer.what} leads to another address; is the site's url right (https, and no port)?"
     try:

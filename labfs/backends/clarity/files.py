@@ -158,7 +158,7 @@ class Files:
         except NotFound:
             artifact = None
         if artifact is None or limsid not in ids_of(children(artifact, "parent-process")):
-            raise Invalid(f"“{target.parent.name}” has no placeholder {meant[1]}; its own are made by running a step.")
+            raise Invalid(f"“{target.parent.name}” has no placeholder {meant[1]}; .meta.json there lists its own.")
         if any(entries.file_links(artifact)):
             raise Exists(
                 f"The placeholder {meant[1]} holds a file, and takes no second one: save over it or delete it."
@@ -169,7 +169,9 @@ class Files:
         """Raises NotPermitted for a step that takes no more files; one that tells no state is not judged."""
         with suppress(NotFound):
             if step and entries.is_completed(await self._api.get(f"steps/{step}", "step")):
-                raise NotPermitted(f"The step {step} is completed, and {self._site} takes no more files for it.")
+                raise NotPermitted(
+                    f"The step {step} is completed, and {self._site} takes no more files for it."
+                ).advised("A file can be saved in the step's samples or in its project's _project.")
 
     async def _made(self, path: str, name: str) -> Node:
         """Make the record of a file; one whose answer was lost is known by its place, which no other file has."""
@@ -232,8 +234,12 @@ class Files:
         try:
             # Bytes that come late would take the place of newer ones: they are waited for.
             await self.looking.once(Change(f"{entry.id}/upload", None, send, arrived, mark=source.size))
-        except (Invalid, Denied):
+        except (Invalid, Denied) as error:
             await self._check_open(step)  # perhaps it was completed just now
+            if "UNDER_REVIEW" in error.said:
+                raise NotPermitted(
+                    f"Samples of the step {step} are under review; it takes no files until that is over."
+                ) from error
             raise
         length = await self.measure(entry)
         if length is None:

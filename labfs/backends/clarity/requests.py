@@ -134,7 +134,9 @@ class Whole:
         except NotFound as error:
             if "File does not exist" in str(error):
                 name, site = self._entry.name, self._client.site
-                raise NoBytes(f"The bytes of “{name}” never reached {site}, or are lost there.") from error
+                raise NoBytes(f"The bytes of “{name}” never reached {site}, or are lost there.").advised(
+                    "Whoever attached it can save it again."
+                ) from error
             raise
 
     def _check(self, headers: Mapping[str, str]) -> None:

@@ -38,6 +38,7 @@ from labfs.backend import (
 from labfs.backends.common import Settings, sift
 from labfs.backends.looking import Change, Looking, holds
 from labfs.backends.odm import imports
+from labfs.backends.odm.download import Download
 from labfs.backends.paging import Paging, Usual
 from labfs.errors import (
     Denied,
@@ -51,7 +52,6 @@ from labfs.errors import (
 )
 from labfs.errors.health import Health
 from labfs.http.client import Answer, Client, Patience, Request
-from labfs.http.contents import Direct
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ API = "api/v1"
 PAGE = 2000  # the largest page there is
 GIB = 1024**3
 OTHER = "Other"
+CURATORS = 'Curators attach files: audience = "as-curator" in the configuration, with the token of one.'
+ELSEWHERE = "ODM itself shows what it is, and can remove it."
 # The data classes of attached files (import request of client 1.64.1): the folders of a study.
 CLASSES = (
     "Bulk transcriptomics", "Single-cell transcriptomics", "Differential abundance (FC, pval, etc.)",
@@ -179,7 +181,7 @@ class Odm:
             age=number,
             label=accession,
             takes=Takes(frozenset({Accept.FILE, Accept.FOLDER}), CLASSES) if self._curator else NOTHING,
-            read_only=None if self._curator else 'Files are attached by curators: audience = "as-curator".',
+            read_only=None if self._curator else CURATORS,
         )
 
     async def stat(self, entry_id: str) -> Entry:
@@ -203,7 +205,7 @@ class Odm:
         return found if isinstance(found, dict) else {}
 
     def content(self, entry: Entry) -> Content:
-        return Direct(self._client, self._download(entry), entry.size)
+        return Download(self._client, self._download(entry), entry)
 
     def _download(self, entry: Entry) -> str:
         return f"{API}/{self._audience}/files/{entry.label}/download"
@@ -279,7 +281,11 @@ class Odm:
         try:
             await self._remove(entry.label)
         except Denied as error:
-            raise Denied(f"“{entry.name}” was not deleted: {error}") from error
+            raise Denied(f"“{entry.name}” was not deleted: {error.said}").advised(error.remedy) from error
+        except Invalid as error:
+            raise NotPermitted(f"“{entry.name}” is of a kind that is not deleted: {error.said}").advised(
+                ELSEWHERE
+            ) from error
 
     async def _remove(self, accession: str) -> None:
         # No other file ever has this accession: after a lost answer it is simply said again.

@@ -14,13 +14,14 @@ from typing import Any
 import trio
 
 from labfs.backend import Source, Target
-from labfs.errors import Exists, Invalid, Malformed, Unavailable
+from labfs.errors import Exists, Invalid, Malformed, Unavailable, ended
 from labfs.http.client import Client, Patience, Request
 from labfs.http.forms import Form
 
 JOBS = "api/v1/jobs"
 POLLS_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between looks at a job; the last one for ever
 JOB_S = 1800.0  # after which a job is given up, as the vendor's own script does
+UNTOLD = {"STOPPED": "somebody stopped the import", "ABANDONED": "it gave the import up"}  # what no message tells of
 ENDED = {"COMPLETED", "FAILED", "STOPPED", "ABANDONED"}
 
 Json = dict[str, Any]
@@ -65,7 +66,10 @@ async def outcome(client: Client, job: int) -> str:
         result = output.get("result")
         if info["status"] == "COMPLETED" and isinstance(result, dict) and result.get("accession"):
             return str(result["accession"])
-        raise Invalid(f"{client.site} did not import the file: {_why(output) or info['status']}.")
+        said = ended(_why(output) or UNTOLD.get(info["status"], "it does not tell why"))
+        raise Invalid(f"{client.site} did not import the file (job {job}): {said}").advised(
+            "Those who run it can look the job up; labfs outbox retry imports the file anew."
+        )
     raise Unavailable(f"{client.site} is still importing the file (job {job}).")
 
 

@@ -49,9 +49,15 @@ ADDRESSES = 10_000  # kept at most, about half a kilobyte each
 API = "v1"
 LOCAL = "/uploaded-file/"  # in the path of an address on the server's own disk
 
-NO_MATERIALS = "Materials are made on the portal's web site, which asks for a category and a contact."
+NO_MATERIALS = (
+    "Materials are made on the portal's web site, which asks for a category and a contact; a file goes into"
+    " a material or into _attachments."
+)
+UPLOAD_AGAIN = "Whoever uploaded it can do so again."
 NO_ORGANIZATIONS = "Organizations are made on the portal's web site."
-OUTSIDER = "You are not a member of this organization: you can read its files and change none."
+OUTSIDER = (
+    "You are not a member of this organization: you can read its files and change none; its owner can make you one."
+)
 NO_BYTES = "The portal has a row for this file but no bytes any more; whoever uploaded it must do so again."
 NO_ADDRESS = "A step up in its stored name makes an address that no program can ask for; the bytes are out of reach."
 KEPT_BY_ORGANIZATION = f"This is the material's transfer agreement (MTA); change it in {ATTACHMENTS}."
@@ -380,8 +386,8 @@ class Attached:
         try:
             yield
         except NotFound as error:
-            raise Malformed(f"{lost} ({error})") from error
+            raise Malformed(f"{lost}: {error.said}").advised(UPLOAD_AGAIN) from error
         except Unanswered as error:
-            if self._local is None or "answered 500" not in str(error):
+            if self._local is None or "answered 500" not in error.said:
                 raise
-            raise Malformed(f"{lost} ({error})") from error
+            raise Malformed(f"{lost}: {error.said}").advised(UPLOAD_AGAIN) from error

@@ -171,7 +171,7 @@ class Redcap:
             # All who finished before the question is put share it: readers by the dozen stay within the pace.
             documents = await self._rounds[alias].answer(place.record)
             if documents.get(place) != entry.version:
-                raise Stale(f"{self._wire.where(alias)}: “{entry.name}” was replaced on the server.")
+                raise Stale(f"{self._wire.where(alias)}: “{entry.name}” was replaced or removed on the server.")
 
     # -- saving --------------------------------------------------------------------------------------
 
@@ -230,7 +230,9 @@ class Redcap:
 
     async def _make_folder(self, alias: str, folder: int, name: str) -> Entry:
         if len(name) > LONGEST_FOLDER:
-            raise NameTooLong(f"A folder's name has at most {LONGEST_FOLDER} characters in REDCap.")
+            raise NameTooLong(
+                f"A folder's name has at most {LONGEST_FOLDER} characters in REDCap; choose a shorter one."
+            )
 
         async def find() -> Entry | None:
             found = (await self._projects.folder(alias, folder)).entries
@@ -252,7 +254,10 @@ class Redcap:
     async def upload(self, target: Target, source: Source) -> Entry:
         kind, alias, *rest = self._parse(target.parent.id, "field", "folder")
         if target.folders or not target.name or set(target.name) & set('/\\"') or not target.name.isprintable():
-            raise Invalid(f"REDCap takes no file named “{target.name}”: no quotes, slashes or control characters.")
+            raise Invalid(
+                f"REDCap takes no file named “{target.name}”: choose a name without quotes, slashes and control"
+                " characters."
+            )
         if kind == "folder":
             return await self._saving.shelve(alias, rest[1], target, source)
         return await self._saving.fill(alias, Place(*rest), target, source)

@@ -79,7 +79,7 @@ class Saving:
             await self.wire.send(alias, name, source, **address)
         except Denied as error:
             # The token was good a moment ago. PHP drops the whole form, token and all, when it is too large.
-            if source.size > MIB and not re.search(r"privilege|\bright", str(error), re.IGNORECASE):
+            if source.size > MIB and not re.search(r"privilege|\bright", error.said, re.IGNORECASE):
                 raise TooLarge(
                     f"{self.wire.where(alias)}: “{name}” was refused as if it had no token, which REDCap says of files"
                     " above its server's limit; it is too large, or the token was just revoked."

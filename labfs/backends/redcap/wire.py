@@ -45,21 +45,31 @@ LONGEST_REASON = 400  # characters of a server's sentence that are shown
 T = TypeVar("T")
 Secret = Callable[[], str]
 
-# What is in a refusal → what it means. The first that fits counts; statuses alone do not tell these apart.
-MEANINGS: tuple[tuple[str, type[LabfsError]], ...] = (
-    (r"is not a 'file' field", NotFound),
-    (r"there is no file", NotFound),
-    (r"does not exist", NotFound),
-    (r"\block(ed)?\b", NotPermitted),
-    (r"\bextension", NotPermitted),
-    (r"\bsignature", NotPermitted),
-    (r"\bquota\b|storage limit|disk is full", NoSpace),
-    (r"too large|maximum (file|upload)|file size|upload_max|post_max|larger than", TooLarge),
+GONE = "labfs refresh PATH asks for the record anew."
+
+# What is in a refusal → what it means, and what to do. The first that fits counts: statuses alone do not tell these
+# apart.
+MEANINGS: tuple[tuple[str, type[LabfsError] | None, str], ...] = (
+    (f"{NO_RIGHT}|has banned", None, ""),  # as the status says; its sentence goes on with what to do
+    (r"is not a 'file' field", NotFound, GONE),
+    (r"there is no file", NotFound, GONE),
+    (r"does not exist", NotFound, GONE),
+    (r"\block(ed)?\b", NotPermitted, "Who may unlock it in REDCap can make it take files again."),
+    (r"\bextension", NotPermitted, "Give it another extension, or pack it: a .zip is taken."),
+    (r"\bsignature", NotPermitted, "Signatures are given on REDCap's own pages."),
+    (r"\bquota\b|storage limit|disk is full", NoSpace, "The administrator of the server can make room."),
+    (
+        r"too large|maximum (file|upload)|file size|upload_max|post_max|larger than",
+        TooLarge,
+        "A smaller file may do, or the administrator of the server raises the limit.",
+    ),
 )
 
 
 class TooMuch(Malformed):
     """The server ran out of memory over an export: less can be asked for at a time."""
+
+    remedy = "The administrator of the server can give it more memory."
 
 
 def site_url(url: str) -> str:
@@ -156,9 +166,12 @@ class Wire:
         except NotFound as error:
             raise Malformed(f"{where}: there is no API at the site's url; is it right?") from error
         except (Invalid, Denied) as error:
-            text = str(error)
-            kind = next((kind for words, kind in MEANINGS if re.search(words, text, re.IGNORECASE)), type(error))
-            raise kind(f"{where}: {text}") from error
+            text = error.said
+            kind, remedy = next(
+                ((kind, remedy) for words, kind, remedy in MEANINGS if re.search(words, text, re.IGNORECASE)),
+                (None, error.remedy),
+            )
+            raise (kind or type(error))(f"{where}: {text}").advised(remedy) from error
 
 
 class Tally:
