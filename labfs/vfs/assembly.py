@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -43,9 +44,22 @@ class Storage:
         return self.directory / "spool"
 
 
+class Sharing(Protocol):
+    """What is shared with other machines."""
+
+    async def run(self) -> None:
+        """Do what nobody waits for."""
+        ...
+
+
 @asynccontextmanager
 async def assembled(
-    sites: Sequence[Site], storage: Storage, *, spool: Spool | None = None, tended: bool = True
+    sites: Sequence[Site],
+    storage: Storage,
+    share: Sharing | None = None,
+    *,
+    spool: Spool | None = None,
+    tended: bool = True,
 ) -> AsyncIterator[Vfs]:
     """Serve sites as one tree with what is stored on this machine; what an earlier core left there is taken over.
 
@@ -63,6 +77,8 @@ async def assembled(
                 listings.admit(site.name, account)
         async with trio.open_nursery() as nursery:
             store = Store(nursery, storage.cache_bytes, storage.cache or storage.directory, storage.disk_bytes)
+            if share is not None:
+                nursery.start_soon(share.run)
             known = Known(storage.draft_names)
             vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s)
             if tended:

@@ -60,6 +60,7 @@ def build(settings: Settings) -> Clarity:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        gate=settings.gate,
         login=settings.login(_is_own),
         explain=explain,
     )

@@ -1,0 +1,60 @@
+"""What one process shares: a store, and the turns, blocks, listings and leases in it.
+
+Tests: mount/test_shared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+
+import trio
+
+from labfs.shared import keys
+from labfs.shared.tier import Tier
+from labfs.shared.turns import Lane
+from labfs.shared.where import Where
+
+Task = Callable[[], Awaitable[None]]
+
+
+class Gate:
+    """The turns of one server, in lanes. The lanes' tasks begin with the first turn."""
+
+    def __init__(self, share: Share, prefix: str) -> None:
+        self._share = share
+        self._prefix = prefix
+        self._lanes: dict[str, Lane] = {}
+
+    def turn(self, lane: str, count: int, rest_s: float) -> AbstractAsyncContextManager[None]:
+        """Hold one of `count` turns of a lane, each of which is free again `rest_s` after its end."""
+        known = self._lanes.get(lane)
+        if known is None:
+            known = self._lanes[lane] = Lane(self._share.tier, f"{self._prefix}{lane}", count, rest_s)
+            self._share.start(known.run)
+        return known.turn()
+
+
+class Share:
+    """The store at `where`; `run` has to run meanwhile. Raises ConfigError where its library is missing."""
+
+    def __init__(self, where: Where) -> None:
+        self.tier = Tier(where)
+        self._gates: dict[str, Gate] = {}
+        self._tasks, self._started = trio.open_memory_channel[Task](math.inf)
+
+    def gate(self, kind: str, url: str) -> Gate:
+        """Return the turns of the server of a site."""
+        prefix = keys.server(kind, url)
+        return self._gates.setdefault(prefix, Gate(self, prefix))
+
+    def start(self, task: Task) -> None:
+        """Have a task run as long as `run` does."""
+        self._tasks.send_nowait(task)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.tier.run)
+            async for task in self._started:
+                nursery.start_soon(task)
