@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Hashable
+from collections.abc import AsyncGenerator, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -21,8 +21,10 @@ from cachetools import LRUCache
 
 from labfs.backend import Backend, Buffer, Entry, Stretch
 from labfs.errors import LabfsError, Malformed, Unsupported
+from labfs.read.below.common import Common, Others
 from labfs.read.blocks import Blocks, Fetch, FetchRun, Landed
 from labfs.read.digests import PROVED, digest
+from labfs.read.flight import caught_up
 from labfs.read.proof import HOLD_S, Damaged, Proof, Tags
 from labfs.read.ranged import RangedOrWhole
 from labfs.read.refetch import exactly, recounted, whole
@@ -41,6 +43,7 @@ class Shared:
     content: RangedOrWhole | Copy
     proof: Proof
     line: Line
+    common: Common | None = None  # of what other machines have
 
 
 class Reader:
@@ -184,12 +187,14 @@ class Reader:
     async def _stored(self, index: int) -> Buffer | None:
         """Return a block that is on disk, unless it is another than what was fetched: that is a server's to say."""
         block = None if self._is_copied else await self._blocks.stored((self._key, index))
-        if block is None:
-            return None
+        return block if block is not None and self._is_known(index, block) else None
+
+    def _is_known(self, index: int, block: Buffer) -> bool:
+        """Whether a block that no server has sent now is what was fetched before; the first one is taken for that."""
         digests, value = self._proof.digests, digest(block)
         if not digests.known(index):
-            digests.add(index, value)  # once: reading it from the disk again says no more
-        return block if digests.value(index) == value else None
+            digests.add(index, value)  # once: taking it from where it lies again says no more
+        return digests.value(index) == value
 
     def _start(self, wanted: range) -> None:
         """Begin to fetch the blocks of a range that are missing; neighbours together, unless they are on this disk."""
@@ -236,7 +241,24 @@ class Reader:
         return fetch
 
     async def _stream(self, run: range, landed: Landed) -> None:
-        """Fetch blocks, and hand over each with its right digest. Raises Malformed for another count of bytes."""
+        """Bring blocks, from other machines or from the server, and hand over each with its right digest."""
+        common = self._shared.common
+        if common is None or self._is_copied:
+            return await self._fetched(run, landed)
+
+        def take(index: int, block: Buffer) -> bool:
+            if len(block) != self._length(index) or not self._is_known(index, block):
+                return False
+            self._land(index, block, landed)
+            return True
+
+        return await common.bring(run, take, lambda part: self._fetched(part, landed, common))
+
+    def _length(self, index: int) -> int:
+        return min(BLOCK, self.size - index * BLOCK)
+
+    async def _fetched(self, run: range, landed: Landed, common: Common | None = None) -> None:
+        """Fetch blocks from the server, also for other machines. Raises Malformed for another count of bytes."""
         line, began, token = self._shared.line, trio.current_time(), trio.lowlevel.current_trio_token()
         doubtful: dict[int, Buffer] = {}
 
@@ -244,14 +266,15 @@ class Reader:
             if index == run.start and trio.current_time() - began > SLOW_S:
                 self._window.slow()
             line.arrived(len(block))
+            self._blocks.fetched += 0 if self._is_copied else len(block)
             if self._proof.digests.add(index, value):
-                self._land(index, block, landed)
+                self._land(index, block, landed, common)
             else:
                 doubtful[index] = block
 
         def take(offset: int, piece: Buffer) -> None:
-            if len(piece) != min(BLOCK, self.size - offset):
-                raise Malformed(f"{len(piece)} bytes came where {min(BLOCK, self.size - offset)} were asked for.")
+            if len(piece) != (length := self._length(offset // BLOCK)):
+                raise Malformed(f"{len(piece)} bytes came where {length} were asked for.")
             token.run_sync_soon(arrived, offset // BLOCK, piece, digest(piece))
 
         def delayed(seconds: float) -> None:
@@ -261,18 +284,20 @@ class Reader:
         try:
             await self._content.stream(stretch)
         finally:
-            await _caught_up(token)
+            await caught_up(token)
         if stretch.piece:
             start = run.start * BLOCK
             raise Malformed(f"{stretch.next - start} bytes came where {stretch.stop - start} were asked for.")
         for index, block in doubtful.items():
-            start = index * BLOCK
-            self._land(index, await self._recount(index, start, min(start + BLOCK, self.size), block), landed)
+            right = await self._recount(index, index * BLOCK, index * BLOCK + self._length(index), block)
+            self._land(index, right, landed, common)
 
-    def _land(self, index: int, block: Buffer, landed: Landed) -> None:
+    def _land(self, index: int, block: Buffer, landed: Landed, common: Common | None = None) -> None:
         landed((self._key, index), block)
         if not self._is_copied:
             self._blocks.store((self._key, index), block)
+        if common is not None:
+            common.put(index, block)
 
     async def _recount(self, index: int, start: int, stop: int, first: Buffer) -> Buffer:
         """Fetch a block again that differs from its first fetch; if the first was wrong, its readers fail."""
@@ -285,21 +310,20 @@ class Reader:
         return block
 
 
-async def _caught_up(token: trio.lowlevel.TrioToken) -> None:
-    """Wait until what was called through the token has run."""
-    done = trio.Event()
-    token.run_sync_soon(done.set)
-    with trio.CancelScope(shield=True):
-        await done.wait()
-
-
 class Readers:
     """Opens readers; caches the shared state of the readers of a version, and the `Tags` of each site."""
 
     KEPT = 4096  # versions, a large one counted for each GiB: 64 MiB of digests at most
 
-    def __init__(self, nursery: trio.Nursery, blocks: Blocks, copies: Copies) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        blocks: Blocks,
+        copies: Copies,
+        others: Mapping[str, Others] = {},
+    ) -> None:
         self._nursery = nursery
+        self._others = others  # by site
         self._blocks = blocks
         self._copies = copies
         self._shared: LRUCache[Version, tuple[Shared, int]] = LRUCache(self.KEPT, getsizeof=lambda kept: kept[1])
@@ -326,10 +350,20 @@ class Readers:
         size, ranged = entry.size or 0, backend.capabilities.ranged
         content = RangedOrWhole(backend.content(entry), self._copies, version, size, ranged=ranged)
         tags = self._tags.setdefault(site, _tags(backend))
-        return Shared(content, self._proof(tags, backend, entry, size, content, key), self._lines[site])
+        others = self._others.get(site)
+        common = Common(others, (entry.id, entry.version)) if others is not None and version is not None else None
+        proof = self._proof(tags, backend, entry, size, content, key, common)
+        return Shared(content, proof, self._lines[site], common)
 
     def _proof(
-        self, tags: Tags, backend: Backend, entry: Entry, size: int, content: RangedOrWhole | Copy, key: Hashable
+        self,
+        tags: Tags,
+        backend: Backend,
+        entry: Entry,
+        size: int,
+        content: RangedOrWhole | Copy,
+        key: Hashable,
+        common: Common | None = None,
     ) -> Proof:
         def again() -> AsyncGenerator[Buffer, None]:
             """Download the file a second time, bypassing the caches."""
@@ -338,6 +372,8 @@ class Readers:
 
         def damaged() -> None:
             self._blocks.drop(key)
+            if common is not None:
+                common.drop(-(-size // BLOCK))
             content.discard()
 
         return Proof(self._nursery, entry.checksum, size, BLOCK, tags=tags, again=again, damaged=damaged)

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 import trio
 
 from labfs.shared import keys
+from labfs.shared.blocks import Blocks
 from labfs.shared.tier import Tier
 from labfs.shared.turns import Lane
 from labfs.shared.where import Where
@@ -36,8 +37,17 @@ class Gate:
         return known.turn()
 
 
+class Member:
+    """What one account of one server shares."""
+
+    def __init__(self, tier: Tier, account: keys.Account) -> None:
+        self.blocks = Blocks(tier, account)
+
+
 class Share:
     """The store at `where`; `run` has to run meanwhile. Raises ConfigError where its library is missing."""
+
+    salt = keys.SALT
 
     def __init__(self, where: Where) -> None:
         self.tier = Tier(where)
@@ -48,6 +58,10 @@ class Share:
         """Return the turns of the server of a site."""
         prefix = keys.server(kind, url)
         return self._gates.setdefault(prefix, Gate(self, prefix))
+
+    def member(self, digest: str) -> Member:
+        """Return what is shared by those who have an account, by its slow digest with `salt`."""
+        return Member(self.tier, keys.Account(digest))
 
     def start(self, task: Task) -> None:
         """Have a task run as long as `run` does."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from labfs.errors import ConfigError, ended, sentence
+from labfs.shared.keys import PREFIX
 from labfs.shared.where import Where
 
 if TYPE_CHECKING:
@@ -47,12 +48,16 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A call that nobody waits for; `done` is called with whether it was made."""
+    """A call that nobody waits for; `arguments` is called in a thread, and `done` with whether the call was made."""
 
     script: Script
     keys: Sequence[str]
-    arguments: Sequence[Argument]
+    arguments: Callable[[], Sequence[Argument]]
     done: Callable[[bool], None] | None = None
+
+
+# What a store that is full answers, or one that may only be read, is told by a write alone.
+WRITTEN = Script("redis.call('SET', KEYS[1], '', 'PX', 1000)")
 
 
 class Tier:
@@ -69,11 +74,22 @@ class Tier:
         self._threads = trio.CapacityLimiter(THREADS)
         self._later, self._posts = trio.open_memory_channel[Post](WAITING)
 
-    async def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
-        """Run a script; return its answer. Raises Lost."""
+    async def call(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[Argument] | Callable[[], Sequence[Argument]] = (),
+        read: Callable[[Any], Any] = lambda answer: answer,
+    ) -> Any:
+        """Run a script; return its answer, as `read` makes of it in the thread. Raises Lost."""
         if self.trouble is not None:
             raise Lost
-        return await self._made(lambda: self._registered(script)(keys=keys, args=arguments))
+
+        def work() -> Any:
+            given = arguments() if callable(arguments) else arguments
+            return read(self._registered(script)(keys=keys, args=given))
+
+        return await self._made(work)
 
     def later(self, post: Post) -> bool:
         """Make a call in the background; false if too many wait already, or the store is left alone."""
@@ -117,7 +133,7 @@ class Tier:
             await trio.sleep(self._rest_s)
             self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
             try:
-                await self._made(self._client.ping)
+                await self._made(lambda: self._registered(WRITTEN)(keys=[f"{PREFIX}written"]))
             except Lost:
                 continue
             self.trouble, self.since_s, self._rest_s = None, None, FIRST_REST_S

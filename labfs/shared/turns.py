@@ -137,7 +137,7 @@ class Lane:
 
     def _end(self, *names: str, at_once: bool = False) -> None:
         rest_ms = 0 if at_once else round(1000 * self._rest_s)
-        self._tier.later(Post(END, self._keys, [rest_ms, *names]))
+        self._tier.later(Post(END, self._keys, lambda: [rest_ms, *names]))
 
     async def run(self) -> None:
         """Renew the leases of turns that last, and give back those that nobody here has used for a while."""

@@ -14,6 +14,7 @@ from typing import Protocol
 import trio
 
 from labfs.errors import ConfigError
+from labfs.read.below.common import Others
 from labfs.read.store import Store
 from labfs.tree.remembered.listings import Listings
 from labfs.tree.remembered.seen import Seen
@@ -44,8 +45,21 @@ class Storage:
         return self.directory / "spool"
 
 
+class Member(Protocol):
+    """What one account of a server shares with the same account elsewhere."""
+
+    @property
+    def blocks(self) -> Others: ...
+
+
 class Sharing(Protocol):
     """What is shared with other machines."""
+
+    salt: bytes
+
+    def member(self, digest: str) -> Member:
+        """Return what those share who have the account of a slow digest with `salt`."""
+        ...
 
     async def run(self) -> None:
         """Do what nobody waits for."""
@@ -76,7 +90,10 @@ async def assembled(
             if account is not None:
                 listings.admit(site.name, account)
         async with trio.open_nursery() as nursery:
-            store = Store(nursery, storage.cache_bytes, storage.cache or storage.directory, storage.disk_bytes)
+            members = {} if share is None else _members(sites, storage, share)
+            others = {key: member.blocks for key, member in members.items()}
+            cache = storage.cache or storage.directory
+            store = Store(nursery, storage.cache_bytes, cache, storage.disk_bytes, others)
             if share is not None:
                 nursery.start_soon(share.run)
             known = Known(storage.draft_names)
@@ -89,6 +106,12 @@ async def assembled(
                 yield vfs
             finally:
                 nursery.cancel_scope.cancel()
+
+
+def _members(sites: Sequence[Site], storage: Storage, share: Sharing) -> dict[str, Member]:
+    """Return what each site's account shares, by the key of the site."""
+    digests = {site.key: storage.account(site.name, share.salt) for site in sites}
+    return {key: share.member(digest) for key, digest in digests.items() if digest is not None}
 
 
 def spool_at(storage: Storage) -> Spool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -42,6 +43,9 @@ for line in sys.stdin:
     sys.stdout.write(json.dumps(answer) + "\\n")
     sys.stdout.flush()
 """
+
+
+BLOCK = re.compile(rb"labfs:1:[0-9a-f]{32}:[0-9a-f]{32}:[0-9]+")
 
 
 class Refused(Exception):
@@ -94,10 +98,13 @@ class Store:
         self.client.flushall()
 
     @property
+    def keys(self) -> list[bytes]:
+        return list(self.client.scan_iter(count=10_000))
+
+    @property
     def blocks(self) -> list[bytes]:
         """The keys of the blocks in it."""
-        return [key for key in self.client.keys("labfs:1:*") if self.client.type(key) == b"string"
-                and self.client.strlen(key) > 200]  # fmt: skip
+        return [key for key in self.keys if BLOCK.fullmatch(key)]
 
 
 class Worker:

@@ -26,7 +26,7 @@ LAW: dict[str, set[str]] = {
     "read": GROUND,
     "backends": {"http", *GROUND},
     "http": GROUND,
-    "shared": {"errors"},
+    "shared": GROUND,
     "backend": {"errors"},
     "errors": set(),
     "sandbox": set(),
