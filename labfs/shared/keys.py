@@ -21,18 +21,18 @@ PREFIX = "labfs:1:"
 def server(kind: str, url: str) -> str:
     """Return the prefix of what all accounts of a server share."""
     address = url.rstrip("/")
-    return f"{PREFIX}{_short(f'{kind} {address}')}:"
+    return f"{PREFIX}{digest(f'{kind} {address}')}:"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account of a server, by the slow digest of its credentials with `SALT`."""
+    """An account of a server; `secret` is the slow digest of its credentials with `SALT`."""
 
-    digest: str = field(repr=False)
+    secret: str = field(repr=False)
 
     def key(self, *words: object) -> str:
         """Return the key of what the words name."""
-        return f"{PREFIX}{_short(f'prefix {self.digest}')}:{_short(repr(words))}"
+        return f"{PREFIX}{digest(f'prefix {self.secret}')}:{digest(repr(words))}"
 
     def sealed(self, key: str, value: bytes | memoryview | bytearray) -> bytes:
         """Return a value to be stored under a key."""
@@ -46,10 +46,11 @@ class Account:
 
     def _seal(self, key: str, value: bytes | memoryview | bytearray) -> bytes:
         # SHA-256 takes 0.7 ms for 1 MiB on processors with instructions for it.
-        seal = hmac.new(f"seal {self.digest} {key}".encode(), digestmod=hashlib.sha256)
+        seal = hmac.new(f"seal {self.secret} {key}".encode(), digestmod=hashlib.sha256)
         seal.update(value)
         return seal.digest()[:SEAL]
 
 
-def _short(text: str) -> str:
+def digest(text: str) -> str:
+    """Return what a text is called where it must not be read."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]

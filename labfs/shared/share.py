@@ -13,6 +13,7 @@ import trio
 
 from labfs.shared import keys
 from labfs.shared.blocks import Blocks
+from labfs.shared.leases import Book, Leases
 from labfs.shared.tier import Tier
 from labfs.shared.turns import Lane
 from labfs.shared.where import Where
@@ -38,10 +39,11 @@ class Gate:
 
 
 class Member:
-    """What one account of one server shares."""
+    """What one account of one server shares, and the leases, which are all accounts'."""
 
-    def __init__(self, tier: Tier, account: keys.Account) -> None:
+    def __init__(self, tier: Tier, account: keys.Account, leases: Leases) -> None:
         self.blocks = Blocks(tier, account)
+        self.leases = leases
 
 
 class Share:
@@ -51,6 +53,7 @@ class Share:
 
     def __init__(self, where: Where) -> None:
         self.tier = Tier(where)
+        self._book = Book(self.tier)
         self._gates: dict[str, Gate] = {}
         self._tasks, self._started = trio.open_memory_channel[Task](math.inf)
 
@@ -59,9 +62,9 @@ class Share:
         prefix = keys.server(kind, url)
         return self._gates.setdefault(prefix, Gate(self, prefix))
 
-    def member(self, digest: str) -> Member:
-        """Return what is shared by those who have an account, by its slow digest with `salt`."""
-        return Member(self.tier, keys.Account(digest))
+    def member(self, kind: str, url: str, digest: str) -> Member:
+        """Return what is shared by those who have an account of a server, by its slow digest with `salt`."""
+        return Member(self.tier, keys.Account(digest), Leases(self._book, keys.server(kind, url)))
 
     def start(self, task: Task) -> None:
         """Have a task run as long as `run` does."""
@@ -70,5 +73,6 @@ class Share:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tier.run)
+            nursery.start_soon(self._book.run)
             async for task in self._started:
                 nursery.start_soon(task)

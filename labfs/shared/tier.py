@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,8 @@ class Tier:
                     nursery.start_soon(self._post_all, self._posts.clone())
                 nursery.start_soon(self._return)
         finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + TIMEOUT_S):
+                await self._post_last()
             self._client.close()
 
     async def ping(self) -> float:
@@ -126,6 +129,13 @@ class Tier:
                 made = False
             if post.done is not None:
                 post.done(made)
+
+    async def _post_last(self) -> None:
+        """Make the calls that wait still, such as those that end leases, unless the store is lost."""
+        with suppress(trio.WouldBlock, Lost):
+            while True:
+                post = self._posts.receive_nowait()
+                await self.call(post.script, post.keys, post.arguments)
 
     async def _return(self) -> None:
         while True:

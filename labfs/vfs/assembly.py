@@ -22,6 +22,7 @@ from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
 from labfs.vfs.drafts.life import DRAFT_S
 from labfs.vfs.drafts.signs import Known
+from labfs.vfs.leases import Leases, Lessor
 from labfs.vfs.vfs import Vfs
 from labfs.write.spool import Spool
 
@@ -50,6 +51,8 @@ class Member(Protocol):
 
     @property
     def blocks(self) -> Others: ...
+    @property
+    def leases(self) -> Lessor: ...
 
 
 class Sharing(Protocol):
@@ -57,8 +60,8 @@ class Sharing(Protocol):
 
     salt: bytes
 
-    def member(self, digest: str) -> Member:
-        """Return what those share who have the account of a slow digest with `salt`."""
+    def member(self, kind: str, url: str, digest: str) -> Member:
+        """Return what those share who have the account of a slow digest with `salt` at a server."""
         ...
 
     async def run(self) -> None:
@@ -97,7 +100,8 @@ async def assembled(
             if share is not None:
                 nursery.start_soon(share.run)
             known = Known(storage.draft_names)
-            vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s)
+            leases = Leases({key: member.leases for key, member in members.items()})
+            vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s, leases)
             if tended:
                 nursery.start_soon(vfs.outbox.run)
                 nursery.start_soon(vfs.drafts.run)
@@ -110,8 +114,8 @@ async def assembled(
 
 def _members(sites: Sequence[Site], storage: Storage, share: Sharing) -> dict[str, Member]:
     """Return what each site's account shares, by the key of the site."""
-    digests = {site.key: storage.account(site.name, share.salt) for site in sites}
-    return {key: share.member(digest) for key, digest in digests.items() if digest is not None}
+    digests = {site: storage.account(site.name, share.salt) for site in sites}
+    return {site.key: share.member(site.kind, site.address, known) for site, known in digests.items() if known}
 
 
 def spool_at(storage: Storage) -> Spool:

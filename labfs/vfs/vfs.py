@@ -31,6 +31,7 @@ from labfs.vfs import policy
 from labfs.vfs.drafts.life import DRAFT_S
 from labfs.vfs.drafts.signs import NOBODY, Known, Maker, judge_folder
 from labfs.vfs.files import Files
+from labfs.vfs.leases import Leases
 from labfs.vfs.moves import Moves
 from labfs.vfs.outbox.sending import Outbox
 from labfs.vfs.tidying import Tidying
@@ -65,12 +66,14 @@ class Vfs:
         listings: Listings | None = None,
         known: Known | None = None,
         draft_s: float = DRAFT_S,
+        leases: Leases | None = None,
     ) -> None:
         self.sites = tuple(sites)
         self.tree = Tree(nursery, self.sites, sizes, seen, listings or Listings())
         self.store = store
         self.reasons = Reasons()
-        self.files = Files(nursery, self.tree, store.readers, spool, self.reasons, known or Known(), draft_s)
+        known, leases = known or Known(), leases or Leases({})
+        self.files = Files(nursery, self.tree, store.readers, spool, self.reasons, known, draft_s, leases)
         self.saves = self.files.saves
         self.drafts = self.files.drafts
         self.saves.replacing.restore(self.sites)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 import time
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 import redcap_stage
 import shared_stage
-from shared_stage import Store, Worker, at_once
-from stage import Folder, Sandbox, until
+from shared_stage import Refused, Store, Worker, at_once
+from stage import Folder, Sandbox, typed, until
 
 from labfs.backends.basespace.backend import CAPABILITIES
 
@@ -38,7 +39,7 @@ def machines(running: Sandbox, one_store: Store, tmp_path_factory: pytest.TempPa
 def store(one_store: Store, machines: list[Worker]) -> Iterator[Store]:
     """The store, which is used by all machines when a test begins."""
     one_store.calm()
-    at_once(machines, "while core_of().share.tier.trouble: time.sleep(0.02)")
+    at_once(machines, USED)
     yield one_store
     one_store.calm()
 
@@ -94,6 +95,7 @@ def record(sandbox: Sandbox, machines: list[Worker], store: Store) -> Folder:
     return made
 
 
+USED = "while core_of().share.tier.trouble: time.sleep(0.02)"
 DIGEST = "import hashlib; result = hashlib.sha256(fs.cat_file(path)).hexdigest()"
 
 
@@ -222,3 +224,76 @@ def test_what_a_killed_machine_was_fetching_is_fetched_by_another(
     began = time.monotonic()
     assert machines[0].do(DIGEST, path=path) == right
     assert time.monotonic() - began < 8.0
+
+
+# -- leases ----------------------------------------------------------------------------------------------
+
+
+def test_one_machine_writes_to_a_path_at_a_time(machines: list[Worker], store: Store, record: Folder) -> None:
+    path, _ = put(record, "notes.txt", 100)
+    one, other, third = machines[:3]
+    for number, mode in enumerate(("wb", "r+b")):
+        new = f"{record.at(Path())}/new-{number}.txt"
+        for name in (path, new) if mode == "wb" else (path,):
+            one.do(
+                "kept['file'] = fs.open(name, mode); kept['file'].write(b'first'); kept['file'].flush()",
+                name=name,
+                mode=mode,
+            )
+            one.do("kept['again'] = fs.open(name, 'r+b'); kept['again'].close()", name=name)
+            for more in ("wb", "ab") if name != path else ("wb", "ab", "r+b"):
+                with pytest.raises(Refused, match=f"is being written by .+@.+ .process {one.process.pid}.") as caught:
+                    other.do("fs.open(name, more)", name=name, more=more)
+                assert caught.value.errno == errno.EBUSY
+            assert other.do("result = len(fs.cat_file(name))", name=path) in (100, 5, 10), "it can be read"
+            one.do("kept.pop('file').close()")
+            until(lambda: not leases(store))
+            other.do("fs.invalidate_cache(); fs.open(name, 'ab').write(b'other')", name=name)
+    other.do("import gc; gc.collect()")
+    third.do("fs.invalidate_cache()")
+    assert third.do("result = fs.cat_file(path).decode()", path=path) == "firstother"
+
+
+def leases(store: Store) -> list[bytes]:
+    return [key for key in store.keys if b":lease:" in key]
+
+
+def test_a_lease_ends_with_its_process(
+    running: Sandbox, machines: list[Worker], store: Store, record: Folder, tmp_path: Path
+) -> None:
+    path = f"{record.at(Path())}/dying.txt"
+    config = shared_stage.configured(running.config, tmp_path, store.url, ROOM_MIB)
+    with shared_stage.workers(tmp_path, config, 2) as dying:
+        for worker in dying:
+            worker.do("import labfs.shared.leases; labfs.shared.leases.LEASE_S = 1.0")
+            worker.do("kept['file'] = fs.open(path, 'wb'); kept['file'].write(b'half')", path=path)
+            with pytest.raises(Refused, match="is being written"):
+                machines[0].do("fs.open(path, 'wb')", path=path)
+            worker.kill() if worker is dying[0] else worker.end()
+            until(lambda: not leases(store))
+    machines[0].do("fs.invalidate_cache(); fs.pipe_file(path, b'whole')", path=path)
+    assert record.stored["dying.txt"] == b"whole"
+
+
+def test_a_save_waits_for_the_lease(machines: list[Worker], store: Store, record: Folder) -> None:
+    path, _ = put(record, "waiting.txt", 100)
+    one, other = machines[:2]
+    for worker in (one, other):
+        worker.do("fs.ls(path)", path=str(record.at(Path())))
+    store.kill()
+    one.do("kept['file'] = fs.open(path, 'wb'); kept['file'].write(b'mine')", path=path)
+    store.start()
+    at_once(machines, USED)
+    other.do("kept['file'] = fs.open(path, 'r+b')", path=path)
+    with pytest.raises(Refused, match="is being written") as caught:
+        one.do("kept.pop('file').close()")
+    assert caught.value.errno == errno.EBUSY
+    own = {"LABFS_STATE_DIR": str(one.base / "state"), "LABFS_CACHE_DIR": str(one.base / "cache")}
+    one.do("said.clear()")
+    typed("outbox", "retry", env=own)
+    until(lambda: any("could not be saved" in line for line in one.do("result = said")))
+    assert record.stored["waiting.txt"] != b"mine"
+    other.do("kept.pop('file').close()")
+    until(lambda: not leases(store))
+    typed("outbox", "retry", env=own)
+    until(lambda: record.stored["waiting.txt"] == b"mine")

@@ -30,8 +30,8 @@ from labfs.fsspec.filesystem import LabFileSystem
 said = []
 class Handler(logging.Handler):
     def emit(self, record): said.append(record.getMessage())
-logging.getLogger("labfs.shared").addHandler(Handler())
-logging.getLogger("labfs.shared").setLevel(logging.INFO)
+logging.getLogger("labfs").addHandler(Handler())
+logging.getLogger("labfs").setLevel(logging.INFO)
 fs, kept = LabFileSystem(), {}
 for line in sys.stdin:
     names = {"fs": fs, "kept": kept, "said": said, "core_of": core_of, "time": time}
