@@ -14,6 +14,7 @@ import trio
 from labfs.shared import keys
 from labfs.shared.blocks import Blocks
 from labfs.shared.leases import Book, Leases
+from labfs.shared.listings import Listings
 from labfs.shared.tier import Tier
 from labfs.shared.turns import Lane
 from labfs.shared.where import Where
@@ -44,6 +45,7 @@ class Member:
     def __init__(self, tier: Tier, account: keys.Account, leases: Leases) -> None:
         self.blocks = Blocks(tier, account)
         self.leases = leases
+        self.listings = Listings(tier, account)
 
 
 class Share:

@@ -17,6 +17,8 @@ from labfs.errors import ConfigError
 from labfs.read.below.common import Others
 from labfs.read.store import Store
 from labfs.tree.remembered.listings import Listings
+from labfs.tree.remembered.others import Common
+from labfs.tree.remembered.others import Others as OthersListings
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
@@ -53,6 +55,8 @@ class Member(Protocol):
     def blocks(self) -> Others: ...
     @property
     def leases(self) -> Lessor: ...
+    @property
+    def listings(self) -> OthersListings: ...
 
 
 class Sharing(Protocol):
@@ -100,8 +104,9 @@ async def assembled(
             if share is not None:
                 nursery.start_soon(share.run)
             known = Known(storage.draft_names)
+            common = Common({key: member.listings for key, member in members.items()})
             leases = Leases({key: member.leases for key, member in members.items()})
-            vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s, leases)
+            vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s, leases, common)
             if tended:
                 nursery.start_soon(vfs.outbox.run)
                 nursery.start_soon(vfs.drafts.run)

@@ -149,6 +149,7 @@ class Saves:
             return None, None
         self.waiting.supersede(node.path, writer.spool.path)
         self._reasons.forget(node.path)
+        await self._tree.told(node)
         return landing.retired
 
     async def aim(self, node: Node, writer: Writer) -> Target:

@@ -23,6 +23,7 @@ from labfs.read.store import Store
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.remembered.listings import Listings
+from labfs.tree.remembered.others import Common
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
@@ -67,9 +68,10 @@ class Vfs:
         known: Known | None = None,
         draft_s: float = DRAFT_S,
         leases: Leases | None = None,
+        common: Common | None = None,
     ) -> None:
         self.sites = tuple(sites)
-        self.tree = Tree(nursery, self.sites, sizes, seen, listings or Listings())
+        self.tree = Tree(nursery, self.sites, sizes, seen, listings or Listings(), common or Common({}))
         self.store = store
         self.reasons = Reasons()
         known, leases = known or Known(), leases or Leases({})
@@ -194,6 +196,7 @@ class Vfs:
         self.tree.made(folder, made)
         if made.complete:
             self.tree.expire(parent)  # only the parent's listing shows what the new directory contains from the start
+        await self.tree.told(parent)
         return folder
 
     async def rmdir(self, parent: Folder, name: str) -> None:
@@ -216,6 +219,7 @@ class Vfs:
             self.files.yours.refresh(parent)
         else:
             await self.moves.unlink(parent, name, maker, path)
+            await self.tree.told(parent)
 
     async def rename(
         self, parent: Folder, name: str, into: Folder, new: str, *, replace: bool = True, maker: Maker = NOBODY
@@ -224,6 +228,7 @@ class Vfs:
         for folder in (parent, into):
             await self.tree.whole(folder, PATIENCE_S)
         await self.moves.rename(parent, name, into, new, replace=replace, maker=maker)
+        await self.tree.told(parent)
 
     async def finish(self, seconds: float) -> None:
         """Settle drafts and save closed files when the mount ends, for at most `seconds`."""

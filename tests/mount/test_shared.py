@@ -9,13 +9,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import five_stage
 import pytest
 import redcap_stage
 import shared_stage
+import trio
 from shared_stage import Refused, Store, Worker, at_once
 from stage import Folder, Sandbox, typed, until
 
 from labfs.backends.basespace.backend import CAPABILITIES
+from labfs.shared.keys import Account
+from labfs.shared.listings import Listings
+from labfs.shared.tier import Tier
+from labfs.shared.where import Where
 
 MIB = 1024 * 1024
 ROOM_MIB = 24
@@ -297,3 +303,101 @@ def test_a_save_waits_for_the_lease(machines: list[Worker], store: Store, record
     until(lambda: not leases(store))
     typed("outbox", "retry", env=own)
     until(lambda: record.stored["waiting.txt"] == b"mine")
+
+
+# -- listings --------------------------------------------------------------------------------------------
+
+NAMES = "result = sorted(one['name'].rpartition('/')[2] for one in fs.ls(path, detail=True) if one['size'])"
+LISTS = "GET /v1pre3/appresults/{id}/files"
+
+
+@pytest.fixture(scope="module")
+def lab(running: Sandbox) -> Iterator[five_stage.Lab]:
+    with five_stage.opened(running) as made:
+        yield made
+
+
+def test_a_first_look_is_at_what_another_machine_has_listed(
+    machines: list[Worker], store: Store, record: Folder, sandbox: Sandbox
+) -> None:
+    for number in range(3):
+        put(record, f"f{number}", 10)
+    there = str(record.at(Path()))
+    sandbox.reset()
+    for worker in machines:
+        assert worker.do(NAMES, path=there) == ["f0", "f1", "f2"]
+        assert worker.do("result = len(fs.cat_file(path))", path=f"{there}/f1") == 10
+    assert sandbox.requests()[LISTS] == 1
+
+
+def test_nobody_is_shown_a_listing_from_before_a_change(
+    machines: list[Worker], store: Store, record: Folder, sandbox: Sandbox
+) -> None:
+    put(record, "old", 10)
+    there = str(record.at(Path()))
+    first, second, third, fourth = machines
+    assert first.do(NAMES, path=there) == ["old"]
+    second.do("fs.pipe_file(path, b'1')", path=f"{there}/new")
+    assert third.do(NAMES, path=there) == ["new", "old"]
+    put(record, "behind", 10)
+    refresh = """
+        core = core_of()
+        async def asked(): core.door._vfs.refresh(await core.door.node(path))
+        core.call(asked)
+    """
+    third.do(refresh, path=there)
+    assert fourth.do(NAMES, path=there) == ["behind", "new", "old"]
+
+
+def test_a_name_that_another_machine_did_not_see_is_asked_for(
+    machines: list[Worker], store: Store, record: Folder
+) -> None:
+    put(record, "old", 10)
+    there = str(record.at(Path()))
+    assert machines[0].do(NAMES, path=there) == ["old"]
+    put(record, "behind", 10)
+    assert machines[1].do("result = len(fs.cat_file(path))", path=f"{there}/behind") == 10
+    put(record, "more", 10)
+    assert machines[2].do("fs.pipe_file(path, b'1'); result = len(fs.ls(there))", path=f"{there}/new", there=there) == 4
+
+
+def test_what_was_removed_or_renamed_is_not_shown(machines: list[Worker], store: Store, lab: five_stage.Lab) -> None:
+    first, second, third, fourth = machines
+    there = str(lab.places["portal"])
+    for name in ("a", "b"):
+        lab.put("portal", name, b"bytes")
+    assert first.do(NAMES, path=there) == ["a", "b"]
+    second.do("fs.rm(path)", path=f"{there}/a")
+    assert third.do(NAMES, path=there) == ["b"]
+    second.do("fs.mv(path, new)", path=f"{there}/b", new=f"{there}/c")
+    assert fourth.do(NAMES, path=there) == ["c"]
+
+
+def test_a_listing_that_was_flipped_is_not_believed(machines: list[Worker], store: Store, record: Folder) -> None:
+    put(record, "old", 10)
+    there = str(record.at(Path()))
+    before = set(store.keys)
+    assert machines[0].do(NAMES, path=there) == ["old"]
+    until(lambda: any(store.client.type(key) == b"string" for key in {*store.keys} - before))
+    for key in {*store.keys} - before:
+        if store.client.type(key) == b"string":
+            store.client.setrange(key, 5, b"flipped")
+    assert machines[1].do(NAMES, path=there) == ["old"]
+
+
+async def test_a_listing_from_before_a_change_is_not_stored_after_it(store: Store, nursery: trio.Nursery) -> None:
+    tier = Tier(Where(store.url, MIB))
+    nursery.start_soon(tier.run)
+    listings = Listings(tier, Account("an account"))
+    _, _, stamp = await listings.look("dir")
+    listings.put("dir", stamp, b"before", 30.0)
+    while (await listings.look("dir"))[0] != b"before":  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    listings.drop("dir")
+    await listings.settled()
+    listings.put("dir", stamp, b"before", 30.0)
+    listings.drop("another")
+    await listings.settled()
+    found, _, newer = await listings.look("dir")
+    assert (found, newer != stamp) == (None, True)
+    assert (await Listings(tier, Account("another account")).look("dir"))[0] is None

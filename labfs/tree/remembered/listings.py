@@ -96,7 +96,7 @@ class Listings:
         try:
             with self._lock:
                 row = self._db.execute(sql, (site, account, number)).fetchone()
-            return None if row is None else (_read(row[0]), float(row[1]))
+            return None if row is None else (unpacked(row[0]), float(row[1]))
         except BROKEN as error:
             log.warning("A kept listing of %s is of no use and dropped: %r", site, error)
             self.drop(site, number)
@@ -114,7 +114,7 @@ class Listings:
                 row: tuple[Any, ...] = (time.time(), site, account, number)
             else:
                 sql = "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)"
-                row = (site, account, number, time.time(), _written(entries))
+                row = (site, account, number, time.time(), packed(entries))
             with self._lock:
                 self._db.execute(sql, row)
             self._written[site, number] = digest
@@ -134,7 +134,8 @@ class Listings:
         self._db.close()
 
 
-def _written(entries: tuple[Entry, ...]) -> bytes:
+def packed(entries: tuple[Entry, ...]) -> bytes:
+    """Return entries as bytes."""
     rows = [{name: _plain(value) for name in _NAMES if (value := getattr(e, name)) != USUAL.get(name)} for e in entries]
     return zlib.compress(json.dumps(rows, separators=(",", ":")).encode(), 1)
 
@@ -149,7 +150,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read(data: bytes) -> list[Entry]:
+def unpacked(data: bytes) -> list[Entry]:
+    """Return the entries that were packed. Raises what is in `BROKEN`."""
     return [
         Entry(**{name: _typed(name, value) for name, value in row.items()}) for row in json.loads(zlib.decompress(data))
     ]
