@@ -100,7 +100,9 @@ class Daemon:
                     raise ConfigError(" ".join(self._checks.doubts.values()))
                 async with assembled(sites, self._storage(), share) as self._vfs:
                     self._vfs.files.yours.wanted = True
-                    self._report = Report(self._config, self._place, self._checks, self._vfs, read_only=self._read_only)
+                    self._report = Report(
+                        self._config, self._place, self._checks, self._vfs, share, read_only=self._read_only
+                    )
                     await self._serve_door(nursery)
                 nursery.cancel_scope.cancel()
         finally:

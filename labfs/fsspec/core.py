@@ -173,7 +173,7 @@ class Core:
         self._ending = trio.Event()
         try:
             async with assembled(sites, self._storage, share) as vfs, trio.open_nursery() as nursery:
-                report = Report(self._config, self._place, Checks(()), vfs, read_only=False)
+                report = Report(self._config, self._place, Checks(()), vfs, share, read_only=False)
                 await nursery.start(control.listen, self._place.socket, partial(_answer, vfs, report))
                 self._begun.set_result((Door(vfs), nursery, trio.lowlevel.current_trio_token()))
                 await self._ending.wait()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import trio
 
@@ -15,7 +16,7 @@ from labfs.shared import keys
 from labfs.shared.blocks import Blocks
 from labfs.shared.leases import Book, Leases
 from labfs.shared.listings import Listings
-from labfs.shared.tier import Tier
+from labfs.shared.tier import Lost, Tier
 from labfs.shared.turns import Lane
 from labfs.shared.where import Where
 
@@ -56,6 +57,7 @@ class Share:
     def __init__(self, where: Where) -> None:
         self.tier = Tier(where)
         self._book = Book(self.tier)
+        self._members: list[Member] = []
         self._gates: dict[str, Gate] = {}
         self._tasks, self._started = trio.open_memory_channel[Task](math.inf)
 
@@ -66,7 +68,28 @@ class Share:
 
     def member(self, kind: str, url: str, digest: str) -> Member:
         """Return what is shared by those who have an account of a server, by its slow digest with `salt`."""
-        return Member(self.tier, keys.Account(digest), Leases(self._book, keys.server(kind, url)))
+        leases = Leases(self._book, keys.server(kind, url))
+        self._members.append(Member(self.tier, keys.Account(digest), leases))
+        return self._members[-1]
+
+    def report(self) -> dict[str, Any]:
+        """Return how the store is, as plain data; `blocks` came from other machines since the mount."""
+        return {
+            "store": self.tier.where.shown,
+            "trouble": self.tier.trouble,
+            "since": self.tier.since_s,
+            "blocks": sum(member.blocks.taken for member in self._members),
+        }
+
+    async def tried(self) -> tuple[float, str | None]:
+        """Return how long the store takes to answer, in seconds, and what is wrong with it; without `run`."""
+        try:
+            await self.tier.write()  # the first call connects
+            return await self.tier.write(), None
+        except Lost:
+            return 0.0, self.tier.trouble
+        finally:
+            self.tier.close()
 
     def start(self, task: Task) -> None:
         """Have a task run as long as `run` does."""

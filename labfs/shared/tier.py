@@ -112,13 +112,16 @@ class Tier:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + TIMEOUT_S):
                 await self._post_last()
-            self._client.close()
+            self.close()
 
-    async def ping(self) -> float:
-        """Return how long the store takes to answer, in seconds. Raises Lost."""
+    async def write(self) -> float:
+        """Write to the store; return how long it takes to answer, in seconds. Raises Lost."""
         began = time.monotonic()
-        await self._made(self._client.ping)
+        await self._made(lambda: self._registered(WRITTEN)(keys=[f"{PREFIX}written"]))
         return time.monotonic() - began
+
+    def close(self) -> None:
+        self._client.close()
 
     async def _post_all(self, posts: trio.MemoryReceiveChannel[Post]) -> None:
         async for post in posts:
@@ -143,7 +146,7 @@ class Tier:
             await trio.sleep(self._rest_s)
             self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
             try:
-                await self._made(lambda: self._registered(WRITTEN)(keys=[f"{PREFIX}written"]))
+                await self.write()
             except Lost:
                 continue
             self.trouble, self.since_s, self._rest_s = None, None, FIRST_REST_S

@@ -21,7 +21,10 @@ class Where:
     ca: str = ""
 
     @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
     def shown(self) -> str:
         """The address for people, without a name or a password."""
-        parts = urlsplit(self.url)
-        return f"{parts.hostname}:{parts.port or 6379}"
+        return f"{self.host}:{urlsplit(self.url).port or 6379}"

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import five_stage
 import pytest
 import redcap_stage
+import redis
 import shared_stage
 import trio
 from shared_stage import Refused, Store, Worker, at_once
 from stage import Folder, Sandbox, typed, until
 
 from labfs.backends.basespace.backend import CAPABILITIES
+from labfs.daemon.config import load
+from labfs.errors import ConfigError
 from labfs.shared.keys import Account
 from labfs.shared.listings import Listings
 from labfs.shared.tier import Tier
@@ -401,3 +406,89 @@ async def test_a_listing_from_before_a_change_is_not_stored_after_it(store: Stor
     found, _, newer = await listings.look("dir")
     assert (found, newer != stamp) == (None, True)
     assert (await Listings(tier, Account("another account")).look("dir"))[0] is None
+
+
+# -- what is told, and what is configured ------------------------------------------------------------------
+
+
+def test_status_and_doctor_tell_of_it(
+    machines: list[Worker], store: Store, record: Folder, running: Sandbox, tmp_path: Path
+) -> None:
+    path, right = put(record, "told", MIB)
+    for worker in machines[:2]:
+        assert worker.do(DIGEST, path=path) == right
+        is_there(store, 1)
+    own = {"LABFS_STATE_DIR": str(machines[1].base / "state"), "LABFS_CACHE_DIR": str(machines[1].base / "cache")}
+    config = shared_stage.configured(running.config, tmp_path, store.url)
+
+    def status() -> tuple[dict[str, Any], str]:
+        (mount,) = json.loads(typed("status", "--json", env=own).stdout)["mounts"]
+        (line,) = [line for line in typed("status", env=own).stdout.splitlines() if "shared tier" in line]
+        return mount["shared"], line
+
+    def doctor(path: Path) -> dict[str, str]:
+        report = json.loads(typed("doctor", "--json", "-c", path, env=own).stdout)
+        (finding,) = [each for each in report["findings"] if each["topic"] == "shared tier"]
+        return dict(finding)
+
+    told, line = status()
+    assert told["trouble"] is None
+    assert told["blocks"] > 0
+    assert line.strip().startswith(f"shared tier 127.0.0.1:{store.port}, ")
+    assert doctor(config)["level"] == "good"
+    store.kill()
+    machines[1].do("fs.invalidate_cache(); fs.ls(path)", path=str(record.at(Path())))
+    until(lambda: status()[0]["trouble"] is not None)
+    assert "left alone since" in status()[1]
+    assert "it cannot be reached" in status()[1]
+    found = doctor(config)
+    assert (found["level"], found["fix"] != "") == ("wrong", True)
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ("mib = 100", "has no url"),
+        ('url = "http://x"', "is not the address of a Redis or Valkey"),
+        ('url = "redis://h:0"', "is not the address"),
+        ('url = "redis://h/db"', "is not the address"),
+        ('url = "redis://me:hidden-word@h"', "these have keys of their own"),
+        ('url = "redis://h"\nmib = "1"', "mib must be a whole number"),
+        ('url = "redis://h"\nmib = 3', "mib must be a whole number"),
+        ('url = "redis://h"\nsize = 3', "takes url, username, password, ca and mib, and nothing else"),
+        ('url = "redis://h"\nusername = "me"', "a username and no password"),
+        ('url = "redis://h"\npassword = { env = "NOT_SET_HERE" }', "NOT_SET_HERE, which is not set"),
+        ('url = "redis://h"\npassword = { keyring = true }', "keyring"),
+    ],
+)
+def test_a_section_that_cannot_be_is_one_sentence(
+    section: str, sentence: str, running: Sandbox, tmp_path: Path
+) -> None:
+    path = tmp_path / "labfs.toml"
+    path.write_text(f"{running.config.read_text()}\n[shared]\n{section}\n")
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load(path)
+    assert "hidden-word" not in str(caught.value)
+    assert "labfs login" not in str(caught.value)
+
+
+def test_a_password_is_sent_and_never_told(store: Store, running: Sandbox, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("a-hidden-word\n")
+    secret.chmod(0o600)
+    config = shared_stage.configured(running.config, tmp_path, store.url)
+    config.write_text(f'{config.read_text()}password = {{ file = "{secret}" }}\n')
+    own = {"LABFS_STATE_DIR": str(tmp_path / "state"), "LABFS_CACHE_DIR": str(tmp_path / "cache")}
+    store.client.config_set("requirepass", "a-hidden-word")
+    admin = redis.Redis(port=store.port, password="a-hidden-word")
+    try:
+        told = typed("doctor", "-c", config, env=own).stdout
+        assert f"The shared tier at 127.0.0.1:{store.port} answers in" in told
+        secret.write_text("another-hidden-word\n")
+        told += typed("doctor", "-c", config, env=own).stdout
+        assert "it refuses the user name or the password" in told
+        assert "hidden-word" not in told
+    finally:
+        admin.config_set("requirepass", "")
+        admin.close()
