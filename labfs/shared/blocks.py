@@ -12,10 +12,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from secrets import token_hex
+from typing import Any
 
 from labfs.backend import Buffer
 from labfs.shared.keys import PREFIX, Account
-from labfs.shared.tier import Argument, Lost, Post, Script, Tier
+from labfs.shared.tier import Argument, Command, Lost, Post, Script, Tier
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +29,17 @@ EXTRA = 256  # bytes that a block counts for beside its own: its key, twice
 INDEX, BYTES = f"{PREFIX}blocks", f"{PREFIX}bytes"
 
 # KEYS: the blocks, their claims, INDEX. ARGV: who asks, the lease and the time for which a block is kept, in ms.
-# Returns for each block its bytes, 1 if it is the asker's to fetch, or 0.
+# Returns for each block 1 if it is there or the asker's to fetch, or 0.
 ASK = Script("""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local count, found = (#KEYS - 1) / 2, {}
 for n = 1, count do
-    local block = redis.call('GET', KEYS[n])
-    if block then
-        redis.call('ZADD', KEYS[#KEYS], 'XX', now, KEYS[n] .. ' ' .. #block)
+    local length = redis.call('STRLEN', KEYS[n])
+    if length > 0 then
+        redis.call('ZADD', KEYS[#KEYS], 'XX', now, KEYS[n] .. ' ' .. length)
         redis.call('PEXPIRE', KEYS[n], ARGV[3])
-        found[n] = block
+        found[n] = 1
     elseif redis.call('SET', KEYS[count + n], ARGV[1], 'NX', 'PX', ARGV[2]) then
         found[n] = 1
     else
@@ -48,20 +49,20 @@ end
 return found
 """)
 
-# KEYS: the block, its claim, INDEX, BYTES. ARGV: whose claim, the block, the bound in bytes, how long it is kept in ms,
-# what a block counts for beside its bytes.
+# After a block was stored. KEYS: the block, its claim, INDEX, BYTES. ARGV: whose claim, the bound in bytes, how long a
+# block is kept in ms, what a block counts for beside its bytes.
 PUT = Script("""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local room, kept, extra = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local room, kept, extra = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local length = redis.call('STRLEN', KEYS[1])
 local function weight(member) return tonumber(string.match(member, ' (%d+)$')) + extra end
 local bytes = tonumber(redis.call('GET', KEYS[4]))
 if not bytes or redis.call('EXISTS', KEYS[3]) == 0 then
     bytes = 0
     for _, member in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do bytes = bytes + weight(member) end
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', kept)
-if redis.call('ZADD', KEYS[3], now, KEYS[1] .. ' ' .. #ARGV[2]) == 1 then bytes = bytes + #ARGV[2] + extra end
+if redis.call('ZADD', KEYS[3], now, KEYS[1] .. ' ' .. length) == 1 then bytes = bytes + length + extra end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - kept)) do
     redis.call('ZREM', KEYS[3], member)
     bytes = bytes - weight(member)
@@ -111,15 +112,16 @@ class Blocks:
         keys = self._keys(content, indexes)
         times = (round(1000 * seconds) for seconds in (LEASE_S, KEPT_S))
 
-        def read(answers: list[bytes | int]) -> list[Buffer | bool | None]:
+        def read(answers: list[Any]) -> list[Buffer | bool | None]:
+            stored, claims = answers
             return [
-                self._account.opened(key, answer) if isinstance(answer, bytes) else answer == 1
-                for key, answer in zip(keys, answers, strict=True)
+                self._account.opened(key, block) if block else claim == 1
+                for key, block, claim in zip(keys, stored, claims, strict=True)
             ]
 
         try:
-            asked = [*keys, *map(_claim, keys), INDEX]
-            answers = await self._tier.call(ASK, asked, [self._me, *times], read)
+            asked, stored = [*keys, *map(_claim, keys), INDEX], ["MGET", *keys]
+            answers = await self._tier.call(ASK, asked, [self._me, *times], lambda: [stored], read)
         except Lost:
             return [True] * len(keys)
         self.taken += sum(not isinstance(answer, bool | None) for answer in answers)
@@ -136,14 +138,15 @@ class Blocks:
             self.leave(content, [index])
             return
 
-        def sealed() -> list[Argument]:
-            room = self._tier.where.room
-            return [self._me, self._account.sealed(key, block), room, round(1000 * KEPT_S), EXTRA]
+        def sealed() -> list[Command]:
+            return [["SET", key, self._account.sealed(key, block), "PX", kept_ms]]
 
         def done(made: bool) -> None:
             self._waiting -= 1
 
-        if self._tier.later(Post(PUT, [key, _claim(key), INDEX, BYTES], sealed, done)):
+        kept_ms = round(1000 * KEPT_S)
+        arguments: list[Argument] = [self._me, self._tier.where.room, kept_ms, EXTRA]
+        if self._tier.later(Post(PUT, [key, _claim(key), INDEX, BYTES], lambda: arguments, sealed, done)):
             self._waiting += 1
 
     def leave(self, content: object, indexes: Sequence[int]) -> None:

@@ -66,7 +66,7 @@ class Listings:
             if not self._dropping:
                 self._dropped.set()
 
-        if self._tier.later(Post(DROP, self._keys(number), lambda: [round(1000 * CHANGED_S)], done)):
+        if self._tier.later(Post(DROP, self._keys(number), lambda: [round(1000 * CHANGED_S)], done=done)):
             self._dropped = self._dropped if self._dropping else trio.Event()
             self._dropping += 1
 

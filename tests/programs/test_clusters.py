@@ -16,13 +16,11 @@ from pathlib import Path
 import pytest
 import redcap_stage
 import shared_stage
-from conftest import ROOT, environment
 from shared_stage import Store
 from stage import Sandbox, until
 
 pytestmark = pytest.mark.timeout(600)
 
-CLUSTERS = ("dask[distributed]==2026.8.0", "ray==2.60.0")
 FILES, READS = 4, 3000
 # What a worker does: to count, after which it waits until all the others are there; and to ask a server that limits the rate.
 WORK = '''
@@ -83,15 +81,6 @@ WRITTEN = """
         with fsspec.open(result, "w") as file:
             file.write(f"{total}\\n")
 """
-
-
-@pytest.fixture(scope="module")
-def clusters() -> Path:
-    """An interpreter with Dask and Ray, and this checkout as `labfs[fsspec,shared]`."""
-    made = environment(*CLUSTERS)
-    pip = [made, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-e", f"{ROOT}[fsspec,shared]"]
-    subprocess.run(pip, check=True, timeout=300)
-    return made
 
 
 @pytest.fixture
