@@ -212,9 +212,9 @@ def _client(where: Where) -> redis.Redis:
     more: dict[str, Any] = {"credential_provider": Credentials()} if where.password is not None else {}
     if where.url.startswith("rediss:") and where.ca:
         more["ssl_ca_certs"] = where.ca
-    return redis.Redis.from_url(
-        where.url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0), **more
-    )
+    times = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
+    # Version 2 of the protocol, since some proxies know no other; no retries, since the breaker hears of each failure.
+    return redis.Redis.from_url(where.url, protocol=2, retry=Retry(NoBackoff(), 0), **times, **more)
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ import redis
 import shared_stage
 import trio
 from shared_stage import Refused, Store, Worker, at_once
-from stage import Folder, Sandbox, typed, until
+from stage import Folder, Mount, Sandbox, typed, until
 
 from labfs.backends.basespace.backend import CAPABILITIES
 from labfs.daemon.config import load
@@ -117,7 +117,7 @@ def is_there(store: Store, count: int) -> None:
 
 def bytes_out(sandbox: Sandbox) -> int:
     """Return how many bytes of files the sandbox has sent since the reset."""
-    return int(sandbox.report()["bytes_out"]["blobs"])
+    return int(sandbox.report()["bytes_out"].get("blobs", 0))
 
 
 def test_each_block_is_fetched_once(machines: list[Worker], store: Store, record: Folder, sandbox: Sandbox) -> None:
@@ -400,6 +400,40 @@ async def test_a_listing_from_before_a_change_is_not_stored_after_it(store: Stor
     found, _, newer = await listings.look("dir")
     assert (found, newer != stamp) == (None, True)
     assert (await Listings(tier, Account("another account")).look("dir"))[0] is None
+
+
+# -- a mount ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mount
+def test_a_mount_shares_with_the_others(
+    machines: list[Worker], store: Store, record: Folder, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    path, right = put(record, "reads", 6 * MIB)
+    assert machines[0].do(DIGEST, path=path) == right
+    is_there(store, 6)
+    mount = Mount(tmp_path, shared_stage.configured(sandbox.config, tmp_path, store.url, ROOM_MIB))
+    try:
+        mount.start()
+        sandbox.reset()
+        assert hashlib.sha256((mount.path / path).read_bytes()).hexdigest() == right
+        assert (bytes_out(sandbox), sandbox.requests()[LISTS]) == (0, 0)
+        assert "block(s) came from other machines" in typed("status", env=mount.env).stdout
+        with open(mount.path / path, "r+b") as file:
+            file.write(b"ours")
+            with pytest.raises(Refused, match="is being written"):
+                machines[1].do("fs.pipe_file(path, b'theirs')", path=path)
+        machines[1].do("kept['file'] = fs.open(path, 'r+b')", path=path)
+        with pytest.raises(OSError) as caught:
+            open(mount.path / path, "r+b")
+        assert caught.value.errno == errno.EBUSY
+        assert "is being written by" in typed("why", mount.path / path, env=mount.env).stdout
+        machines[1].do("kept.pop('file').close()")
+        put(record, "new", 10)
+        mount.refresh(record.at(mount.path))
+        assert machines[2].do(NAMES, path=str(record.at(Path()))) == ["new", "reads"]
+    finally:
+        mount.clean_up()
 
 
 # -- what is told, and what is configured ------------------------------------------------------------------
