@@ -46,6 +46,12 @@ def machines(running: Sandbox, one_store: Store, tmp_path_factory: pytest.TempPa
         yield made
 
 
+@pytest.fixture(scope="module")
+def lab(running: Sandbox) -> Iterator[five_stage.Lab]:
+    with five_stage.opened(running) as made:
+        yield made
+
+
 @pytest.fixture
 def store(one_store: Store, machines: list[Worker]) -> Iterator[Store]:
     """The store, which is used by all machines when a test begins."""
@@ -240,10 +246,12 @@ def test_what_a_killed_machine_was_fetching_is_fetched_by_another(
 # -- leases ----------------------------------------------------------------------------------------------
 
 
-def test_one_machine_writes_to_a_path_at_a_time(machines: list[Worker], store: Store, record: Folder) -> None:
-    path, _ = put(record, "notes.txt", 100)
+def test_one_machine_writes_to_a_path_at_a_time(machines: list[Worker], store: Store, lab: five_stage.Lab) -> None:
+    there = lab.places["clarity"]
+    path, new = f"{there}/notes.txt", f"{there}/new.txt"
+    lab.put("clarity", "notes.txt", b"old")
+    at_once(machines, "fs.invalidate_cache()")
     one, other, third = machines[:3]
-    new = f"{record.at(Path())}/new.txt"
     for name in (path, new):
         one.do("kept['file'] = fs.open(name, 'wb'); kept['file'].write(b'first'); kept['file'].flush()", name=name)
         one.do("file = fs.open(name, 'r+b'); file.close()", name=name)
@@ -308,12 +316,6 @@ def test_a_save_waits_for_the_lease(machines: list[Worker], store: Store, record
 
 NAMES = "result = sorted(one['name'].rpartition('/')[2] for one in fs.ls(path, detail=True) if one['size'])"
 LISTS = "GET /v1pre3/appresults/{id}/files"
-
-
-@pytest.fixture(scope="module")
-def lab(running: Sandbox) -> Iterator[five_stage.Lab]:
-    with five_stage.opened(running) as made:
-        yield made
 
 
 def test_a_first_look_is_at_what_another_machine_has_listed(

@@ -23,7 +23,7 @@ POLL_S = 0.2  # between two looks at what others are fetching, at the most
 
 # Measured on two cores beside others (Redis 7.0, hiredis, loopback): the store's own time for a question and for bytes.
 ASK_S = 80e-6
-STORE_BYTES_S = 2.5e9
+STORE_BYTES_S = 2.0e9
 SERVER_BYTES_S = 1.25e9  # a line of 10 Gbit/s
 WORKER_BYTES_S = 0.3e9  # what one process of labfs reads, measured
 SERVER_S = 0.01  # for each request

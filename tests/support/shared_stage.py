@@ -38,8 +38,8 @@ for line in sys.stdin:
     try:
         exec(json.loads(line), names)
         answer = {"result": names.get("result")}
-    except OSError as error:
-        answer = {"errno": error.errno, "text": str(error)}
+    except Exception as error:
+        answer = {"errno": getattr(error, "errno", 0), "text": str(error) if isinstance(error, OSError) else repr(error)}
     sys.stdout.write(json.dumps(answer) + "\\n")
     sys.stdout.flush()
 """
