@@ -17,13 +17,15 @@ from typing import Any
 from labfs.backend import Buffer
 from labfs.shared.keys import PREFIX, Account
 from labfs.shared.tier import Argument, Command, Lost, Post, Script, Tier
+from labfs.shared.turns import Lane
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 5.0  # of a claim: of a process that died, others take it over after that
 KEPT_S = 24 * 3600.0  # after the last use
 WAITING = 32  # blocks that wait to be stored, at most: more are not stored
-AT_ONCE = 256  # blocks that are removed with one call
+REMOVED = 256  # blocks that are removed with one call
+AT_ONCE = 16  # transfers of all machines: a store that thousands ask at a time would answer none of them in time
 EXTRA = 256  # bytes that a block counts for beside its own: its key, twice
 
 INDEX, BYTES = f"{PREFIX}blocks", f"{PREFIX}bytes"
@@ -100,9 +102,10 @@ end
 class Blocks:
     """The blocks of one account's files."""
 
-    def __init__(self, tier: Tier, account: Account) -> None:
+    def __init__(self, tier: Tier, account: Account, lane: Lane) -> None:
         self._tier = tier
         self._account = account
+        self._lane = lane
         self._me = token_hex(8)
         self._waiting = 0
         self.taken = 0  # blocks that others had fetched, since the mount
@@ -121,7 +124,8 @@ class Blocks:
 
         try:
             asked, stored = [*keys, *map(_claim, keys), INDEX], ["MGET", *keys]
-            answers = await self._tier.call(ASK, asked, [self._me, *times], lambda: [stored], read)
+            async with self._lane.turn():
+                answers = await self._tier.call(ASK, asked, [self._me, *times], lambda: [stored], read)
         except Lost:
             return [True] * len(keys)
         self.taken += sum(not isinstance(answer, bool | None) for answer in answers)
@@ -146,7 +150,9 @@ class Blocks:
 
         kept_ms = round(1000 * KEPT_S)
         arguments: list[Argument] = [self._me, self._tier.where.room, kept_ms, EXTRA]
-        if self._tier.later(Post(PUT, [key, _claim(key), INDEX, BYTES], lambda: arguments, sealed, done)):
+        if self._tier.later(
+            Post(PUT, [key, _claim(key), INDEX, BYTES], lambda: arguments, sealed, self._lane.turn, done)
+        ):
             self._waiting += 1
 
     def leave(self, content: object, indexes: Sequence[int]) -> None:
@@ -155,8 +161,8 @@ class Blocks:
 
     def drop(self, content: object, indexes: Sequence[int]) -> None:
         """Have blocks removed that are not what the server holds."""
-        for begin in range(0, len(indexes), AT_ONCE):
-            keys = self._keys(content, indexes[begin : begin + AT_ONCE])
+        for begin in range(0, len(indexes), REMOVED):
+            keys = self._keys(content, indexes[begin : begin + REMOVED])
             self._tier.later(Post(DROP, [INDEX, BYTES, *keys], lambda: [EXTRA]))
 
     def _keys(self, content: object, indexes: Sequence[int]) -> list[str]:

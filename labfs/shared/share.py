@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from labfs.shared import keys
-from labfs.shared.blocks import Blocks
+from labfs.shared.blocks import AT_ONCE, Blocks
 from labfs.shared.leases import Book, Leases
 from labfs.shared.listings import Listings
 from labfs.shared.tier import Lost, Tier
@@ -43,8 +43,8 @@ class Gate:
 class Member:
     """What one account of one server shares, and the leases, which are all accounts'."""
 
-    def __init__(self, tier: Tier, account: keys.Account, leases: Leases) -> None:
-        self.blocks = Blocks(tier, account)
+    def __init__(self, tier: Tier, account: keys.Account, transfers: Lane, leases: Leases) -> None:
+        self.blocks = Blocks(tier, account, transfers)
         self.leases = leases
         self.listings = Listings(tier, account)
 
@@ -57,6 +57,7 @@ class Share:
     def __init__(self, where: Where) -> None:
         self.tier = Tier(where)
         self._book = Book(self.tier)
+        self._transfers = Lane(self.tier, f"{keys.PREFIX}transfers", AT_ONCE, 0.0)
         self._members: list[Member] = []
         self._gates: dict[str, Gate] = {}
         self._tasks, self._started = trio.open_memory_channel[Task](math.inf)
@@ -69,7 +70,7 @@ class Share:
     def member(self, kind: str, url: str, digest: str) -> Member:
         """Return what is shared by those who have an account of a server, by its slow digest with `salt`."""
         leases = Leases(self._book, keys.server(kind, url))
-        self._members.append(Member(self.tier, keys.Account(digest), leases))
+        self._members.append(Member(self.tier, keys.Account(digest), self._transfers, leases))
         return self._members[-1]
 
     def report(self) -> dict[str, Any]:
@@ -99,5 +100,6 @@ class Share:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tier.run)
             nursery.start_soon(self._book.run)
+            nursery.start_soon(self._transfers.run)
             async for task in self._started:
                 nursery.start_soon(task)

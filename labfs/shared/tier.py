@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 0.5  # for a connection, and for each piece of an answer
-CALL_S = 2.0  # for a whole answer
+CALL_S = 4.0  # for a whole answer, which may be some MiB on a line that is shared
 FIRST_REST_S, LONGEST_REST_S = 5.0, 60.0
 THREADS = 16
 WAITING = 256  # calls that nobody waits for, at most
@@ -61,6 +61,7 @@ class Post:
     keys: Sequence[str]
     arguments: Callable[[], Sequence[Argument]]
     before: Callable[[], Sequence[Command]] = tuple
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext  # to be held meanwhile
     done: Callable[[bool], None] | None = None
 
 
@@ -152,7 +153,8 @@ class Tier:
         async for post in posts:
             made = True
             try:
-                await self.call(post.script, post.keys, post.arguments, post.before)
+                async with post.turn():
+                    await self.call(post.script, post.keys, post.arguments, post.before)
             except Lost:
                 made = False
             if post.done is not None:
