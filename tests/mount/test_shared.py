@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import random
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import redcap_stage
 import redis
 import shared_stage
 import trio
+import trustme
 from shared_stage import Refused, Store, Worker, at_once
 from stage import Folder, Mount, Sandbox, typed, until
 
@@ -522,3 +524,27 @@ def test_a_password_is_sent_and_never_told(store: Store, running: Sandbox, tmp_p
     finally:
         admin.config_set("requirepass", "")
         admin.close()
+
+
+def test_tls_is_spoken_and_checked(running: Sandbox, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    own = {"LABFS_STATE_DIR": str(tmp_path / "state"), "LABFS_CACHE_DIR": str(tmp_path / "cache")}
+    store = Store(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    files = {"cert": "cert.pem", "key": "key.pem", "ca-cert": "ca.pem"}
+    words = [word for name, file in files.items() for word in (f"--tls-{name}-file", str(tmp_path / file))]
+    try:
+        store.start("--tls-port", str(port), "--tls-auth-clients", "no", *words)
+        config = shared_stage.configured(running.config, tmp_path, f"rediss://127.0.0.1:{port}")
+        assert "is of no use: it cannot be reached" in typed("doctor", "-c", config, env=own).stdout
+        config.write_text(f'{config.read_text()}ca = "ca.pem"\n')
+        assert f"The shared tier at 127.0.0.1:{port} answers in" in typed("doctor", "-c", config, env=own).stdout
+    finally:
+        store.client.close()
+        store.kill()

@@ -15,13 +15,13 @@ from sharing import MIB, pace, simulated
 from stage import Folder, Sandbox, until
 
 SOAK = bool(os.environ.get("LABFS_SOAK"))
-WORKERS = (2, 4, 8, 16) if SOAK else (4,)
+WORKERS = (2, 4, 8, 16)
 SIZE, COUNT, ROOM_MIB = 8 * MIB, 4, 24
 READ = """
     result = sum(len(fs.cat_file(path)) for path in (reversed(paths) if backwards else paths))
 """
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.skipif(not SOAK, reason="takes minutes: LABFS_SOAK=1")]
 
 
 def files(record: Folder) -> list[str]:
