@@ -12,6 +12,7 @@ with the close → backends → http.
     tree/      path → node, listings, names
     write/     one file on its way to a server
     read/      one file being read, and its proof
+    shared/    what machines share through a store of keys and values; others get it as small protocols of their own
     backend    the waist: types and protocols, no I/O
     errors/    every failure, its errno, its sentence without secrets
     sandbox/   stand-ins of all systems; joined to the rest by HTTP alone, they share no code with it

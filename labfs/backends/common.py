@@ -15,6 +15,7 @@ from labfs.backend import Entry
 
 if TYPE_CHECKING:
     from labfs.http.failures import Login
+    from labfs.http.pace import Gate
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Settings:
     timeout_s: float  # the longest silence before a request is given up
     proxy: Callable[[], str] | None = None  # its address; "" is the direct way, None leaves it to the environment
     ca: str = ""  # a file or directory of certificates that are trusted besides the machine's own
+    gate: Gate | None = None  # the turns of its server that other machines take, too
 
     @property
     def renewed(self) -> str:

@@ -160,6 +160,8 @@ def _describe(mount: Found) -> Iterator[str]:
     for remark in mount["listings"]:
         yield f"  {remark}"
     yield f"  {_room(mount)}"
+    if mount["shared"]:
+        yield f"  {_shared(mount['shared'])}"
     if mount["local_files"]:
         yield f"  {mount['local_files']} temporary file(s) stay on this machine"
     for upload in mount["uploads"]:
@@ -187,6 +189,13 @@ def _room(mount: Found) -> str:
     hits = "" if rate is None else f", {100 * rate:.0f} % of what was read was there"
     free = size(mount["spool"]["free"])
     return f"cache {size(cache['bytes'])} of {size(cache['capacity'])}{hits}; {free} free for writing"
+
+
+def _shared(tier: Found) -> str:
+    if tier["trouble"]:
+        since = time.strftime("%H:%M:%S", time.localtime(tier["since"]))
+        return f"shared tier {tier['store']} left alone since {since}: {tier['trouble']}"
+    return f"shared tier {tier['store']}, {tier['blocks']:,} block(s) came from other machines"
 
 
 def hit_rate(mount: Found) -> float | None:
@@ -264,6 +273,8 @@ def _panel_of(mount: Found) -> Iterator[RenderableType]:
     if mount["uploads"]:
         yield _bars(mount["uploads"])
     yield _text(f" {_room(mount)}")
+    if mount["shared"]:
+        yield _text(f" {_shared(mount['shared'])}", "yellow" if mount["shared"]["trouble"] else "")
     for remark in mount["listings"]:
         yield _text(f" {remark}", "yellow")
     for problem in mount["errors"][:SHOWN]:

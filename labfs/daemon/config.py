@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -24,9 +24,15 @@ import platformdirs
 from labfs.backend import Backend
 from labfs.backends import KINDS
 from labfs.backends.common import Settings
+from labfs.daemon import sharing
 from labfs.daemon.credentials import Secret, check_private, plain, secret
 from labfs.errors import ConfigError
+from labfs.http.pace import Gate
+from labfs.shared.where import Where
 from labfs.tree.site import Site
+
+if TYPE_CHECKING:
+    from labfs.shared.share import Share
 
 ACCESS = ("read", "write", "full")
 COMMON = ("kind", "url", "access", "timeout_s", "poll_s", "any_case", "proxy", "ca")
@@ -58,17 +64,19 @@ class SiteSettings:
         known = json.dumps([self.kind, self.url, dict(self.options), own, members], sort_keys=True)
         return hashlib.scrypt(known.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=16).hex()
 
-    def basis(self) -> Settings:
+    def basis(self, gate: Gate | None = None) -> Settings:
         """Return what a backend is built from."""
         kind = KINDS[self.kind]
         return Settings(
             name=self.name, url=self.url, secrets=self.secrets, options=self.options, projects=self.projects,
             timeout_s=self.timeout_s, proxy=self.proxy, ca=self.ca, title=kind.title, renewal=kind.renewal,
+            gate=gate,
         )  # fmt: skip
 
-    def open(self, *, read_only: bool = False) -> Site:
+    def open(self, share: Share | None = None, *, read_only: bool = False) -> Site:
         """Make the site; must be called where trio runs."""
-        backend: Backend = KINDS[self.kind].build(self.basis())
+        gate = None if share is None else share.gate(self.kind, self.url)
+        backend: Backend = KINDS[self.kind].build(self.basis(gate))
         return Site(
             self.name,
             self.kind,
@@ -90,7 +98,16 @@ class Config:
     draft_s: float = 60.0  # for a draft to get its last name
     draft_names: tuple[str, ...] = ()  # patterns of names that are a draft's, besides those that labfs knows
     previews_bytes: int = MIB  # of the largest file that thumbnailers and indexers may open
+    shared: Where | None = None  # the store that is shared with other machines
     xattrs: bool = False  # whether files have `user.labfs.*`: a program that asks each file for its own takes longer
+
+    def share(self) -> Share | None:
+        """Return what is shared with other machines, if anything; must be called where trio runs."""
+        if self.shared is None:
+            return None
+        from labfs.shared.share import Share  # here, since few configurations need it
+
+        return Share(self.shared)
 
     def only(self, names: tuple[str, ...]) -> Config:
         """Return the configuration with just these sites; all of them if none is named."""
@@ -142,7 +159,7 @@ def load(path: Path | None = None) -> Config:
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{path} names no site; add a section such as [sites.hub] with kind, url and token.")
     sites = tuple(site(path, name, table) for name, table in tables.items())
-    if any(has_literal(table) for table in tables.values()):
+    if sharing.has_literal(data.get("shared")) or any(has_literal(table) for table in tables.values()):
         check_private(path)
     xattrs = data.get("xattrs", False)
     if not isinstance(xattrs, bool):
@@ -151,7 +168,8 @@ def load(path: Path | None = None) -> Config:
     previews = data.get("previews_mib", 1)
     if not isinstance(previews, int) or isinstance(previews, bool) or not 0 <= previews <= 1 << 24:
         raise ConfigError(f"{path}: previews_mib must be a whole number of MiB from 0.")
-    return Config(path, sites, *cache, *drafts, previews * MIB, xattrs)
+    shared = sharing.where(path, data["shared"]) if "shared" in data else None
+    return Config(path, sites, *cache, *drafts, previews * MIB, shared, xattrs)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -170,9 +188,9 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The configuration {path} is not UTF-8 text; save it as UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The configuration {path} is not valid TOML: {error}.{_typographic(text)}") from error
-    unknown = set(data) - {"sites", "cache", "drafts", "previews_mib", "xattrs"}
+    unknown = set(data) - {"sites", "cache", "drafts", "previews_mib", "shared", "xattrs"}
     if unknown:
-        known = "sites, cache, drafts, previews_mib and xattrs"
+        known = "sites, cache, drafts, previews_mib, shared and xattrs"
         raise ConfigError(f"{path}: unknown section “{min(unknown)}”; known are {known}.")
     return data
 

@@ -142,13 +142,17 @@ def _from_keyring(where: str, key: str, service: str) -> str:
     except keyring.errors.KeyringError as error:
         raise ConfigError(
             f"{where}: the keyring did not give {key} ({type(error).__name__}); unlock it, or keep it in a file:"
-            f" labfs login {quote(service.partition(':')[0])}"
+            f" {_kept_by(service, name)}"
         ) from None
     if not value:
-        raise ConfigError(
-            f"{where}: the keyring has no {name}; store it with: labfs login {quote(service.partition(':')[0])}"
-        )
+        raise ConfigError(f"{where}: the keyring has no {name}; store it with: {_kept_by(service, name)}")
     return value
+
+
+def _kept_by(service: str, name: str) -> str:
+    """Return the command that stores a secret; a service that is no site's begins with a colon."""
+    site = service.partition(":")[0]
+    return f"labfs login {quote(site)}" if site else f"keyring set labfs:{service} {name}"
 
 
 def check_private(path: Path) -> None:

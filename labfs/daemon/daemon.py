@@ -98,17 +98,18 @@ class Daemon:
             raise ungrouped(group) from None
 
     async def _serve(self) -> None:
-        sites = [settings.open(read_only=self._options.read_only) for settings in self._config.sites]
+        share = self._config.share()
+        sites = [settings.open(share, read_only=self._options.read_only) for settings in self._config.sites]
         try:
             async with trio.open_nursery() as nursery:
                 self._checks = Checks(sites)
                 await self._checks.run(nursery)
                 if self._checks.hopeless:
                     raise ConfigError(" ".join(self._checks.doubts.values()))
-                async with assembled(sites, self._storage()) as self._vfs:
+                async with assembled(sites, self._storage(), share) as self._vfs:
                     self._vfs.files.yours.wanted = True
                     self._report = Report(
-                        self._config, self._place, self._checks, self._vfs, read_only=self._options.read_only
+                        self._config, self._place, self._checks, self._vfs, share, read_only=self._options.read_only
                     )
                     await self._serve_door(nursery)
                 nursery.cancel_scope.cancel()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labfs.daemon.checks import Checks
 from labfs.daemon.config import Config, SiteSettings
@@ -19,6 +19,9 @@ from labfs.tree.site import Site
 from labfs.vfs import LEFT, Vfs, why_read_only
 from labfs.write.journal import Leftover, Spooled, State
 
+if TYPE_CHECKING:
+    from labfs.shared.share import Share
+
 READ_ONLY = "This is mounted with --read-only: labfs and the kernel refuse every change (EROFS)."
 
 WAITS = "it waits for its server"
@@ -29,11 +32,14 @@ SENT_LATER = "You need not save it again: it is sent by itself as soon as its se
 class Report:
     """Answers about the mount at `place`; `level` returns its log level."""
 
-    def __init__(self, config: Config, place: Place, checks: Checks, vfs: Vfs, *, read_only: bool) -> None:
+    def __init__(
+        self, config: Config, place: Place, checks: Checks, vfs: Vfs, share: Share | None, *, read_only: bool
+    ) -> None:
         self._config = config
         self._place = place
         self._checks = checks
         self._vfs = vfs
+        self._share = share
         self._read_only = read_only
 
     # -- sites -----------------------------------------------------------------------------------------
@@ -86,6 +92,7 @@ class Report:
             "cache": {"bytes": blocks.size, "capacity": blocks.capacity},
             "copies": {"bytes": copies.size, "capacity": copies.capacity},
             "blocks_on_disk": {"bytes": vfs.store.shelf.size},
+            "shared": None if self._share is None else self._share.report(),
             "reads": {"given": vfs.files.given, "fetched": vfs.store.fetched},
             "spool": {"free": vfs.saves.spool.free(), "kept": [left.report() for left in self.unsaved()]},
             "errors": [{"path": r.path, "reason": str(r)} for r in vfs.reasons.latest()],

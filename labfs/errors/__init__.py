@@ -21,6 +21,7 @@
     ├── Stale                 ESTALE        the version that was opened is gone
     │   └── Conflict          ESTALE        somebody else saved meanwhile: neither side is lost
     ├── Busy                  EBUSY
+    │   └── Held              EBUSY         another machine writes to it: a retry can help
     ├── Archived              EAGAIN        bytes in cold storage: retry in days
     ├── NotYet                EAGAIN        a list is still being read: retry in a while
     ├── Withdrawn             ECANCELED     a person cancelled the upload
@@ -170,6 +171,12 @@ class Conflict(Stale):
 
 class Busy(LabfsError):
     errno = errno.EBUSY
+
+
+class Held(Busy):
+    """Another process, perhaps on another machine, is writing to the path."""
+
+    transient = True
 
 
 class Archived(LabfsError):

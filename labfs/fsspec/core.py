@@ -168,11 +168,12 @@ class Core:
 
     async def _serve(self) -> None:
         _hide_secrets()
-        sites = [settings.open() for settings in self._config.sites]
+        share = self.share = self._config.share()
+        sites = [settings.open(share) for settings in self._config.sites]
         self._ending = trio.Event()
         try:
-            async with assembled(sites, self._storage) as vfs, trio.open_nursery() as nursery:
-                report = Report(self._config, self._place, Checks(()), vfs, read_only=False)
+            async with assembled(sites, self._storage, share) as vfs, trio.open_nursery() as nursery:
+                report = Report(self._config, self._place, Checks(()), vfs, share, read_only=False)
                 await nursery.start(control.listen, self._place.socket, partial(_answer, vfs, report))
                 self._begun.set_result((Door(vfs), nursery, trio.lowlevel.current_trio_token()))
                 await self._ending.wait()

@@ -22,6 +22,7 @@ import trio
 from labfs.backend import Accept
 from labfs.errors import CrossDevice, Exists, Invalid, IsDirectory, LabfsError, NotDirectory, NotFound
 from labfs.tree.lister import SHARE
+from labfs.tree.listing import Known
 from labfs.tree.names import looked_for, to_be_made
 from labfs.tree.node import Folder, Node
 from labfs.vfs import Buffer, Handle, Maker, Vfs
@@ -69,7 +70,7 @@ class Door:
         """Have a directory listed anew at the next access, if its listing is not of just now."""
         container = folder.container
         age_s = trio.current_time() - container.listed_at
-        if container.is_root or age_s < max(LISTING_S, SHARE * container.took_s):
+        if container.is_root or container.known is Known.NOTHING or age_s < max(LISTING_S, SHARE * container.took_s):
             return False
         self._vfs.tree.expire(folder)
         return True

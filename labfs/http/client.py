@@ -38,7 +38,7 @@ from labfs.http.network.lines import Lines, granted, stream
 from labfs.http.network.route import Route
 from labfs.http.network.trust import trust
 from labfs.http.network.ways import Ways
-from labfs.http.pace import Pace, Patience, is_curious
+from labfs.http.pace import Gate, Lane, Pace, Patience, is_curious
 from labfs.http.texts import upgraded
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,8 @@ class Client:
     `credentials` is called for each request, so that a renewed token is used at once; `another` tells, of headers that
     a 401 refused, whether `credentials` gives others by now. `explain` extracts the service's own sentence from an
     error answer, and `login` says what a refused credential means. `timeout_s` is the read timeout in seconds, and
-    `compiling` times that of an unhurried request; `requests_per_s` is the rate that the service allows. `proxy` and
-    `ca` are those of `Settings`.
-    Raises ConfigError if they, or the environment, name a proxy or certificates that cannot be used.
+    `compiling` times that of an unhurried request; `requests_per_s` is the rate that the service allows. `proxy`, `ca`
+    and `gate` are those of `Settings`. Raises ConfigError for a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -79,19 +78,17 @@ class Client:
         login: Login = Login(),  # noqa: B008
         proxy: Callable[[], str] | None = None,
         ca: str = "",
+        gate: Gate | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         bulk_transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.site = site
-        self.url = url.rstrip("/") + "/"
-        self._source = credentials
-        self._another = another
-        self._own_words = explain
-        self._login = login
+        self.site, self.url = site, url.rstrip("/") + "/"
+        self._source, self._another = credentials, another
+        self._own_words, self._login = explain, login
         self.timeout_s = timeout_s
         self.limit = Limit(site)
         self._pulse = Pulse()
-        self._pace = Pace(requests_per_s)
+        self._pace = Pace(requests_per_s, gate, {Lane.CALLS: connections, Lane.DOWNLOADS: 2 * connections})
         self._slots = trio.CapacityLimiter(connections)
         self._threads = trio.CapacityLimiter(2 * connections)
         self._breakers: dict[str, Breaker] = {}
@@ -160,12 +157,13 @@ class Client:
         body_bytes = source.size if source is not None and not request.signed else None
         with trio.CancelScope() as scope, self.limit.learning(body_bytes):
             limit = None if source is not None or silence is self._compiling else scope
+            insist = partial(self._insist, origin, once, Lane.CALLS, request.patience, request.repeatable, limit)
             try:
-                return await self._insist(origin, once, request.patience, request.repeatable, limit)
+                return await insist()
             except Unauthorized:
                 if request.signed or not self._another(credentials):
                     raise
-            return await self._insist(origin, once, request.patience, request.repeatable, limit)
+            return await insist()
         assert scope.cancelled_caught
         silence_s = (Patience.BRIEF if is_dispensable() else request.patience) * self.timeout_s
         raise Unanswered(f"{what} did not answer within {silence_s:.0f} seconds.", silent=True)
@@ -328,7 +326,7 @@ class Client:
                 log.debug("%s: a download ended after %.3f s", ask.what, trio.current_time() - began)
                 self._grant.learn(trial.took_s)
 
-        return await self._insist(url, once, Patience.PROMPT, repeatable=True)
+        return await self._insist(url, once, Lane.DOWNLOADS, Patience.PROMPT, repeatable=True)
 
     # -- insisting -----------------------------------------------------------------------------------
 
@@ -336,6 +334,7 @@ class Client:
         self,
         url: str,
         once: Callable[[bool], Awaitable[T]],
+        lane: Lane,
         patience: Patience,
         repeatable: bool,
         scope: trio.CancelScope | None = None,
@@ -347,6 +346,7 @@ class Client:
         """
         fresh, tries, wait_s = False, 0, FIRST_WAIT_S
         breaker = self._breaker(url)
+        lane = lane if urlsplit(url).netloc == urlsplit(self.url).netloc else Lane.ELSEWHERE
         if is_dispensable():
             patience, wait_s = Patience.BRIEF, ONCE_MORE_S
         deadline = trio.current_time() + patience * self.timeout_s
@@ -354,7 +354,7 @@ class Client:
         while True:
             began = trio.current_time()
             try:
-                async with self._pace.turn() as waited_s:
+                async with self._pace.turn(lane) as waited_s:
                     deadline += waited_s
                     began += waited_s
                     if scope is not None:

@@ -1,6 +1,6 @@
 """A cache of blocks of file contents in memory: bounded in bytes, one fetch for each block.
 
-What is not in memory may be on disk still (`shelf`): whoever fetches looks there first, and compares what is there.
+What is not in memory may be on disk still (`below`): whoever fetches looks there first, and compares what is there.
 
 A key names the file's version, so bytes of two versions can never mix: a changed file has other keys.
 However many tasks ask for a missing block, it is fetched once; the fetch runs in a task of the cache, so
@@ -22,8 +22,8 @@ import trio
 
 from labfs.backend import Buffer
 from labfs.errors import Malformed
+from labfs.read.below.shelf import Key, Shelf, Stored
 from labfs.read.flight import Flight
-from labfs.read.shelf import Key, Shelf, Stored
 
 Fetch = Callable[[], Awaitable[Buffer]]
 Landed = Callable[[Key, Buffer], None]
@@ -154,8 +154,7 @@ class Blocks:
         return {} if self._shelf is None else await self._shelf.get(*keys)
 
     def store(self, key: Key, block: Buffer) -> None:
-        """Queue a fetched block for the disk cache, unless the queue is full."""
-        self.fetched += len(block)
+        """Queue a block for the disk cache, unless the queue is full."""
         if self._shelf is not None:
             self._shelf.put(key, block)
 

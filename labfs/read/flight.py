@@ -35,3 +35,11 @@ class Flight:
             self.error = error
         finally:
             self.landed.set()
+
+
+async def caught_up(token: trio.lowlevel.TrioToken) -> None:
+    """Wait until what was called through the token has run."""
+    done = trio.Event()
+    token.run_sync_soon(done.set)
+    with trio.CancelScope(shield=True):
+        await done.wait()

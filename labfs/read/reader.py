@@ -10,24 +10,23 @@ Tests: unit/test_reader, core/test_proof.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
-from weakref import WeakValueDictionary
 
 import trio
-from cachetools import LRUCache
 
-from labfs.backend import Backend, Buffer, Entry, Stretch
+from labfs.backend import Buffer, Stretch
 from labfs.errors import LabfsError, Malformed, Unsupported
+from labfs.read.below.common import Common
 from labfs.read.blocks import Blocks, Fetch, FetchRun, Landed
 from labfs.read.digests import PROVED, digest
-from labfs.read.proof import HOLD_S, Damaged, Proof, Tags
+from labfs.read.flight import caught_up
+from labfs.read.proof import HOLD_S, Damaged, Proof
 from labfs.read.ranged import RangedOrWhole
-from labfs.read.refetch import exactly, recounted, whole
-from labfs.read.whole import Copies, Copy, Version
+from labfs.read.refetch import exactly, recounted
+from labfs.read.whole import Copy
 from labfs.read.window import BLOCK, HEAD, SLOW_S, Budget, Line, Window
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ class Shared:
     content: RangedOrWhole | Copy
     proof: Proof
     line: Line
+    common: Common | None = None  # of what other machines have
 
 
 class Reader:
@@ -200,13 +200,14 @@ class Reader:
     async def _stored(self, run: range) -> dict[int, Buffer]:
         """Return those blocks that are on disk, but not another than what was fetched: that is a server's to say."""
         stored = {} if self._is_copied else await self._blocks.stored(*((self._key, index) for index in run))
-        digests, found = self._proof.digests, {}
-        for (_, index), (block, value) in stored.items():
-            if not digests.known(index):
-                digests.add(index, value)  # once: reading it from the disk again says no more
-            if digests.value(index) == value:
-                found[index] = block
-        return found
+        return {index: block for (_, index), (block, value) in stored.items() if self._is_known(index, value)}
+
+    def _is_known(self, index: int, value: bytes) -> bool:
+        """Whether a block that no server has sent now is what was fetched before; the first one is taken for that."""
+        digests = self._proof.digests
+        if not digests.known(index):
+            digests.add(index, value)  # once: taking it from where it lies again says no more
+        return digests.value(index) == value
 
     def _start(self, wanted: range) -> None:
         """Begin to fetch the blocks of a range that are missing: neighbours together, if they are in the same place."""
@@ -262,7 +263,24 @@ class Reader:
         return fetch
 
     async def _stream(self, run: range, landed: Landed) -> None:
-        """Fetch blocks, and hand over each with its right digest. Raises Malformed for another count of bytes."""
+        """Bring blocks, from other machines or from the server, and hand over each with its right digest."""
+        common = self._shared.common
+        if common is None or self._is_copied:
+            return await self._fetched(run, landed)
+
+        def take(index: int, block: Buffer) -> bool:
+            if len(block) != self._length(index) or not self._is_known(index, digest(block)):
+                return False
+            self._land(index, block, landed)
+            return True
+
+        return await common.bring(run, take, lambda part: self._fetched(part, landed, common))
+
+    def _length(self, index: int) -> int:
+        return min(BLOCK, self.size - index * BLOCK)
+
+    async def _fetched(self, run: range, landed: Landed, common: Common | None = None) -> None:
+        """Fetch blocks from the server, also for other machines. Raises Malformed for another count of bytes."""
         line, began, token = self._shared.line, trio.current_time(), trio.lowlevel.current_trio_token()
         doubtful: dict[int, Buffer] = {}
 
@@ -270,14 +288,15 @@ class Reader:
             if index == run.start and trio.current_time() - began > SLOW_S:
                 self._window.slow()
             line.arrived(len(block))
+            self._blocks.fetched += 0 if self._is_copied else len(block)
             if self._proof.digests.add(index, value):
-                self._land(index, block, landed)
+                self._land(index, block, landed, common)
             else:
                 doubtful[index] = block
 
         def take(offset: int, piece: Buffer) -> None:
-            if len(piece) != min(BLOCK, self.size - offset):
-                raise Malformed(f"{len(piece)} bytes came where {min(BLOCK, self.size - offset)} were asked for.")
+            if len(piece) != (length := self._length(offset // BLOCK)):
+                raise Malformed(f"{len(piece)} bytes came where {length} were asked for.")
             token.run_sync_soon(arrived, offset // BLOCK, piece, digest(piece))
 
         def delayed(seconds: float) -> None:
@@ -287,18 +306,20 @@ class Reader:
         try:
             await self._content.stream(stretch)
         finally:
-            await _caught_up(token)
+            await caught_up(token)
         if stretch.piece:
             start = run.start * BLOCK
             raise Malformed(f"{stretch.next - start} bytes came where {stretch.stop - start} were asked for.")
         for index, block in doubtful.items():
-            start = index * BLOCK
-            self._land(index, await self._recount(index, start, min(start + BLOCK, self.size), block), landed)
+            right = await self._recount(index, index * BLOCK, index * BLOCK + self._length(index), block)
+            self._land(index, right, landed, common)
 
-    def _land(self, index: int, block: Buffer, landed: Landed) -> None:
+    def _land(self, index: int, block: Buffer, landed: Landed, common: Common | None = None) -> None:
         landed((self._key, index), block)
         if not self._is_copied:
             self._blocks.store((self._key, index), block)
+        if common is not None:
+            common.put(index, block)
 
     async def _recount(self, index: int, start: int, stop: int, first: Buffer) -> Buffer:
         """Fetch a block again that differs from its first fetch; if the first was wrong, its readers fail."""
@@ -309,82 +330,3 @@ class Reader:
                 raise Damaged("The server does not send the same bytes of this file twice: read it again later.")
             self._proof.revise(index, digest(block))
         return block
-
-
-async def _caught_up(token: trio.lowlevel.TrioToken) -> None:
-    """Wait until what was called through the token has run."""
-    done = trio.Event()
-    token.run_sync_soon(done.set)
-    with trio.CancelScope(shield=True):
-        await done.wait()
-
-
-class Readers:
-    """Opens readers; caches the shared state of the readers of a version, and the `Tags` of each site."""
-
-    KEPT = 4096  # versions, a large one counted for each GiB: 64 MiB of digests at most
-
-    def __init__(self, nursery: trio.Nursery, blocks: Blocks, copies: Copies) -> None:
-        self._nursery = nursery
-        self._blocks = blocks
-        self._copies = copies
-        self._shared: LRUCache[Version, tuple[Shared, int]] = LRUCache(self.KEPT, getsizeof=lambda kept: kept[1])
-        self._live: WeakValueDictionary[Version, Shared] = WeakValueDictionary()  # also those that readers hold
-        self._tags: dict[str, Tags] = {}  # by site
-        self._lines: defaultdict[str, Line] = defaultdict(Line)  # by site
-        self._budget = Budget(blocks.capacity)
-
-    def open(self, site: str, backend: Backend, entry: Entry) -> Reader:
-        """Return a reader of the entry's version, whose size is known; without a version nothing is shared."""
-        assert entry.size is not None
-        if entry.version is None:
-            key = object()
-            return Reader(self._blocks, self._budget, self._made(site, backend, entry, None, key), key, entry.size)
-        version = (site, entry.id, entry.version)
-        shared = self._live.get(version) or self._made(site, backend, entry, version, version)
-        if isinstance(shared.content, RangedOrWhole):
-            shared.content.renew()
-        self._live[version] = shared
-        self._shared[version] = shared, min(1 + entry.size // (1024 * BLOCK), self.KEPT)
-        return Reader(self._blocks, self._budget, shared, version, entry.size)
-
-    def _made(self, site: str, backend: Backend, entry: Entry, version: Version | None, key: Hashable) -> Shared:
-        size, ranged = entry.size or 0, backend.capabilities.ranged
-        content = RangedOrWhole(backend.content(entry), self._copies, version, size, ranged=ranged)
-        tags = self._tags.setdefault(site, _tags(backend))
-        return Shared(content, self._proof(tags, backend, entry, size, content, key), self._lines[site])
-
-    def _proof(
-        self, tags: Tags, backend: Backend, entry: Entry, size: int, content: RangedOrWhole | Copy, key: Hashable
-    ) -> Proof:
-        def again() -> AsyncGenerator[Buffer, None]:
-            """Download the file a second time, bypassing the caches."""
-            ranged = backend.capabilities.ranged
-            return whole(RangedOrWhole(backend.content(entry), self._copies, None, size, ranged=ranged), size, BLOCK)
-
-        def damaged() -> None:
-            self._blocks.drop(key)
-            content.discard()
-
-        return Proof(self._nursery, entry.checksum, size, BLOCK, tags=tags, again=again, damaged=damaged)
-
-    async def snapshot(self, backend: Backend, entry: Entry) -> tuple[Reader, int]:
-        """Return a reader of the present bytes of an entry without version and ranges, and their size."""
-        content = self._copies.open(None, backend.content(entry))
-        size, key = await content.whole(), object()
-        shared = Shared(content, self._proof(_tags(backend), backend, entry, size, content, key), Line())
-        return Reader(self._blocks, self._budget, shared, key, size), size
-
-    async def size(self, site: str, backend: Backend, entry: Entry, *, surely: bool) -> tuple[int | None, int]:
-        """Return the size in bytes of a file that was listed without one, or None, and a lower bound.
-
-        About `GLANCE` bytes are fetched at most, unless the size must be known `surely`.
-        """
-        version = None if entry.version is None else (site, entry.id, entry.version)
-        copy = self._copies.open(version, backend.content(entry))
-        size = await copy.whole() if surely else await copy.glance()
-        return size, copy.least
-
-
-def _tags(backend: Backend) -> Tags:
-    return Tags(lambda: backend.capabilities.checksums_prove)

@@ -24,6 +24,7 @@ from labfs.tree.measuring import Measuring
 from labfs.tree.merging import MERGING_S, is_at, is_called, merge, placed
 from labfs.tree.node import Folder, Node
 from labfs.tree.remembered.listings import Listings
+from labfs.tree.remembered.others import Common
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.scan import scan
 from labfs.tree.site import Site
@@ -42,11 +43,14 @@ LOOKING_S = 13.0  # for a listing and the sizes that it lacks, so that a caller 
 class Lister:
     """Lists the directories of a tree; the listings run in `nursery`."""
 
-    def __init__(self, nursery: trio.Nursery, measuring: Measuring, seen: Seen, listings: Listings) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, measuring: Measuring, seen: Seen, listings: Listings, common: Common
+    ) -> None:
         self._nursery = nursery
         self._measuring = measuring
         self._seen = seen
         self._listings = listings
+        self._common = common
         self._looked: WeakSet[Folder] = WeakSet()  # directories whose listing is under way, or was interrupted
         self.doomed: defaultdict[str, set[str]] = defaultdict(set)  # site → ids that are about to be deleted
 
@@ -107,6 +111,8 @@ class Lister:
     async def _renew(self, container: Folder, listing: Listing) -> None:
         with listing.outcome():
             try:
+                if container.known is Known.NOTHING and await self._adopt(container):
+                    return
                 if container.known is Known.NOTHING and await self._recall(container):
                     listing.shown.set()
                 while True:
@@ -117,6 +123,37 @@ class Lister:
             finally:
                 container.listing = None
                 listing.shown.set()
+
+    async def _adopt(self, container: Folder) -> bool:
+        """Show the listing that another machine made a moment ago; false if there is none, or a newer one is wanted."""
+        if container.stamp:
+            return False
+        site, directory = container.site, container.entity
+        found = await self._common.look(site.key, directory.id)
+        if found.entries is None or container.stamp:
+            return False
+        if site.backend.capabilities.measured:
+            self._measuring.told(site.key, found.entries)
+        layout, dates = await self._laid_out(site, self._corrected(container, found.entries), directory)
+        if container.stamp:
+            return False
+        began = trio.current_time() - LISTING_S + found.fresh_s
+        merge(container, layout, began, dates)
+        container.seen_ns = dates.get(directory.id)
+        container.known, container.listed_at = Known.SHARED, began
+        self._looked.discard(container)
+        return True
+
+    def changed(self, folder: Folder) -> None:
+        """Have other machines list a directory anew."""
+        container = folder.container
+        if not container.is_root:
+            self._common.drop(container.site.key, container.entity.id)
+
+    async def told(self, node: Node) -> None:
+        """Wait until other machines are shown no listing from before the last change in a site."""
+        if not node.is_root:
+            await self._common.settled(node.site.key)
 
     async def _recall(self, container: Folder) -> bool:
         """Show the listing of a directory that an earlier mount stored; false if there is none."""
@@ -132,6 +169,7 @@ class Lister:
     async def _list(self, container: Folder, listing: Listing) -> None:
         site, directory, began, stamp = container.site, container.entity, trio.current_time(), container.stamp
         try:
+            shared = (await self._common.look(site.key, directory.id)).stamp
             with unhurried(not container.is_whole or container.took_s >= SLOW_S):
                 entries = await scan(site.backend, directory, listing.progress, listing.shown.set)
         except Unavailable as error:
@@ -159,6 +197,9 @@ class Lister:
         self._looked.discard(container)
         if not lacking:  # else the listing stored before is more complete
             await aside(len(entries), partial(self._listings.put, site.name, directory.id, entries))
+        if not lacking and container.stamp == stamp:
+            fresh_s = LISTING_S - (trio.current_time() - began)
+            await aside(len(entries), partial(self._common.put, site.key, directory.id, shared, entries, fresh_s))
 
     async def _broken_off(self, container: Folder, listing: Listing, error: Unavailable, took_s: float) -> None:
         """Show what is known of a directory whose listing failed. Raises the error if nothing is known."""

@@ -36,6 +36,7 @@ class Known(Enum):
     NOTHING = "nothing"
     PART = "part"  # the entries that its first listing has found so far
     KEPT = "kept"  # as an earlier mount listed it
+    SHARED = "shared"  # as another machine listed it a moment ago: enough to look and to read, not to change
     WHOLE = "whole"  # as this mount listed it, perhaps a while ago
 
 

@@ -64,6 +64,12 @@ class Measuring:
                 found[entry.id] = size
                 self.learnt(site, entry, size)
 
+    def told(self, site: str, entries: list[Entry]) -> None:
+        """Remember the sizes that another machine has measured."""
+        for entry in entries:
+            if not entry.is_dir and entry.size is not None and entry.version is not None:
+                self._sizes.set(site, entry, entry.size)
+
     def learnt(self, site: str, entry: Entry, size: int) -> Entry:
         """Return an entry with its size in bytes, and cache the size for the entry's version."""
         self._given_up.pop((site, entry.id, entry.version), None)

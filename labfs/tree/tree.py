@@ -26,6 +26,7 @@ from labfs.tree.listing import Known, answer_by
 from labfs.tree.measuring import Measuring
 from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.remembered.listings import Listings
+from labfs.tree.remembered.others import Common
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
@@ -38,11 +39,17 @@ class Tree:
     """The nodes of all sites, listed on demand. Listings run in `nursery`."""
 
     def __init__(
-        self, nursery: trio.Nursery, sites: Iterable[Site], sizes: Sizes, seen: Seen, listings: Listings
+        self,
+        nursery: trio.Nursery,
+        sites: Iterable[Site],
+        sizes: Sizes,
+        seen: Seen,
+        listings: Listings,
+        common: Common,
     ) -> None:
         self._seen = seen
         self.measuring = Measuring(sizes)
-        self._lister = Lister(nursery, self.measuring, seen, listings)
+        self._lister = Lister(nursery, self.measuring, seen, listings, common)
         self.looked: OrderedDict[Folder, float] = OrderedDict()  # listed directory → when looked at, oldest first
         self.root = Folder("", None, Kind.SERVER)
         self.root.listed_at, self.root.known = float("inf"), Known.WHOLE
@@ -107,6 +114,8 @@ class Tree:
         container = folder.container
         if container.is_whole:
             return
+        if container.known is Known.SHARED:
+            self.expire(folder)
         with trio.move_on_after(patience_s):
             await self.children(folder)
             if not container.is_whole and container.listing is not None:
@@ -117,7 +126,7 @@ class Tree:
 
     async def openable(self, node: Node) -> None:
         """Wait until the listing suffices to read a file. Raises NotYet while a newer version may be unlisted."""
-        if node.site.keeps_versions and not node.stays_here:
+        if node.site.keeps_versions and not node.stays_here and node.parent.container.known is not Known.SHARED:
             await self.whole(node.parent)
 
     @staticmethod
@@ -159,6 +168,9 @@ class Tree:
         container = parent.container
         if container.known is not Known.PART or name not in parent.children:
             await self.children(parent)
+        if name not in parent.children and container.known is Known.SHARED:
+            self.expire(parent)  # it may have been made since the other machine looked
+            await self.children(parent)
         if name not in parent.children and (listing := container.listing) is not None:
             with trio.move_on_at(answer_by()):
                 await listing.wait()
@@ -197,11 +209,16 @@ class Tree:
             container.listing.scope.cancel()  # the tasks that wait for it get the new one
         container.rest.end()
         self.expire(node)
+        self._lister.changed(node.folder)
 
     @staticmethod
     def expire(node: Node) -> None:
         """Expire the listing of a directory, or of a file's directory: the next access lists it anew."""
         lister.expire(node.folder)
+
+    async def told(self, node: Node) -> None:
+        """Wait until other machines cannot be shown a listing from before what was changed in a site just now."""
+        await self._lister.told(node)
 
     # -- places ----------------------------------------------------------------------------------------
 
@@ -273,10 +290,10 @@ class Tree:
                 into.hidden[new] = hidden
             raise
 
-    @staticmethod
-    def bury(parent: Folder, entry: Entry) -> None:
+    def bury(self, parent: Folder, entry: Entry) -> None:
         """Leave a deleted entry out of listings, in which it may stay until the system has deleted it."""
         parent.container.gone.add((entry.id, entry.version))
+        self._lister.changed(parent)
 
     def bury_hidden(self, parent: Folder, name: str, entry: Entry) -> None:
         """Do the same for a deleted file that was hidden under a name."""
@@ -317,8 +334,9 @@ class Tree:
         self._show(node, entry, over)
         node.saves += 1
 
-    def renamed(self, node: Node, entry: Entry, over: Entry | None) -> None:
-        """Show a file that was renamed on the server, where it perhaps replaced `over`."""
+    def renamed(self, node: Node, entry: Entry, over: Entry | None, before: Folder) -> None:
+        """Show a file that was renamed on the server, where it perhaps replaced `over`, and was in `before`."""
+        self._lister.changed(before)
         self._show(node, entry, over)
         if node.writer is not None and node.writer.opened is not None:
             node.writer.opened = entry  # the file being written is saved under the new name
@@ -333,6 +351,7 @@ class Tree:
         node.parent.container.recent[entry.id] = node
         self._seen.saved(node.site.name, entry, over)
         self._date(node, entry)
+        self._lister.changed(node.parent)
         for other in list(node.parent.children.values()):  # a listing came before the answer
             if other is not node and other.entry is not None and other.entry.id == entry.id and not other.stays_here:
                 self.detach(other)

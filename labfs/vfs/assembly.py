@@ -9,17 +9,22 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
 from labfs.errors import ConfigError
+from labfs.read.below.common import Others
 from labfs.read.store import Store
 from labfs.tree.remembered.listings import Listings
+from labfs.tree.remembered.others import Common
+from labfs.tree.remembered.others import Others as OthersListings
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
 from labfs.vfs.drafts.life import DRAFT_S
 from labfs.vfs.drafts.signs import Known
+from labfs.vfs.leases import Leases, Lessor
 from labfs.vfs.vfs import Vfs
 from labfs.write.spool import Spool
 
@@ -43,9 +48,39 @@ class Storage:
         return self.directory / "spool"
 
 
+class Member(Protocol):
+    """What one account of a server shares with the same account elsewhere."""
+
+    @property
+    def blocks(self) -> Others: ...
+    @property
+    def leases(self) -> Lessor: ...
+    @property
+    def listings(self) -> OthersListings: ...
+
+
+class Sharing(Protocol):
+    """What is shared with other machines."""
+
+    salt: bytes
+
+    def member(self, kind: str, url: str, digest: str) -> Member:
+        """Return what those share who have the account of a slow digest with `salt` at a server."""
+        ...
+
+    async def run(self) -> None:
+        """Do what nobody waits for."""
+        ...
+
+
 @asynccontextmanager
 async def assembled(
-    sites: Sequence[Site], storage: Storage, *, spool: Spool | None = None, tended: bool = True
+    sites: Sequence[Site],
+    storage: Storage,
+    share: Sharing | None = None,
+    *,
+    spool: Spool | None = None,
+    tended: bool = True,
 ) -> AsyncIterator[Vfs]:
     """Serve sites as one tree with what is stored on this machine; what an earlier core left there is taken over.
 
@@ -62,9 +97,16 @@ async def assembled(
             if account is not None:
                 listings.admit(site.name, account)
         async with trio.open_nursery() as nursery:
-            store = Store(nursery, storage.cache_bytes, storage.cache or storage.directory, storage.disk_bytes)
+            members = {} if share is None else _members(sites, storage, share)
+            others = {key: member.blocks for key, member in members.items()}
+            cache = storage.cache or storage.directory
+            store = Store(nursery, storage.cache_bytes, cache, storage.disk_bytes, others)
+            if share is not None:
+                nursery.start_soon(share.run)
             known = Known(storage.draft_names)
-            vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s)
+            common = Common({key: member.listings for key, member in members.items()})
+            leases = Leases({key: member.leases for key, member in members.items()})
+            vfs = Vfs(nursery, sites, store, spool, sizes, seen, listings, known, storage.draft_s, leases, common)
             if tended:
                 nursery.start_soon(vfs.outbox.run)
                 nursery.start_soon(vfs.drafts.run)
@@ -74,6 +116,12 @@ async def assembled(
                 yield vfs
             finally:
                 nursery.cancel_scope.cancel()
+
+
+def _members(sites: Sequence[Site], storage: Storage, share: Sharing) -> dict[str, Member]:
+    """Return what each site's account shares, by the key of the site."""
+    digests = {site: storage.account(site.name, share.salt) for site in sites}
+    return {site.key: share.member(site.kind, site.address, known) for site, known in digests.items() if known}
 
 
 def spool_at(storage: Storage) -> Spool:

@@ -17,13 +17,14 @@ import trio
 from labfs.backend import Accept, Buffer
 from labfs.errors import Empty, Exists, Invalid, IsDirectory, LabfsError, Stale
 from labfs.errors.reasons import Reasons
-from labfs.read.reader import Readers
+from labfs.read.readers import Readers
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.drafts.life import Drafts
 from labfs.vfs.drafts.signs import NOBODY, Known, Maker
+from labfs.vfs.leases import Leases
 from labfs.vfs.outbox.yours import Yours
 from labfs.vfs.remote.ahead import Ahead
 from labfs.vfs.remote.sources import Sources
@@ -56,14 +57,16 @@ class Files:
         reasons: Reasons,
         known: Known,
         draft_s: float,
+        leases: Leases,
     ) -> None:
         self.sources = Sources(tree, readers)
         self.ahead = Ahead(nursery, self.sources)
-        self.saves = Saves(nursery, tree, self.sources, spool, reasons, self.writers)
+        self.saves = Saves(nursery, tree, self.sources, spool, reasons, self.writers, leases)
         self.yours = Yours(tree, self.saves.waiting)
         self.drafts = Drafts(tree, self.saves, self.sources, known, draft_s)
         self.given = 0  # bytes of servers' versions that programs were given since the mount
         self._tree = tree
+        self._leases = leases
         self._handles: defaultdict[Node, set[Handle]] = defaultdict(set)
 
     async def open(
@@ -130,6 +133,11 @@ class Files:
         if not local and kind is None:  # a draft may be written beside the only file that has room
             policy.check_room(parent, name)
         node = Node(name, parent, Kind.SCRATCH if local else Kind.UNBORN)
+        if kind is None:
+            await self._leases.take(node)
+            if name in parent.children:  # made meanwhile
+                self._leases.end(node)
+                return await self.create(parent, name, maker=maker, truncate=truncate, append=append)
         # A file that was moved aside as a backup is the one that this save replaces.
         hidden = None if local else parent.hidden.get(name)
         if hidden is not None:
@@ -249,6 +257,8 @@ class Files:
         self.drafts.used(node)
         if handle.writable and not self.writers(node):
             await self.saves.finish_writing(node)
+            if node.writer is None and not self.writers(node):  # also where the writing could not begin
+                self._leases.end(node)
         if self._handles[node]:
             return
         del self._handles[node]
@@ -268,6 +278,7 @@ class Files:
             raise type(error)(f"The last save failed after it was closed: {error}")
 
     async def _begin_writing(self, node: Node, truncate: bool) -> None:
+        await self._leases.take(node)
         while node.writer is None:
             entry = node.entry
             if truncate or entry is None or entry.size == 0:

@@ -207,10 +207,11 @@ class Moves:
         if there is not None:
             self._files.drop(there)
         self._saves.waiting.supersede(path, None, "the file was renamed since")
+        before = node.parent
         self._tree.detach(node)
         self._tree.attach(node, into, new)
         self._saves.waiting.supersede(node.path, None)
-        self._tree.renamed(node, entry, taken)
+        self._tree.renamed(node, entry, taken, before)
         self._saves.relabel(node)
         if taken is not None:
             await self._saves.replacing.remove(into, taken, duty)

@@ -26,6 +26,7 @@ from labfs.tree.node import Node
 from labfs.tree.tree import Tree
 from labfs.vfs import policy
 from labfs.vfs.conflicts import unchanged
+from labfs.vfs.leases import Leases
 from labfs.vfs.outbox.pending import Waiting, begun_on
 from labfs.vfs.remote.sources import Sources
 from labfs.vfs.replacing import Replacing
@@ -47,6 +48,7 @@ class Saves:
         spool: Spool,
         reasons: Reasons,
         writers: Callable[[Node], int],
+        leases: Leases,
     ) -> None:
         self.nursery = nursery
         self.spool = spool
@@ -58,6 +60,7 @@ class Saves:
         self._sources = sources
         self._reasons = reasons
         self._writers = writers
+        self._leases = leases
         self._writing: dict[Node, _Landing] = {}
 
     # -- writers -------------------------------------------------------------------------------------
@@ -98,6 +101,7 @@ class Saves:
             spool.close() if spool.note.state is State.FAILED else spool.discard()
             self._tree.set_writer(node, None)
         self._writing.pop(node, None)
+        self._leases.end(node)
 
     def unsaved(self) -> list[Node]:
         """Return the files with bytes that are not on a server yet."""
@@ -145,10 +149,12 @@ class Saves:
             return None, None
         self.waiting.supersede(node.path, writer.spool.path)
         self._reasons.forget(node.path)
+        await self._tree.told(node)
         return landing.retired
 
     async def aim(self, node: Node, writer: Writer) -> Target:
-        """Return the target of a save, after the conflict check, backups and the journal. Raises Conflict."""
+        """Return the target of a save, after the conflict check, backups and the journal. Raises Conflict and Held."""
+        await self._leases.take(node)
         await trio.sleep(
             self.waiting.under_way_s(node.path)
         )  # an earlier request that lands later would undo this save
@@ -287,6 +293,7 @@ class Saves:
         await writer.end_early()
         self._tree.set_writer(node, None)
         self._writing.pop(node, None)
+        self._leases.end(node)
         if node.entry is None:
             self._tree.detach(node)
         self._tree.changed(node)

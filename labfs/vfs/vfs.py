@@ -23,6 +23,7 @@ from labfs.read.store import Store
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
 from labfs.tree.remembered.listings import Listings
+from labfs.tree.remembered.others import Common
 from labfs.tree.remembered.seen import Seen
 from labfs.tree.remembered.sizes import Sizes
 from labfs.tree.site import Site
@@ -31,6 +32,7 @@ from labfs.vfs import policy
 from labfs.vfs.drafts.life import DRAFT_S
 from labfs.vfs.drafts.signs import NOBODY, Known, Maker, judge_folder
 from labfs.vfs.files import Files
+from labfs.vfs.leases import Leases
 from labfs.vfs.moves import Moves
 from labfs.vfs.outbox.sending import Outbox
 from labfs.vfs.polling import Polling
@@ -66,12 +68,15 @@ class Vfs:
         listings: Listings | None = None,
         known: Known | None = None,
         draft_s: float = DRAFT_S,
+        leases: Leases | None = None,
+        common: Common | None = None,
     ) -> None:
         self.sites = tuple(sites)
-        self.tree = Tree(nursery, self.sites, sizes, seen, listings or Listings())
+        self.tree = Tree(nursery, self.sites, sizes, seen, listings or Listings(), common or Common({}))
         self.store = store
         self.reasons = Reasons()
-        self.files = Files(nursery, self.tree, store.readers, spool, self.reasons, known or Known(), draft_s)
+        known, leases = known or Known(), leases or Leases({})
+        self.files = Files(nursery, self.tree, store.readers, spool, self.reasons, known, draft_s, leases)
         self.saves = self.files.saves
         self.drafts = self.files.drafts
         self.saves.replacing.restore(self.sites)
@@ -195,6 +200,7 @@ class Vfs:
         self.tree.made(folder, made)
         if made.complete:
             self.tree.expire(parent)  # only the parent's listing shows what the new directory contains from the start
+        await self.tree.told(parent)
         return folder
 
     async def rmdir(self, parent: Folder, name: str) -> None:
@@ -220,6 +226,7 @@ class Vfs:
             self.files.yours.refresh(parent)
         else:
             await self.moves.unlink(parent, name, maker, path)
+            await self.tree.told(parent)
 
     async def rename(
         self, parent: Folder, name: str, into: Folder, new: str, *, replace: bool = True, maker: Maker = NOBODY
@@ -232,6 +239,7 @@ class Vfs:
         if into.children.get(there) is not parent.children.get(name):  # else it is to be spelled otherwise
             new = there
         await self.moves.rename(parent, name, into, new, replace=replace, maker=maker)
+        await self.tree.told(parent)
 
     async def finish(self, seconds: float) -> None:
         """Settle drafts and save closed files when the mount ends, for at most `seconds`."""

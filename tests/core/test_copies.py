@@ -29,7 +29,7 @@ from labfs.errors import (
 from labfs.read import whole
 from labfs.read.blocks import Blocks
 from labfs.read.digests import SPAN
-from labfs.read.reader import Readers
+from labfs.read.readers import Readers
 from labfs.read.whole import Copies
 
 Clock = trio.testing.MockClock

@@ -10,7 +10,7 @@ from memory import SYSTEMS, MemoryBackend, mounted
 from trio.testing import MockClock as Clock
 
 from labfs.errors import Unavailable
-from labfs.read import shelf
+from labfs.read.below import shelf
 from labfs.read.window import BLOCK
 from labfs.tree.node import Node
 from labfs.vfs import Vfs

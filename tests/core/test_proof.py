@@ -16,7 +16,8 @@ from labfs.backend import Buffer, Entry
 from labfs.read import proof
 from labfs.read.blocks import Blocks
 from labfs.read.proof import HELD, Damaged
-from labfs.read.reader import Reader, Readers
+from labfs.read.reader import Reader
+from labfs.read.readers import Readers
 from labfs.read.whole import Copies
 from labfs.read.window import BLOCK
 

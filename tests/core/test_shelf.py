@@ -12,8 +12,8 @@ import trio.testing
 from memory import MemoryBackend, evict, opened
 from steps import contents
 
-from labfs.read import shelf as shelves
-from labfs.read.shelf import Processors, Shelf
+from labfs.read.below import shelf as shelves
+from labfs.read.below.shelf import Processors, Shelf
 
 Clock = trio.testing.MockClock
 DATA = bytes(range(256)) * 20

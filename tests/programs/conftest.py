@@ -25,6 +25,7 @@ ENGINES = (
     "pandas==3.1.1", "numpy==2.4.6", "h5py==3.16.0", "pyarrow==26.0.1", "zarr==3.1.6", "duckdb==2.0.1",
     "dask[dataframe]==2026.8.0",
 )  # fmt: skip
+CLUSTERS = ("dask[distributed]==2026.8.0", "ray==2.60.0")
 ROOT = Path(__file__).parents[2]
 NOISE = random.Random(7).randbytes(300_000)
 
@@ -69,6 +70,15 @@ def engines() -> Path:
     """An interpreter with what reads and writes by fsspec, and this checkout as `labfs[fsspec]`: without pyfuse3."""
     made = environment(*ENGINES)
     pip = [made, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-e", f"{ROOT}[fsspec]"]
+    subprocess.run(pip, check=True, timeout=300)
+    return made
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Path:
+    """An interpreter with what spreads jobs over machines, and this checkout as `labfs[fsspec,shared]`."""
+    made = environment(*CLUSTERS)
+    pip = [made, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-e", f"{ROOT}[fsspec,shared]"]
     subprocess.run(pip, check=True, timeout=300)
     return made
 

@@ -12,7 +12,8 @@ from memory import MemoryBackend, MemoryContent
 from labfs.backend import Buffer
 from labfs.errors import Malformed
 from labfs.read.blocks import Blocks
-from labfs.read.reader import Reader, Readers
+from labfs.read.reader import Reader
+from labfs.read.readers import Readers
 from labfs.read.whole import Copies
 from labfs.read.window import BLOCK
 

@@ -68,6 +68,7 @@ def build(settings: Settings) -> BaseSpace:
         proxy=settings.proxy,
         ca=settings.ca,
         login=settings.login(_is_own, entries.RIGHTS),
+        gate=settings.gate,
         explain=_explain,
     )
     return BaseSpace(client)

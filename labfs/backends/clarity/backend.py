@@ -61,6 +61,7 @@ def build(settings: Settings) -> Clarity:
         proxy=settings.proxy,
         ca=settings.ca,
         login=settings.login(_is_own, entries.RIGHTS),
+        gate=settings.gate,
         explain=explain,
     )
     return Clarity(client, settings.secrets["username"])

@@ -97,6 +97,7 @@ def build(settings: Settings) -> Odm:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        gate=settings.gate,
         login=settings.login(_is_own),
         explain=_explain,
     )

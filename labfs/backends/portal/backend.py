@@ -61,6 +61,7 @@ def build(settings: Settings) -> Portal:
         timeout_s=settings.timeout_s,
         proxy=settings.proxy,
         ca=settings.ca,
+        gate=settings.gate,
         login=settings.login(_is_own),
         explain=_explain,
     )

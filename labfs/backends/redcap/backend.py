@@ -62,6 +62,7 @@ def build(settings: Settings) -> Redcap:
         compiling=COMPILING,
         proxy=settings.proxy,
         ca=settings.ca,
+        gate=settings.gate,
         login=settings.login(is_own),
         explain=partial(explain, tuple(tokens.values()), renewal=settings.renewed),
     )

@@ -12,6 +12,7 @@ import platform
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,12 +23,13 @@ from labfs.backends import KINDS
 from labfs.daemon import config, mounts
 from labfs.daemon.setup.findings import Finding, Level, of_machine, wrong
 from labfs.daemon.setup.servers import of_servers
+from labfs.daemon.setup.stores import of_store
 from labfs.errors import ConfigError
 from labfs.errors.secrecy import HIDDEN, hidden
 
 PACKAGES = ("pyfuse3", "trio", "httpx", "pyreqwest", "keyring", "click")
 LOG_BYTES = 256 * 1024  # of the end of each log
-SHOWN = ("kind", "url", "access", "timeout_s", "ca")  # keys of a site whose values are no secret, besides its options
+SHOWN = ("kind", "url", "access", "timeout_s", "ca", "mib")  # keys whose values are no secret, besides a kind's options
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,10 @@ class Report:
 def examine(path: Path) -> Report:
     """Look at this machine and ask the servers of the configuration at `path`."""
     findings = list(of_machine(path))
-    for look in (lambda: findings.extend(of_servers(path)), lambda: config.load(path)):
+    ask: tuple[Callable[[Path], Iterable[Finding]], ...] = (of_servers, lambda path: of_store(config.load(path)))
+    for look in ask:
         try:
-            look()
+            findings.extend(look(path))
         except ConfigError as error:
             told = {finding.sentence for finding in findings if finding.level is Level.WRONG}
             if "configuration" not in {
@@ -125,6 +128,8 @@ def bare(path: Path) -> dict[str, Any]:
         return {"unreadable": str(error).partition(": ")[0]}
     tables = data.pop("sites", {})
     found: dict[str, Any] = {name: data[name] for name in ("cache", "drafts", "previews_mib", "xattrs") if name in data}
+    if "shared" in data:
+        found["shared"] = _bare(data["shared"])
     found["sites"] = {name: _bare(table) for name, table in tables.items()} if isinstance(tables, dict) else HIDDEN
     return found
 

@@ -97,7 +97,7 @@ class Listings:
         try:
             with self._lock:
                 row = self._db.execute(sql, (site, account, number)).fetchone()
-            return None if row is None else (_read(row[0]), float(row[1]))
+            return None if row is None else (unpacked(row[0]), float(row[1]))
         except BROKEN as error:
             log.warning("A kept listing of %s is of no use and dropped: %r", site, error)
             self.drop(site, number)
@@ -142,13 +142,19 @@ def _columns(entries: list[Entry]) -> dict[str, tuple[Any, ...]]:
     return {name: column for name, column in found.items() if column.count(USUAL.get(name)) < len(entries)}
 
 
+def packed(entries: Iterable[Entry]) -> bytes:
+    """Return entries as bytes."""
+    return _written(_columns(list(entries)))
+
+
 def _written(columns: dict[str, tuple[Any, ...]]) -> bytes:
     """Return columns as compressed JSON, one a line."""
     lines = (json.dumps([name, *map(_PLAIN.get(name, _same), column)]) for name, column in columns.items())
     return zlib.compress("\n".join(lines).encode(), 1)
 
 
-def _read(data: bytes) -> list[Entry]:
+def unpacked(data: bytes) -> list[Entry]:
+    """Return the entries that were packed. Raises what is in `BROKEN`."""
     lines = map(json.loads, zlib.decompress(data).splitlines())
     columns = {name: map(_TYPED.get(name, _same), column) for name, *column in lines}
     return [Entry(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]

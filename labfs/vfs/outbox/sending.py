@@ -18,7 +18,7 @@ from typing import Any
 import trio
 
 from labfs.backend import Accept, Entry, Target
-from labfs.errors import Busy, Conflict, IsDirectory, LabfsError, NoBytes, NotDirectory, NotFound, Unavailable
+from labfs.errors import Busy, Conflict, Held, IsDirectory, LabfsError, NoBytes, NotDirectory, NotFound, Unavailable
 from labfs.read.reader import Reader
 from labfs.tree import names
 from labfs.tree.node import Folder, Kind, Node
@@ -180,7 +180,7 @@ class Outbox:
         path = kept.note.path
         try:
             return await work(kept)
-        except (Unavailable, OSError) as error:
+        except (Unavailable, Held, OSError) as error:
             log.info("%s still waits: %s", path, error)
             return False
         except LabfsError as error:

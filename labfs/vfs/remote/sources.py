@@ -10,7 +10,8 @@ import logging
 
 from labfs.backend import Entry, dispensable
 from labfs.errors import Archived, LabfsError, NotFound, Stale, Unavailable, WrongLength
-from labfs.read.reader import Reader, Readers
+from labfs.read.reader import Reader
+from labfs.read.readers import Readers
 from labfs.tree.node import Node
 from labfs.tree.tree import Tree
 
