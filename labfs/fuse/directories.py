@@ -137,7 +137,7 @@ class Directories(Refusals):
     @contextmanager
     def _spelled(self, folder: Folder, name: str) -> Iterator[None]:
         """Invalidate, after a change of a name, the same name as the kernel may know it in another spelling."""
-        other = self._vfs.tree.spelled(folder, name)
+        other = folder.spelled(name)
         yield
         if other != name:
             self._kernel.forget_name(folder, other)

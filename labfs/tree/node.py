@@ -258,6 +258,13 @@ class Folder(Node):
         """Whether a node is in this directory under its name, listed or not."""
         return node in (self.children.get(node.name), self.unlisted.get(node.name))
 
+    def spelled(self, name: str) -> str:
+        """Return the name that a file of a listed directory has here, which `name` may spell otherwise."""
+        if self.is_root or name in self.children or name in self.unlisted or not self.container.is_whole:
+            return name
+        others = {**self.children, **self.hidden}
+        return names.other_spelling(name, others, any_case=self.site.any_case) or name
+
     def called(self, name: str) -> list[Entry]:
         """Return the files in a directory that the server calls `name`, older versions among them."""
         nodes = [*self.children.values(), *self.unlisted.values()]

@@ -177,7 +177,7 @@ class Tree:
             if not listing.landed.is_set():
                 await self._lister.show(container, listing)
         node = parent.children.get(name) or parent.unlisted.get(name)
-        node = node or parent.children.get(self.spelled(parent, name))
+        node = node or parent.children.get(parent.spelled(name))
         doubtful = container.doubt is not None or container.listing is not None or not container.is_whole
         if node is None and not container.is_root and doubtful:
             # A stale or partial listing shows what was there; it does not prove that a name is absent.
@@ -186,14 +186,6 @@ class Tree:
         if node is None:
             raise NotFound(f"There is no “{name}” in {parent.path}.")
         return node
-
-    @staticmethod
-    def spelled(parent: Folder, name: str) -> str:
-        """Return the name that a file of a listed directory has here, which `name` may spell otherwise."""
-        if parent.is_root or name in parent.children or name in parent.unlisted or not parent.container.is_whole:
-            return name
-        others = {**parent.children, **parent.hidden}
-        return names.other_spelling(name, others, any_case=parent.site.any_case) or name
 
     def _offered(self, parent: Folder, name: str) -> Node | None:
         """Return a folder that the system offers for files, although it is empty yet; None if it offers none."""

@@ -118,7 +118,7 @@ class Files:
         """Create a file and open it for reading and writing; it is created on the server at the commit."""
         await self._tree.whole(parent)
         children = await self._tree.children(parent)
-        name = self._tree.spelled(parent, name)
+        name = parent.spelled(name)
         known = children.get(name)
         if known is not None and maker.exclusive:
             raise Exists(f"There already is a “{name}” in {parent.path}.")

@@ -182,7 +182,7 @@ class Vfs:
         """Make a directory: an entity on the server, a folder for files to come, or a local directory."""
         await self.tree.whole(parent)
         children = await self.tree.children(parent)
-        if (name := self.tree.spelled(parent, name)) in children:
+        if (name := parent.spelled(name)) in children:
             raise Exists(f"There already is a “{name}” in {parent.path}.")
         if policy.stays_local(parent, name):
             return self.tree.add_folder(parent, name, Kind.SCRATCH)
@@ -220,7 +220,7 @@ class Vfs:
         """Remove a file: from the server where deleting is allowed, a local file, or one's own version, always."""
         await self.tree.whole(parent, PATIENCE_S)
         await self.tree.children(parent)
-        there = parent.children.get(name := self.tree.spelled(parent, name))
+        there = parent.children.get(name := parent.spelled(name))
         if there is not None and there.kind is Kind.YOURS:
             self.outbox.discard(self.files.yours.save(there))
             self.files.yours.refresh(parent)
@@ -235,7 +235,7 @@ class Vfs:
         for folder in (parent, into):
             await self.tree.whole(folder, PATIENCE_S)
             await self.tree.children(folder)
-        name, there = self.tree.spelled(parent, name), self.tree.spelled(into, new)
+        name, there = parent.spelled(name), into.spelled(new)
         if into.children.get(there) is not parent.children.get(name):  # else it is to be spelled otherwise
             new = there
         await self.moves.rename(parent, name, into, new, replace=replace, maker=maker)
