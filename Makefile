@@ -27,7 +27,7 @@ soak:    ## 600 rounds with 300 kills, 10,000 calls, 100,000 steps on one file, 
 	LABFS_RECORD=datasets .venv/bin/pytest -q -m "not of_app_results" tests/mount/test_saving.py tests/mount/test_semantics.py tests/mount/test_faults.py
 	LABFS_SOAK=1 .venv/bin/pytest -v tests/mount/test_machine.py tests/mount/test_fsx.py tests/soak/soak_fio.py \
 		tests/core/test_hostile.py tests/mount/test_faults.py tests/mount/test_fsspec_suite.py tests/mount/test_package.py
-	LABFS_SOAK=1 .venv/bin/pytest -v -n 4 tests/mount/test_slow_sites.py tests/mount/test_rows.py tests/mount/test_rows_of_records.py
+	LABFS_SOAK=1 .venv/bin/pytest -v -n 4 tests/mount/test_five_sites.py tests/mount/test_slow_sites.py tests/mount/test_rows.py tests/mount/test_rows_of_records.py
 
 programs: ## the editors, offices, browsers and tools that people use, saving into a mount: about half an hour
 	@scripts/bootstrap --programs
