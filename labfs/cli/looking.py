@@ -5,11 +5,12 @@ Tests: mount/test_looking, mount/test_why.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -102,6 +103,35 @@ def fetch(pin: bool, unpin: bool, path: str) -> None:
     click.echo(f"{files} file(s), {total:,} bytes are on this machine{' and stay there' if pin else ''}.")
     if failed:
         raise ConfigError(f"{failed} could not be fetched, for the reasons above.")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each file.")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, shell_complete=files)
+def verify(as_json: bool, paths: tuple[str, ...]) -> None:
+    """Read each PATH, or all files below it, whole from the server, and compare with the server's checksums.
+
+    What is kept on this machine is not looked at. A file is proved; or equal, where its system has no checksum, and it
+    came twice and was the same; or wrong; or unread. The exit status is 0 if none is wrong or unread.
+    """
+    where = [inside(path) for path in paths]
+    counts: Counter[str] = Counter()
+    for place in dict.fromkeys(place for place, _ in where):
+        ended = False
+        within = [path for of, path in where if of == place]
+        for told in control.follow(place.socket, {"op": "verify", "paths": within}):
+            ended = bool(told.get("end"))
+            if ended:
+                break
+            counts[told["verdict"]] += 1
+            line = f"{told['verdict']:7} {told['path']}  {told['size']:,} bytes  {told['remark']}".rstrip()
+            click.echo(json.dumps(told) if as_json else line)
+        if not ended:
+            raise ConfigError(f"The labfs of {place.mountpoint} has ended; run it again once it is mounted.")
+    if not as_json:
+        click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "There is no file.")
+    if counts["wrong"] or counts["unread"]:
+        raise ConfigError("Not every file is as its server says; each line above says why.")
 
 
 @click.command("open")

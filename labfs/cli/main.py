@@ -21,7 +21,7 @@ from labfs.cli.doctor import doctor
 from labfs.cli.host.completion import completion
 from labfs.cli.host.unit import unit
 from labfs.cli.login import login
-from labfs.cli.looking import fetch, info, log, open_, refresh, trace, why
+from labfs.cli.looking import fetch, info, log, open_, refresh, trace, verify, why
 from labfs.cli.manual.command import manual
 from labfs.cli.mounting import mount, refusal, umount
 from labfs.cli.outbox import outbox
@@ -31,8 +31,8 @@ from labfs.cli.status import status
 from labfs.errors import ConfigError, LabfsError, secrecy, sentence
 
 COMMANDS = (
-    mount, umount, run, status, why, info, open_, refresh, fetch, log, trace, outbox, login, sites, doctor, unit,
-    completion, manual,
+    mount, umount, run, status, why, info, open_, refresh, fetch, verify, log, trace, outbox, login, sites, doctor,
+    unit, completion, manual,
 )  # fmt: skip
 
 

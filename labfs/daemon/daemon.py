@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from labfs.tree.node import Node
 from labfs.tree.site import Site
 from labfs.vfs import Storage, assembled
 from labfs.vfs.remote.fetching import fetch
+from labfs.vfs.remote.verifying import verify
 from labfs.write.journal import State, saves
 from labfs.write.spool import Spool
 
@@ -236,6 +237,8 @@ class Daemon:
                 return self._trace(request["path"])
             case "fetch":
                 return self._fetch(await self._node(request["path"]), pin=bool(request.get("pin")))
+            case "verify":
+                return self._verify([await self._node(path) for path in request["paths"]])
             case "unpin":
                 return {"count": self._vfs.store.shelf.unpin(request["path"])}
             case "users":
@@ -261,6 +264,14 @@ class Daemon:
         async with aclosing(fetch(self._vfs.tree, self._vfs.files.sources, node, pin=pin)) as steps:
             async for step in steps:
                 yield {"path": step.path, "bytes": step.bytes, "size": step.size, "problem": step.error}
+        yield {"end": True}
+
+    async def _verify(self, nodes: list[Node]) -> control.Lines:
+        """Yield what is found out about each file, read whole from its server."""
+        for node in nodes:
+            async with aclosing(verify(self._vfs.tree, node)) as found:
+                async for each in found:
+                    yield asdict(each)
         yield {"end": True}
 
     async def _trace(self, path: str) -> control.Lines:

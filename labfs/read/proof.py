@@ -135,7 +135,7 @@ class Proof:
 
     def _begin(self) -> None:
         self._next = self._hashed = 0
-        self._hashes = _hashes(self._checksum, self._size)
+        self._hashes = hashes(self._checksum, self._size)
         self._learnt = bytearray()
         self._queue.clear()
 
@@ -334,7 +334,8 @@ class _OfParts:
         return outer.hexdigest() == self._expected
 
 
-def _hashes(checksum: str | None, size: int) -> list[_Hash]:
+def hashes(checksum: str | None, size: int) -> list[_Hash]:
+    """Return hashes of which one matches if the bytes have the checksum; none where there is no checksum."""
     kind, _, value = (checksum or "").partition(":")
     if kind == "md5":
         return [_Whole(value)]

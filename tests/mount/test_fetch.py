@@ -43,3 +43,17 @@ def test_what_cannot_be_fetched_is_said(folder: Path, behind: Folder, drive: Mou
     assert "1 could not be fetched" in done.stderr
     done = typed("fetch", folder / "none", env=drive.env)
     assert (done.returncode, "none" in done.stderr) == (1, True)
+
+
+def test_a_folder_is_verified(folder: Path, behind: Folder, drive: Mount, sandbox: Sandbox) -> None:
+    behind.put("a.bin", b"a" * 1000)
+    behind.put("b.bin", b"b" * 2_000_000)
+    drive.refresh(folder)
+    done = typed("verify", folder, env=drive.env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 proved" in done.stdout
+    sandbox.faults({"service": "blobs", "times": None, "action": "corrupt", "argument": 500})
+    done = typed("verify", "--json", folder / "a.bin", env=drive.env)
+    assert done.returncode == 1
+    assert '"verdict": "wrong"' in done.stdout
+    assert "Not every file is as its server says" in done.stderr
