@@ -69,10 +69,10 @@ class Announcer:
         """Whether a request of this thread only tells of something."""
         return thread in self._acts
 
-    def of(self, thread: int, folder: Node, name: str) -> Act | None:
+    def of(self, thread: int, folder: Node, name: bytes) -> Act | None:
         """Return what a request for a name tells of, if it does."""
         act = self._acts.get(thread)
-        return act if act is not None and (act.folder, act.name) == (folder, name) else None
+        return act if act is not None and (act.folder, os.fsencode(act.name)) == (folder, name) else None
 
 
 def _acts(change: Change) -> Iterator[Act]:

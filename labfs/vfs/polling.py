@@ -24,7 +24,7 @@ from labfs.tree.tree import Tree
 
 WATCHED_S = 900.0  # for which a directory is listed again after a look
 PAUSE_S = 1.0
-SHARE = 20.0  # times as long as a listing takes: at most a twentieth of a server's time is asked for
+SHARE = 10.0  # times as long as a listing takes: at most a tenth of a server's time is asked for
 MOST = 64  # directories
 LARGEST = 10_000  # names in a directory, at most: comparing more costs too much
 

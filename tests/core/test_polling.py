@@ -69,7 +69,7 @@ async def test_only_what_is_looked_at_is_listed_and_not_for_ever(tmp_path: Path,
         assert backend.calls["page"] == calls
 
 
-@pytest.mark.parametrize(("poll_s", "latency_s", "most"), [(0.0, 0.01, 0), (1.0, 2.0, 6)])
+@pytest.mark.parametrize(("poll_s", "latency_s", "most"), [(0.0, 0.01, 0), (1.0, 2.0, 11)])
 async def test_a_slow_site_is_asked_seldom_and_one_without_an_interval_never(
     poll_s: float, latency_s: float, most: int, tmp_path: Path, autojump_clock: Clock
 ) -> None:

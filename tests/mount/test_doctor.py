@@ -187,7 +187,8 @@ def test_a_dead_mount_is_found_and_a_bundle_tells_of_it_without_secrets(sandbox:
         assert {name.removeprefix("labfs-bundle/") for name in unpacked.getnames()} == set(files)
     report, told = json.loads(files["report.json"]), json.loads(files["configuration.json"])
     assert {"labfs", "python", "kernel", "pyfuse3"} <= set(report["versions"])
-    assert told["sites"]["basespace"] == {"kind": "basespace", "url": sandbox.url, "token": "…", "access": "full"}
+    site = {"kind": "basespace", "url": sandbox.url, "token": "…", "access": "full", "poll_s": 0}
+    assert told["sites"]["basespace"] == site
     (log,) = [text for name, text in files.items() if name.startswith("logs/")]
     assert "signed in as Ada Lab" in log
     assert sandbox.token not in "".join(files.values())

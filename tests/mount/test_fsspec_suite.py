@@ -94,5 +94,5 @@ class TestPortalPipe(Portal, abstract.AbstractPipeTests): ...
 
 class TestPortalNames(Portal):
     def test_a_material_takes_no_directory(self, fs: LabFileSystem, fs_path: str) -> None:
-        with pytest.raises(PermissionError, match="Directories cannot be made"):
+        with pytest.raises(PermissionError, match="takes files and no folders"):
             fs.mkdir(f"{fs_path}/source")

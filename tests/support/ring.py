@@ -18,7 +18,7 @@ class Ring(keyring.backend.KeyringBackend):
 
     @property
     def _file(self) -> Path:
-        return Path(os.environ["LABFS_RING"])
+        return Path(os.environ.get("LABFS_RING", "/nonexistent"))  # the library keeps a backend for a whole process
 
     def _all(self) -> dict[str, str]:
         if os.environ.get("LABFS_RING_LOCKED"):

@@ -29,7 +29,16 @@ from labfs.errors.secrecy import HIDDEN, hidden
 
 PACKAGES = ("pyfuse3", "trio", "httpx", "pyreqwest", "keyring", "click")
 LOG_BYTES = 256 * 1024  # of the end of each log
-SHOWN = ("kind", "url", "access", "timeout_s", "ca", "mib")  # keys whose values are no secret, besides a kind's options
+SHOWN = (
+    "kind",
+    "url",
+    "access",
+    "timeout_s",
+    "poll_s",
+    "any_case",
+    "ca",
+    "mib",
+)  # keys whose values are no secret, besides a kind's options
 
 
 @dataclass(frozen=True, slots=True)
