@@ -172,7 +172,7 @@ class Daemon:
         """Announce the mount once its read-ahead is set, which applies to files opened from then on."""
         await door.greeted.wait()
         there = mounts.mounted_at(self._place.mountpoint)
-        door.closers.device = there.device if there is not None else None
+        door.closers.device = door.news.device = there.device if there is not None else None
         await trio.sleep(0.1)  # the kernel sets its own values after the INIT handshake
         mounts.widen_read_ahead(self._place.mountpoint)
         if not mounts.widen_background(self._place.mountpoint):

@@ -36,14 +36,15 @@ class Act:
     node: Node
     folder: Folder
     name: str
-    do: Callable[[str], None]
+    do: Callable[[str, int], None]  # of a name, in an open directory
     absent: bool = False
 
 
 class Announcer:
-    """Tells the kernel of changes below `mountpoint`."""
+    """Tells the kernel of changes below `mountpoint`, once it is known which `device` the mount is."""
 
     def __init__(self, mountpoint: str) -> None:
+        self.device: str | None = None  # major:minor: at its path another file system may be mounted by now
         self._mountpoint = mountpoint
         self._acts: dict[int, Act] = {}  # id of a thread → what it does now
 
@@ -51,7 +52,7 @@ class Announcer:
         """Tell of a change; returns when the kernel has heard it."""
         for act in list(_acts(change))[:MOST]:
             there = change.folder.children.get(act.name)
-            if there is (None if act.do in (os.unlink, os.rmdir) else act.node):  # still
+            if there is (None if act.do is _remove else act.node):  # still
                 with trio.move_on_after(LONGEST_S):
                     await trio.to_thread.run_sync(self._perform, act, abandon_on_cancel=True)
 
@@ -59,7 +60,12 @@ class Announcer:
         thread = threading.get_native_id()
         self._acts[thread] = act
         try:
-            act.do(f"{self._mountpoint}{act.folder.path}/{act.name}")
+            directory = os.open(f"{self._mountpoint}{act.folder.path}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if _device(directory) == self.device:
+                    act.do(act.name, directory)
+            finally:
+                os.close(directory)
         except OSError as error:
             log.debug("Who watches %s is not told of “%s”: %s", act.folder.path, act.name, error.strerror)
         finally:
@@ -78,16 +84,32 @@ class Announcer:
 def _acts(change: Change) -> Iterator[Act]:
     folder = change.folder
     for node in change.removed:
-        yield Act(node, folder, node.name, os.rmdir if node.is_dir else os.unlink)
+        yield Act(node, folder, node.name, _remove)
     for node in change.added:
-        yield Act(node, folder, node.name, os.mkdir if node.is_dir else _make, absent=True)
+        yield Act(node, folder, node.name, _make_directory if node.is_dir else _make_file, absent=True)
     for node in change.changed:
         yield Act(node, folder, node.name, _date)
 
 
-def _make(path: str) -> None:
-    os.mknod(path, stat.S_IFREG | 0o644)
+def _device(directory: int) -> str:
+    number = os.fstat(directory).st_dev
+    return f"{os.major(number)}:{os.minor(number)}"
 
 
-def _date(path: str) -> None:
-    os.utime(path)
+def _remove(name: str, directory: int) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=directory)
+
+
+def _make_file(name: str, directory: int) -> None:
+    os.mknod(name, stat.S_IFREG | 0o644, dir_fd=directory)
+
+
+def _make_directory(name: str, directory: int) -> None:
+    os.mkdir(name, dir_fd=directory)
+
+
+def _date(name: str, directory: int) -> None:
+    os.utime(name, dir_fd=directory)

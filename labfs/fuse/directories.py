@@ -73,8 +73,8 @@ class Directories(Refusals):
         self._failed = FailedCloses(vfs.tree)
         self._walks = Walks()
         self._owner = (os.getuid(), os.getgid())
-        self._news = Announcer(self._mountpoint)
-        vfs.polling.hears.append(self._news.hear)
+        self.news = Announcer(self._mountpoint)
+        vfs.polling.hears.append(self.news.hear)
 
     @answered()
     async def lookup(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -84,7 +84,7 @@ class Directories(Refusals):
             node = self._node(parent).parent
         else:
             folder, known = self._node(parent), looked_for(name)
-            if (act := self._news.of(ctx.pid, folder, name)) is not None:
+            if (act := self.news.of(ctx.pid, folder, name)) is not None:
                 return self._told(act)
             await self._failed.decided(folder.children.get(known) if isinstance(folder, Folder) else None)
             node = await self._vfs.lookup(folder, known)
@@ -152,26 +152,26 @@ class Directories(Refusals):
     async def mknod(
         self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        act = self._news.of(ctx.pid, self._node(parent), name)
+        act = self.news.of(ctx.pid, self._node(parent), name)
         return await super().mknod(parent, name, mode, rdev, ctx) if act is None else self._handed_out(act.node)
 
     @answered(60.0)
     async def mkdir(
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        if (act := self._news.of(ctx.pid, self._node(parent), name)) is not None:
+        if (act := self.news.of(ctx.pid, self._node(parent), name)) is not None:
             return self._handed_out(act.node)
         maker = await trio.to_thread.run_sync(partial(holders.maker, ctx.pid, mode=mode, umask=ctx.umask))
         return self._handed_out(await self._vfs.mkdir(self._folder(parent), to_be_made(name), maker))
 
     @answered()
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        if not self._news.is_ours(ctx.pid):
+        if not self.news.is_ours(ctx.pid):
             await self._vfs.rmdir(self._folder(parent), looked_for(name))
 
     @answered(None)
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        if self._news.is_ours(ctx.pid):
+        if self.news.is_ours(ctx.pid):
             return
         folder, maker = self._folder(parent), await trio.to_thread.run_sync(holders.maker, ctx.pid)
         called = looked_for(name)

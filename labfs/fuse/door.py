@@ -104,7 +104,7 @@ class Door(Directories):
                 await self._vfs.files.resize(node, attr.st_size)
             else:
                 await self._vfs.files.truncate(node, attr.st_size)
-        if fields.update_mtime and not self._news.is_ours(ctx.pid):
+        if fields.update_mtime and not self.news.is_ours(ctx.pid):
             self._vfs.set_modified(node, attr.st_mtime_ns)
         return self._attributes(node)
 

@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage import Folder, Mount, Sandbox, until
+from stage import Folder as Made
+from stage import Mount, Sandbox, until
+
+from labfs.fuse.announcing import Announcer
+from labfs.tree.node import Folder, Kind, Node
+from labfs.vfs import Change
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(200)]
 
@@ -60,14 +65,14 @@ def polled(running: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def made(sandbox: Sandbox) -> Iterator[Folder]:
+def made(sandbox: Sandbox) -> Iterator[Made]:
     folder = sandbox.fresh()
     yield folder
     folder.erase()
 
 
 @pytest.fixture
-def folder(polled: Mount, made: Folder) -> Path:
+def folder(polled: Mount, made: Made) -> Path:
     made.put("old.txt", b"old")
     polled.refresh()
     folder = made.at(polled.path)
@@ -75,7 +80,7 @@ def folder(polled: Mount, made: Folder) -> Path:
     return folder
 
 
-def test_a_watched_directory_tells_what_others_do(polled: Mount, folder: Path, made: Folder, sandbox: Sandbox) -> None:
+def test_a_watched_directory_tells_what_others_do(polled: Mount, folder: Path, made: Made, sandbox: Sandbox) -> None:
     with contextlib.closing(Watch(folder)) as watch:
         made.put("sub/in.txt", b"in")
         new = made.put("new.txt", b"new")
@@ -93,7 +98,7 @@ def test_a_watched_directory_tells_what_others_do(polled: Mount, folder: Path, m
     assert sorted(made.paths) == ["old.txt", "old.txt", "sub/in.txt"], "telling changes nothing on the server"
 
 
-def test_a_look_at_an_open_directory_shows_what_others_did(folder: Path, made: Folder) -> None:
+def test_a_look_at_an_open_directory_shows_what_others_did(folder: Path, made: Made) -> None:
     made.put("new.txt", b"new")
     began = time.monotonic()
     until(lambda: sorted(os.listdir(folder)) == ["new.txt", "old.txt"], SOON_S)
@@ -106,3 +111,15 @@ def test_what_is_done_here_is_told_once(folder: Path) -> None:
         time.sleep(3 * POLL_S)
         told = [each for each in watch.read() if each[0] != ATTRIB]
     assert told == [(CREATE, "mine.txt")]
+
+
+@pytest.mark.parametrize("device", [None, "0:0"])
+async def test_nothing_is_done_where_another_file_system_is_mounted_by_now(device: str | None, tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    root = Folder("", None, Kind.SERVER)
+    added, gone = Node("added", root, Kind.SERVER), Node("theirs", root, Kind.SERVER)
+    root.children["added"] = added
+    announcer = Announcer(str(tmp_path))
+    announcer.device = device
+    await announcer.hear(Change(root, added=[added], removed=[gone]))
+    assert os.listdir(tmp_path) == ["theirs"]
